@@ -1,0 +1,1 @@
+"""mergeline: merge neural networks that were trained apart, without training."""

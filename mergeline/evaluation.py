@@ -1,0 +1,113 @@
+"""What is measured on test images: accuracy per task, joint accuracy, loss, calibration, agreement, size and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+__all__ = [
+    "Scores",
+    "agreement",
+    "calibration_error",
+    "ensemble_logits",
+    "flops",
+    "joint_accuracy",
+    "parameters",
+    "predict",
+    "score",
+]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one set of logits. Accuracies and errors are fractions; the loss is in nats; ``n`` counts images."""
+
+    accuracy: float
+    loss: float
+    calibration_error: float
+    n: int
+
+
+@torch.no_grad()
+def predict(model: nn.Module, batches: Iterable[Tensor]) -> Tensor | dict[str, Tensor]:
+    """Logits ``(N, classes)`` in float32 on the CPU; for a multi-head network, by head."""
+    model.eval()
+    parts = [model(batch) for batch in batches]
+    if isinstance(parts[0], dict):
+        return {name: torch.cat([part[name].float().cpu() for part in parts]) for name in parts[0]}
+    return torch.cat([part.float().cpu() for part in parts])
+
+
+def score(logits: Tensor, labels: Tensor, bins: int = 15) -> Scores:
+    """Accuracy, cross-entropy and calibration error of ``logits`` ``(N, classes)`` against ``labels`` ``(N,)``."""
+    loss = float(F.cross_entropy(logits.double(), labels))
+    accuracy = float((logits.argmax(1) == labels).double().mean())
+    return Scores(accuracy, loss, calibration_error(logits, labels, bins), len(labels))
+
+
+def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error: the gap between confidence and accuracy, averaged over equal-width bins."""
+    confidence, predicted = logits.double().softmax(1).max(1)
+    correct = (predicted == labels).double()
+    which = (confidence * bins).long().clamp_(max=bins - 1)
+    gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, which, confidence - correct)
+    return float(gap.abs().sum() / len(labels))
+
+
+def joint_accuracy(logits: Sequence[Sequence[Tensor]], labels: Sequence[Tensor]) -> float:
+    """Accuracy over the union of all tasks' classes and test images (zipit Sec. 4).
+
+    ``logits[t][h]``: head ``h`` on the test images of task ``t``. An image counts as right when the largest of all
+    heads' logits belongs to its own task's head and its own class.
+    """
+    right = count = 0
+    for task, (per_head, target) in enumerate(zip(logits, labels, strict=True)):
+        offset = sum(head.shape[1] for head in per_head[:task])
+        predicted = torch.cat(list(per_head), dim=1).argmax(1)
+        right += int((predicted == target + offset).sum())
+        count += len(target)
+    return right / count
+
+
+def ensemble_logits(logits: Sequence[Tensor]) -> Tensor:
+    """The ensemble of models of one task: the log of their mean probabilities."""
+    return torch.stack([part.double().log_softmax(1) for part in logits]).logsumexp(0).float()
+
+
+def agreement(merged: Tensor, sources: Sequence[Tensor]) -> dict[str, float]:
+    """How far a merged model's predictions follow each source's, on the same images.
+
+    ``agree_<i>``: share of images with the same predicted class as source ``i``. ``follow_<i>``: the same, of the
+    images on which the first two sources disagree (NaN if there are none); ``disagree``: the share of those images.
+    """
+    predicted = merged.argmax(1)
+    votes = [source.argmax(1) for source in sources]
+    result = {f"agree_{i}": float((predicted == vote).double().mean()) for i, vote in enumerate(votes)}
+    split = votes[0] != votes[1]
+    result["disagree"] = float(split.double().mean())
+    for i, vote in enumerate(votes[:2]):
+        result[f"follow_{i}"] = float((predicted == vote)[split].double().mean()) if bool(split.any()) else float("nan")
+    return result
+
+
+def parameters(model: nn.Module) -> int:
+    """Number of parameters (statistics and indices are not counted)."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def flops(model: nn.Module, example: Tensor) -> int:
+    """Multiply-adds of convolutions and matrix products for one image, as papers count FLOPs.
+
+    ``example``: a batch of one image.
+    """
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model.eval()(example)
+    return counter.get_total_flops() // 2 // len(example)

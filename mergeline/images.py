@@ -1,0 +1,53 @@
+"""Images on the device: uint8 in, normalised channels-last float batches out, augmentation as tensor operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["MEAN", "STD", "augment", "batches", "normalize", "to_device"]
+
+MEAN = (0.485, 0.456, 0.406)
+"""ImageNet's channel means; one normalisation for all tasks, so that a merged trunk reads them all."""
+STD = (0.229, 0.224, 0.225)
+
+
+def to_device(images: NDArray[np.uint8], device: torch.device | str) -> Tensor:
+    """Images ``(N, H, W, 1 or 3)`` uint8 as a tensor on ``device``."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device)
+
+
+def normalize(images: Tensor) -> Tensor:
+    """``(N, H, W, 1 or 3)`` uint8 to ``(N, 3, H, W)`` float32 in channels-last layout; gray becomes three channels."""
+    mean = torch.tensor(MEAN, device=images.device) * 255
+    scale = 1 / (torch.tensor(STD, device=images.device) * 255)
+    return ((images.float() - mean) * scale).permute(0, 3, 1, 2)
+
+
+def batches(images: Tensor, size: int, device: torch.device | str | None = None) -> Iterator[Tensor]:
+    """Normalised batches in order; the last may be smaller. ``images`` as for :func:`normalize`."""
+    for begin in range(0, len(images), size):
+        batch = images[begin : begin + size]
+        yield normalize(batch if device is None else batch.to(device, non_blocking=True))
+
+
+def augment(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Random shifts by up to ``shift`` pixels (edges repeated) and, with ``flip``, horizontal mirroring, per image.
+
+    ``images`` and the result: ``(N, H, W, C)`` uint8.
+    """
+    count, height, width, _ = images.shape
+    if shift == 0 and not flip:
+        return images
+    device = images.device
+    offsets = torch.randint(-shift, shift + 1, (count, 2), generator=generator, device=device)
+    rows = (torch.arange(height, device=device) + offsets[:, :1]).clamp_(0, height - 1)
+    columns = (torch.arange(width, device=device) + offsets[:, 1:]).clamp_(0, width - 1)
+    if flip:
+        mirrored = torch.rand(count, 1, generator=generator, device=device) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    return images[torch.arange(count, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -1,0 +1,23 @@
+"""Ways to match the units of several models, behind one registry.
+
+A new method is one file with a :class:`Matcher` and one line here.
+"""
+
+from __future__ import annotations
+
+from mergeline.matching.identity import IDENTITY
+from mergeline.matching.permute import PERMUTE
+from mergeline.matching.problem import Matcher, Matching, Problem, per_space
+
+from mergeline.matching.random import RANDOM
+
+__all__ = ["MATCHERS", "Matcher", "Matching", "Problem", "per_space"]
+
+MATCHERS: dict[str, Matcher] = {
+    matcher.name: matcher
+    for matcher in (
+        IDENTITY,
+        PERMUTE,
+        RANDOM,
+    )
+}

@@ -1,0 +1,83 @@
+"""What a matcher gets and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mergeline.maps import UnitMap
+
+if TYPE_CHECKING:  # so that the registry can be read without torch
+    from torch import Tensor
+
+    from mergeline.moments import Moments
+    from mergeline.spaces import Space, Spaces
+
+__all__ = ["Matcher", "Matching", "Problem", "per_space"]
+
+Blocks = Literal["none", "cross", "full"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Models of one topology that are to be matched; model 0 is the reference.
+
+    ``states``: each model's state dict. ``moments``: by space name, read when asked for (it may come from disk);
+    empty for matchers that need none. ``generator``: for matchers that draw.
+    """
+
+    spaces: Spaces
+    states: Sequence[Mapping[str, Tensor]]
+    moments: Mapping[str, Moments]
+    generator: np.random.Generator
+
+    @property
+    def n_models(self) -> int:
+        return len(self.states)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """One map per model and space, and what the matcher maximised.
+
+    ``objective``: by space, or one entry per restart or setting for matchers of the whole network.
+    """
+
+    maps: tuple[dict[str, UnitMap], ...]
+    objective: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """A registered way to match: the moments it needs, its options with their defaults, and the function.
+
+    ``blocks``: "none", the blocks between models ("cross"), or also within each model ("full").
+    ``options``: a frozen dataclass; its fields are the keys that params.yaml may set.
+    """
+
+    name: str
+    summary: str
+    blocks: Blocks
+    options: type
+    match: Callable[[Problem, Any], Matching]
+
+
+SpaceMatcher = Callable[["Space", "Moments", Any], tuple[list[UnitMap], float]]
+
+
+def per_space(match: SpaceMatcher) -> Callable[[Problem, Any], Matching]:
+    """A whole-network matcher from one that looks at one space at a time."""
+
+    def matching(problem: Problem, options: Any) -> Matching:
+        maps: tuple[dict[str, UnitMap], ...] = tuple({} for _ in range(problem.n_models))
+        objective = {}
+        for space in problem.spaces.free:
+            found, objective[space.name] = match(space, problem.moments[space.name], options)
+            for model, unit_map in enumerate(found):
+                maps[model][space.name] = unit_map
+        return Matching(maps, objective)
+
+    return matching

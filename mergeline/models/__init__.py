@@ -1,0 +1,37 @@
+"""The architectures of the papers as networks.
+
+``build`` makes a network from an :class:`Architecture`, the small frozen description that travels with every
+checkpoint and every cell of a benchmark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from mergeline.architectures import BLOCKS, Architecture
+from mergeline.models.resnet import BottleneckResNet
+
+__all__ = ["BUILDERS", "Architecture", "BottleneckResNet", "build"]
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    **{name: partial(BottleneckResNet, blocks) for name, blocks in BLOCKS.items()},
+}
+
+
+def build(architecture: Architecture, seed: int | None = None) -> nn.Module:
+    """The network of ``architecture``; with ``seed`` its initial weights depend on that seed alone."""
+    maker = partial(
+        BUILDERS[architecture.name],
+        num_classes=architecture.num_classes,
+        width=architecture.width,
+        input_size=architecture.input_size,
+    )
+    if seed is None:
+        return maker()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return maker()

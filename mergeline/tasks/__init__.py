@@ -1,0 +1,41 @@
+"""Tasks: labelled image sets that edge models are trained on, one adapter each, behind one registry."""
+
+from __future__ import annotations
+
+from mergeline.tasks.folders import (
+    CUB,
+    DTD,
+    EUROSAT,
+    FASHION,
+    FOLDER,
+    IMAGENET,
+    INFOGRAPH,
+    MNIST,
+    NABIRDS,
+    SVHN,
+)
+from mergeline.tasks.packaged import DIGITS, FONTDIGITS, LANDCOVER, LETTERS, OPTDIGITS
+from mergeline.tasks.task import Adapter, PreparedTask, RawTask, TaskError, prepare
+
+__all__ = ["TASKS", "Adapter", "PreparedTask", "RawTask", "TaskError", "prepare"]
+
+TASKS: dict[str, Adapter] = {
+    adapter.name: adapter
+    for adapter in (
+        DIGITS,
+        OPTDIGITS,
+        LANDCOVER,
+        FASHION,
+        LETTERS,
+        FONTDIGITS,
+        MNIST,
+        SVHN,
+        EUROSAT,
+        DTD,
+        CUB,
+        NABIRDS,
+        INFOGRAPH,
+        IMAGENET,
+        FOLDER,
+    )
+}

@@ -1,0 +1,221 @@
+"""What a task is: labelled images with a fixed split that keeps related images together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["Adapter", "PreparedTask", "RawTask", "TaskError", "check_file", "content_hash", "group_split", "prepare"]
+
+
+class TaskError(ValueError):
+    """A task's data are missing, damaged or not what the parameters say; the message names the fix."""
+
+
+@dataclass(frozen=True)
+class RawTask:
+    """A data set as its adapter reads it.
+
+    ``images``: indexable, each ``(H, W)`` or ``(H, W, 3)`` uint8, of any size. ``groups``: what must not be split
+    between training and test (one id an image where images are independent). ``test``: the official split, or None.
+    """
+
+    images: Sequence[NDArray[np.uint8]]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    classes: tuple[str, ...]
+    licence: str
+    source: str
+    test: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """Images at the model's input size, with their split.
+
+    ``images``: ``(N, S, S, 1 or 3)`` uint8 (gray images keep one channel; the network is fed three). ``test``:
+    ``(N,)`` bool. ``hash``: sha256 of images, labels and split.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    test: NDArray[np.bool_]
+    classes: tuple[str, ...]
+    licence: str
+    source: str
+    hash: str = field(default="")
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.classes)
+
+    def part(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Images and labels of the "train" or "test" part."""
+        mask = {"train": ~self.test, "test": self.test}[name]
+        return self.images[mask], self.labels[mask]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How to find and read one data set.
+
+    ``find(root)`` names the files, cheaply, or raises :class:`TaskError` with the fix; ``load(files)`` reads them.
+    ``root``: a folder of the user's, or None for the adapter's own place.
+    """
+
+    name: str
+    summary: str
+    find: Callable[[Path | None], dict[str, Path]]
+    load: Callable[[Mapping[str, Path]], RawTask]
+    mirror_safe: bool = False
+    """Whether an image's mirror image still belongs to its class."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_file(path: Path, sha256: str | None, fix: str) -> Path:
+    """``path``, if it is there and has the content it should have.
+
+    Raises
+    ------
+    TaskError: missing or different; names the file and ``fix``.
+    """
+    if not path.is_file():
+        raise TaskError(f"{path} is missing. {fix}")
+    if sha256 is not None:
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != sha256:
+            raise TaskError(
+                f"{path} is damaged or another version: sha256 is {found[:16]}…, expected {sha256[:16]}…. {fix}"
+            )
+    return path
+
+
+def group_split(groups: NDArray[np.int64], fraction: float, seed: int = 0) -> NDArray[np.bool_]:
+    """A fixed test mask of whole groups, about ``fraction`` of them."""
+    unique = np.unique(groups)
+    chosen = np.random.default_rng(seed).permutation(len(unique))[: max(1, round(len(unique) * fraction))]
+    return np.isin(groups, unique[chosen])
+
+
+def content_hash(images: NDArray[np.uint8], labels: NDArray[np.int64], test: NDArray[np.bool_]) -> str:
+    """sha256 over shapes and bytes of images, labels and split."""
+    digest = hashlib.sha256()
+    for array in (images, labels, test):
+        digest.update(f"{array.shape}{array.dtype.str}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def prepare(
+    name: str,
+    raw: RawTask,
+    size: int,
+    *,
+    classes: Sequence[int] | None = None,
+    test_fraction: float = 0.25,
+    max_train: int | None = None,
+    max_test: int | None = None,
+    n_classes: int | None = None,
+) -> PreparedTask:
+    """Check a data set, choose its classes and images, and bring every image to ``size`` x ``size``.
+
+    Parameters
+    ----------
+    classes: indices of the classes to keep, renumbered in this order; all by default.
+    test_fraction: share of the groups in the test part, where there is no official split.
+    max_train, max_test: keep at most so many images of a part (a fixed random choice, class shares kept).
+    n_classes: the number of classes that the user expects.
+
+    Raises
+    ------
+    TaskError: labels out of range, a wrong number of classes, no images in a part; names the task and the numbers.
+    """
+    labels = np.asarray(raw.labels, dtype=np.int64)
+    count = len(raw.images)
+    if not count == len(labels) == len(raw.groups):
+        raise TaskError(f"task {name!r}: {count} images, {len(labels)} labels and {len(raw.groups)} group ids")
+    if count == 0:
+        raise TaskError(f"task {name!r}: {raw.source} holds no images")
+    if labels.min() < 0 or labels.max() >= len(raw.classes):
+        raise TaskError(
+            f"task {name!r}: labels reach from {labels.min()} to {labels.max()}, but {raw.source} names "
+            f"{len(raw.classes)} classes (0 to {len(raw.classes) - 1})"
+        )
+    if n_classes is not None and n_classes != len(raw.classes):
+        raise TaskError(
+            f"task {name!r}: {raw.source} has {len(raw.classes)} classes, params.yaml says n_classes: {n_classes} "
+            f"(tasks.{name}.n_classes)"
+        )
+    test = group_split(raw.groups, test_fraction) if raw.test is None else np.asarray(raw.test, dtype=bool)
+    names = raw.classes
+    keep = np.ones(count, dtype=bool)
+    if classes is not None:
+        wrong = [c for c in classes if not 0 <= c < len(raw.classes)]
+        if wrong or len(set(classes)) != len(classes) or not classes:
+            raise TaskError(
+                f"task {name!r}: classes {list(classes)} must be different numbers from 0 to {len(raw.classes) - 1} "
+                f"(tasks.{name}.classes)"
+            )
+        renumber = np.full(len(raw.classes), -1, dtype=np.int64)
+        renumber[list(classes)] = np.arange(len(classes))
+        labels = renumber[labels]
+        keep = labels >= 0
+        names = tuple(raw.classes[c] for c in classes)
+    chosen = np.sort(
+        np.concatenate(
+            [_stratified(np.flatnonzero(keep & part), labels, limit) for part, limit in ((~test, max_train), (test, max_test))]
+        )
+    )
+    labels, test = labels[chosen], test[chosen]
+    for part, mask in (("training", ~test), ("test", test)):
+        missing = sorted(set(range(len(names))) - set(labels[mask].tolist()))
+        if missing:
+            raise TaskError(f"task {name!r}: the {part} part has no image of class {names[missing[0]]!r}")
+    images = resize_all([raw.images[i] for i in chosen], size)
+    return PreparedTask(
+        name, images, labels, test, names, raw.licence, raw.source, content_hash(images, labels, test)
+    )
+
+
+def _stratified(indices: NDArray[np.int64], labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
+    """At most ``limit`` of ``indices``, a fixed random choice that keeps the classes' shares."""
+    if limit is None or len(indices) <= limit:
+        return indices
+    rng = np.random.default_rng(0)
+    shuffled = rng.permutation(indices)
+    rank = np.empty(len(shuffled))
+    for label in np.unique(labels[shuffled]):
+        own = np.flatnonzero(labels[shuffled] == label)
+        rank[own] = (np.arange(len(own)) + 0.5) / len(own)
+    return shuffled[np.argsort(rank, kind="stable")[:limit]]
+
+
+def resize_all(images: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
+    """All images at ``size`` x ``size``: ``(N, size, size, C)``, C = 1 only if every image is gray."""
+    resized = [_resize(image, size) for image in images]
+    if any(image.ndim == 3 for image in resized):
+        resized = [image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2) for image in resized]
+        return np.stack(resized)
+    return np.stack(resized)[:, :, :, None]
+
+
+def _resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Centre crop to a square, then bilinear with antialiasing."""
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    height, width = image.shape[:2]
+    if height == width == size:
+        return image
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = Image.fromarray(image[top : top + side, left : left + side])
+    return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))

@@ -1,0 +1,147 @@
+"""``python -m stages NAME [CELL]``: run one stage in the current benchmark folder."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["STAGES", "StageEntry", "main", "run_stage"]
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    """Where a stage's function is, and what its cells are."""
+
+    module: str
+    function: str
+    about: str
+    cell: str = ""
+    gpu: bool = False
+
+
+STAGES: dict[str, StageEntry] = {
+    "code": StageEntry("stages.code", "run", "hash the code that each stage runs"),
+    "prepare": StageEntry("stages.prepare", "run", "bring a task's images to the input size", "TASK"),
+    "train": StageEntry("stages.train", "run_train", "train an edge model", "task.architecture.s0", True),
+    "finetune": StageEntry("stages.train", "run_finetune", "finetune an edge model", "task.architecture.s0", True),
+    "untrained": StageEntry("stages.train", "run_untrained", "make an untrained network", "task.architecture.u0", True),
+    "import": StageEntry("stages.train", "run_import", "take a checkpoint as an edge", "task.architecture.s0", True),
+    "predict": StageEntry("stages.predict", "run", "store an edge's logits", "task.architecture.s0.on-task", True),
+    "statistics": StageEntry("stages.statistics", "run", "moments of a group", "tasks.architectures.seeds", True),
+    "match": StageEntry("stages.match", "run", "match a group's units", "tasks.architectures.seeds.method"),
+    "merge": StageEntry("stages.merge", "run", "merge a group", "tasks.architectures.seeds.method.normalize", True),
+    "evaluate": StageEntry(
+        "stages.evaluate", "run_merge", "score a merge", "tasks.architectures.seeds.method.normalize", True
+    ),
+    "evaluate-edge": StageEntry("stages.evaluate", "run_edge", "score an edge", "task.architecture.s0"),
+    "evaluate-ensemble": StageEntry("stages.evaluate", "run_ensemble", "score an ensemble", "tasks.architectures.seeds"),
+    "collect": StageEntry("stages.collect", "run", "gather all scores in one table"),
+}
+
+
+def run_stage(name: str, cell: str) -> None:
+    """Run one stage in the working directory. Errors are raised as they come."""
+    from stages.files import root_of
+    from stages.params import load_params
+
+    root = root_of()
+    entry = STAGES[name]
+    params = load_params(root / "params.yaml")
+    threads = params.compute.threads
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    start = time.perf_counter()
+    context: Any
+    if name in LIGHT:
+        context = _LightContext(root, params)
+    else:
+        import torch
+
+        from stages.context import Context
+
+        torch.set_num_threads(threads)
+        context = Context(root, params)
+    function: Callable[[Any, str], None] = getattr(importlib.import_module(entry.module), entry.function)
+    function(context, cell)
+    _write_timing(root, name, cell, time.perf_counter() - start)
+
+
+LIGHT = ("code", "collect")
+"""Stages that need no torch; they start at once."""
+
+
+@dataclass(frozen=True)
+class _LightContext:
+    root: Path
+    params: Any
+
+    def path(self, relative: object) -> Path:
+        return self.root / str(relative)
+
+
+def _write_timing(root: Path, name: str, cell: str, seconds: float) -> None:
+    """Seconds live apart from results, which are the same bytes every time."""
+    folder = root / ".mergeline" / "timings"
+    folder.mkdir(parents=True, exist_ok=True)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    values = {
+        "stage": name, "cell": cell, "seconds": round(seconds, 4), "peak_mib": usage.ru_maxrss // 1024,
+        "machine": platform.node(), "finished": round(time.time(), 1),
+    }  # fmt: skip
+    target = folder / f"{name}@{cell}.json" if cell else folder / f"{name}.json"
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(values), encoding="utf-8")
+    temporary.replace(target)
+
+
+def parser() -> argparse.ArgumentParser:
+    lines = "\n".join(f"  {name:<18} {entry.about:<42} {entry.cell}" for name, entry in STAGES.items())
+    made = argparse.ArgumentParser(
+        prog="python -m stages",
+        description="Run one stage of the benchmark in the current folder, which holds params.yaml.",
+        epilog=f"stages and their cells:\n{lines}\n\nexample: python -m stages train digits.r17.s0",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("name", choices=list(STAGES), metavar="NAME", help="the stage")
+    made.add_argument("cell", nargs="?", default="", metavar="CELL", help="the cell; some stages have none")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 the stage failed, 2 bad input."""
+    from mergeline.tasks.task import TaskError
+    from stages.cells import CellError
+    from stages.files import StageError
+    from stages.params import ParamsError
+
+    chosen = parser().parse_args(arguments)
+    if STAGES[chosen.name].cell and not chosen.cell:
+        print(f"python -m stages {chosen.name}: needs a cell, {STAGES[chosen.name].cell}", file=sys.stderr)
+        return 2
+    try:
+        run_stage(chosen.name, chosen.cell)
+    except (ParamsError, CellError, TaskError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except StageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

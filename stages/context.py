@@ -1,0 +1,84 @@
+"""What a stage works with: its root, its parameters, its device, and progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mergeline.images import batches, to_device
+from mergeline.tasks.task import PreparedTask
+from stages import paths
+from stages.artifacts import read_task
+from stages.params import Params
+
+__all__ = ["Context", "Progress"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Handed to every stage."""
+
+    root: Path
+    params: Params
+
+    @cached_property
+    def device(self) -> torch.device:
+        name = self.params.compute.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("compute.device is cuda, but torch finds no CUDA device; set it to auto or cpu")
+        return torch.device(name)
+
+    def path(self, relative: object) -> Path:
+        """A file below the root."""
+        return self.root / str(relative)
+
+    def task(self, name: str) -> PreparedTask:
+        return read_task(self.path(paths.task(name)))
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on the device, channels last."""
+        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def image_batches(self, images: object, size: int) -> list[torch.Tensor]:
+        """Normalised batches on the device."""
+        return list(batches(to_device(images, self.device), size))  # type: ignore[arg-type]
+
+
+class Progress:
+    """Progress of a long stage, told to whoever shows it.
+
+    ``MERGELINE_PROGRESS`` may name a file that is kept up to date with "done total"; without it a terminal gets a line.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.start = time.monotonic()
+        self.last = 0.0
+        target = os.environ.get("MERGELINE_PROGRESS")
+        self.file = Path(target) if target else None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.last < 0.5 and done < total:
+            return
+        self.last = now
+        if self.file is not None:
+            self.file.write_text(json.dumps([done, total]), encoding="utf-8")
+        elif sys.stderr.isatty():
+            left = (now - self.start) / max(done, 1) * (total - done)
+            end = "\n" if done >= total else ""
+            print(f"\r{self.label}: {done}/{total}, {left:.0f} s left ", end=end, file=sys.stderr, flush=True)
+
+
+OnStep = Callable[[int, int], None]

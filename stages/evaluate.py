@@ -1,0 +1,129 @@
+"""Stages ``evaluate``, ``evaluate-edge`` and ``evaluate-ensemble``: scores on the test images.
+
+A merged network is scored on each of its tasks with that task's head; the joint accuracy is over the union of all
+heads' classes and all tasks' images. Source models are read from their stored predictions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergeline.evaluation import agreement, ensemble_logits, flops, joint_accuracy, parameters, predict, score
+from mergeline.images import normalize
+from stages import paths
+from stages.artifacts import load_edge, load_merged, read_predictions
+from stages.cells import Group, Prediction, parse_cell, parse_edge, parse_merge
+from stages.context import Context
+from stages.files import StageError, file_hash, write_json
+
+__all__ = ["run_edge", "run_ensemble", "run_merge"]
+
+Logits = dict[str, list[Tensor]]
+"""By task: each head's logits on that task's test images."""
+
+
+def run_merge(context: Context, cell: str) -> None:
+    """``cell``: a merge, ``digits+landcover.r35+r17.s0+s1.permute.reset``."""
+    merge = parse_merge(cell)
+    group = merge.group
+    path = context.path(paths.merged_model(merge))
+    network = context.place(load_merged(path))
+    logits: Logits = {}
+    for task in group.tasks:
+        images, _ = context.task(task).part("test")
+        found = predict(network, context.image_batches(images, context.params.evaluate.batch_size))
+        logits[task] = list(found.values()) if isinstance(found, dict) else [found]
+    result = _scores(context, group, logits)
+    sources = _source_logits(context, group)
+    for index, task in enumerate(group.tasks):
+        own = _own_head(group, task, logits[task])
+        if group.same_task:
+            values = agreement(own, [sources[edge][task] for edge in group.edges])
+        else:
+            values = {"agree_own": float((own.argmax(1) == sources[group.edges[index]][task].argmax(1)).double().mean())}
+        result["tasks"][task] |= {key: value for key, value in values.items() if not math.isnan(value)}
+    _write(context, cell, "merge", result, path, network)
+
+
+def run_edge(context: Context, cell: str) -> None:
+    """``cell``: an edge, ``digits.r35.s0``."""
+    edge = parse_edge(cell)
+    path = context.path(paths.edge_model(edge))
+    logits = read_predictions(context.path(paths.prediction(Prediction(edge, edge.task))))
+    result = _scores(context, Group((edge,)), {edge.task: [logits]})
+    _write(context, cell, "edge", result, path, load_edge(path)[0])
+
+
+def run_ensemble(context: Context, cell: str) -> None:
+    """``cell``: a group; its models side by side, the upper bound that merging is measured against."""
+    group, _ = parse_cell(cell)
+    sources = _source_logits(context, group)
+    if group.same_task:
+        task = group.tasks[0]
+        logits = {task: [ensemble_logits([sources[edge][task] for edge in group.edges])]}
+    else:
+        logits = {task: [sources[edge][task] for edge in group.edges] for task in group.tasks}
+    result = _scores(context, group, logits)
+    models = [load_edge(context.path(paths.edge_model(edge)))[0] for edge in group.edges]
+    example = normalize(torch.from_numpy(context.task(group.tasks[0]).images[:1]))
+    result["parameters"] = sum(parameters(model) for model in models)
+    result["flops"] = sum(flops(model, example) for model in models)
+    _write(context, cell, "ensemble", result, None, None)
+
+
+def _source_logits(context: Context, group: Group) -> dict[Any, dict[str, Tensor]]:
+    return {
+        edge: {task: read_predictions(context.path(paths.prediction(Prediction(edge, task)))) for task in group.tasks}
+        for edge in group.edges
+    }
+
+
+def _own_head(group: Group, task: str, heads: list[Tensor]) -> Tensor:
+    """The logits that a task's images are judged by: its own head's, or the mean of the heads that share the task."""
+    if len(heads) == 1:
+        return heads[0]
+    own = [heads[index] for index, edge in enumerate(group.edges) if edge.task == task]
+    return own[0] if len(own) == 1 else ensemble_logits(own)
+
+
+def _scores(context: Context, group: Group, logits: Logits) -> dict[str, Any]:
+    """Scores by task, their mean, and the joint accuracy where there are several heads for different tasks."""
+    labels = {task: torch.from_numpy(context.task(task).part("test")[1]) for task in group.tasks}
+    tasks = {}
+    for task in group.tasks:
+        own = _own_head(group, task, logits[task])
+        scores = score(own, labels[task], context.params.evaluate.calibration_bins)
+        if not all(math.isfinite(value) for value in (scores.accuracy, scores.loss, scores.calibration_error)):
+            raise StageError(f"{group}: the scores on {task} are not finite numbers: {scores}")
+        tasks[task] = dataclasses.asdict(scores)
+    result: dict[str, Any] = {
+        "tasks": tasks,
+        "accuracy": sum(entry["accuracy"] for entry in tasks.values()) / len(tasks),
+        "data": {task: context.task(task).hash for task in group.tasks},
+    }
+    if len(group.tasks) > 1:
+        per_task = [[_own_head(group, head, logits[task]) for head in group.tasks] for task in group.tasks]
+        result["joint_accuracy"] = joint_accuracy(per_task, list(labels.values()))
+    return result
+
+
+def _write(context: Context, cell: str, kind: str, result: dict[str, Any], path: Any, network: Any) -> None:
+    if network is not None:
+        task = next(iter(result["tasks"]))
+        example = normalize(torch.from_numpy(context.task(task).images[:1]))
+        result["parameters"] = parameters(network)
+        result["flops"] = flops(network.cpu(), example)
+    group, _ = parse_cell(cell)
+    hashes = {str(edge): file_hash(context.path(paths.edge_model(edge))) for edge in dict.fromkeys(group.edges)}
+    values = {"cell": cell, "kind": kind, **result, "sources": hashes}
+    if path is not None:
+        values["model"] = file_hash(path)
+    target = {"merge": parse_merge, "edge": parse_edge, "ensemble": lambda name: parse_cell(name)[0]}[kind](cell)
+    write_json(context.path(paths.evaluation(target)), values)
+
+

@@ -1,0 +1,71 @@
+"""Loading the models of a group in one topology, and choosing the images they are merged on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from mergeline.architectures import Architecture
+from mergeline.depth import expand_to
+from mergeline.images import to_device
+from mergeline.merging import trace_network
+from mergeline.seeds import numpy_generator
+from mergeline.spaces import Spaces
+from stages import paths
+from stages.artifacts import load_edge
+from stages.cells import Group
+from stages.context import Context
+from stages.files import StageError, file_hash
+
+__all__ = ["LoadedGroup", "load_group", "training_images"]
+
+
+@dataclass(frozen=True)
+class LoadedGroup:
+    """The models of a group, expanded to one topology, on the CPU in eval mode."""
+
+    models: list[nn.Module]
+    architectures: list[Architecture]
+    spaces: Spaces
+    hashes: list[str]
+
+
+def load_group(context: Context, group: Group) -> LoadedGroup:
+    """Load a group's edges and expand the shallow ones to the deepest topology.
+
+    Raises
+    ------
+    StageError: widths or input sizes differ.
+    """
+    models, architectures, hashes = [], [], []
+    for edge in group.edges:
+        path = context.path(paths.edge_model(edge))
+        model, architecture = load_edge(path)
+        expanded, topology = expand_to(model, architecture, group.topology)
+        models.append(expanded.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        architectures.append(topology)
+        hashes.append(file_hash(path))
+    first = architectures[0]
+    for edge, other in zip(group.edges, architectures, strict=True):
+        if (other.width, other.input_size) != (first.width, first.input_size):
+            raise StageError(
+                f"{group}: {edge} has width {other.width} and input size {other.input_size}, {group.edges[0]} has "
+                f"{first.width} and {first.input_size}; models of one merge must agree in both"
+            )
+    return LoadedGroup(models, architectures, trace_network(models[0], first.input_size), hashes)
+
+
+def training_images(context: Context, group: Group, purpose: str, count: int) -> dict[str, torch.Tensor]:
+    """``count`` training images of each task, a fixed random choice by purpose and task: ``(n, S, S, C)`` uint8.
+
+    The choice does not depend on the group, so that all merges on a task see the same images.
+    """
+    chosen = {}
+    for name in group.tasks:
+        images, _ = context.task(name).part("train")
+        order = numpy_generator(context.params.seed, purpose, name).permutation(len(images))[:count]
+        chosen[name] = to_device(images[np.sort(order)], context.device)
+    return chosen

@@ -1,0 +1,33 @@
+"""Stage ``match``: one map per model and space, by one method."""
+
+from __future__ import annotations
+
+from mergeline.matching import MATCHERS, Problem
+from mergeline.seeds import numpy_generator
+from stages import paths
+from stages.artifacts import MomentFile, write_maps
+from stages.cells import parse_match
+from stages.context import Context
+from stages.groups import load_group
+from stages.params import Method
+
+__all__ = ["run"]
+
+
+def run(context: Context, cell: str) -> None:
+    """``cell``: a group and a method, ``digits.r35+r17.s0+s1.permute``."""
+    group, method = parse_match(cell)
+    declared = context.params.methods.get(method.name, Method())
+    matcher = MATCHERS[declared.use or method.name]
+    options = matcher.options(**{**(declared.options or {}), **dict(method.options)})
+    loaded = load_group(context, group)
+    moments = {} if matcher.blocks == "none" else MomentFile(context.path(paths.statistics(group)))
+    problem = Problem(
+        loaded.spaces,
+        [model.state_dict() for model in loaded.models],
+        moments,
+        numpy_generator(context.params.seed, "match", cell),
+    )
+    matching = matcher.match(problem, options)
+    description = {"cell": cell, "models": loaded.hashes, "method": matcher.name, "objective": matching.objective}
+    write_maps(context.path(paths.match(cell)), matching.maps, description)

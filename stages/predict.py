@@ -1,0 +1,23 @@
+"""Stage ``predict``: the logits of one edge model on the test images of one task.
+
+Ensembles, and how far a merged model agrees with its sources, are read from these, so that no source model runs twice.
+"""
+
+from __future__ import annotations
+
+from mergeline.evaluation import predict
+from stages import paths
+from stages.artifacts import load_edge, write_predictions
+from stages.cells import parse_prediction
+from stages.context import Context
+
+__all__ = ["run"]
+
+
+def run(context: Context, cell: str) -> None:
+    """``cell``: ``digits.r35.s0.on-landcover``."""
+    prediction = parse_prediction(cell)
+    model, _ = load_edge(context.path(paths.edge_model(prediction.edge)))
+    images, _ = context.task(prediction.task).part("test")
+    logits = predict(context.place(model), context.image_batches(images, context.params.evaluate.batch_size))
+    write_predictions(context.path(paths.prediction(prediction)), logits)  # type: ignore[arg-type]

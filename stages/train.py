@@ -1,0 +1,222 @@
+"""Stages ``train``, ``finetune``, ``untrained`` and ``import``: the edge models."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import nn
+
+from mergeline.architectures import Architecture
+from mergeline.evaluation import predict, score
+from mergeline.images import to_device
+from mergeline.models import build
+from mergeline.normalization import reset
+from mergeline.seeds import derive_seed, numpy_generator, torch_generator
+from mergeline.tasks import TASKS
+from mergeline.tasks.task import PreparedTask
+from mergeline.training import EpochRecord, Recipe, TrainState, train
+from stages import paths
+from stages.artifacts import load_edge, save_edge
+from stages.cells import Edge, parse_edge
+from stages.context import Context, Progress
+from stages.files import StageError, file_hash, write_json, writing
+from stages.params import Training
+from stages.plan import base_edge
+from stages.tables import write_table
+
+__all__ = ["run_finetune", "run_import", "run_train", "run_untrained"]
+
+
+def run_train(context: Context, cell: str) -> None:
+    """``cell``: an edge, ``digits.r35.s0``. Trains from a random start that depends on the edge's name alone."""
+    edge = parse_edge(cell)
+    task = context.task(edge.task)
+    architecture = _architecture(context, edge, task.n_classes)
+    model = build(architecture, derive_seed(context.params.seed, "init", cell))
+    _train(context, edge, task, architecture, model, context.params.train, start="random")
+
+
+def run_finetune(context: Context, cell: str) -> None:
+    """``cell``: an edge whose task has a pretrain task. Starts from that task's edge, with a new head."""
+    edge = parse_edge(cell)
+    base = base_edge(context.params, edge)
+    if base is None:
+        raise StageError(f"{cell} is not finetuned: tasks.{edge.task}.pretrain is not set")
+    task = context.task(edge.task)
+    architecture = _architecture(context, edge, task.n_classes)
+    model = build(architecture, derive_seed(context.params.seed, "init", cell))
+    path = context.path(paths.edge_model(base))
+    source, _ = load_edge(path)
+    kept = {name: tensor for name, tensor in source.state_dict().items() if tensor.shape == model.state_dict()[name].shape}
+    head = [name for name in kept if name in dict(_head_parameters(model))]
+    for name in head:
+        del kept[name]
+    model.load_state_dict(kept, strict=False)
+    _train(context, edge, task, architecture, model, context.params.finetune, start=file_hash(path))
+
+
+def run_untrained(context: Context, cell: str) -> None:
+    """``cell``: ``digits.r35.u0``, a network that never trained (a control); only its batch statistics are set."""
+    edge = parse_edge(cell)
+    task = context.task(edge.task)
+    architecture = _architecture(context, edge, task.n_classes)
+    model = context.place(build(architecture, derive_seed(context.params.seed, "init", cell)))
+    images, _ = task.part("train")
+    options = context.params.normalize.reset
+    chosen = numpy_generator(context.params.seed, "reset", cell).permutation(len(images))[: options.images]
+    reset(model, context.image_batches(images[chosen], options.batch_size))
+    save_edge(context.path(paths.edge_model(edge)), model, architecture, edge.task, edge.seed)
+
+
+def run_import(context: Context, cell: str) -> None:
+    """``cell``: an edge that ``imports`` in params.yaml names a checkpoint for."""
+    edge = parse_edge(cell)
+    task = context.task(edge.task)
+    architecture = _architecture(context, edge, task.n_classes)
+    path = context.path(context.params.imports[cell])
+    model = build(architecture)
+    model.load_state_dict(check_checkpoint(path, model, cell))
+    context.place(model)
+    _write_edge(context, edge, task, architecture, model, {"start": file_hash(path), "epochs": 0})
+
+
+def check_checkpoint(path: Path, model: nn.Module, cell: str) -> dict[str, torch.Tensor]:
+    """The state dict in a ``.safetensors``, ``.pth`` or ``.pt`` file, if it fits ``model``.
+
+    Raises
+    ------
+    StageError: missing, unreadable, or another network; names the first tensors that do not fit.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise StageError(f"{path} is missing (imports.{cell})") from None
+    except Exception as error:
+        raise StageError(f"{path} cannot be read as a state dict (imports.{cell}): {error}") from error
+    expected = model.state_dict()
+    faults = [f"{name} is missing" for name in expected if name not in state]
+    faults += [f"{name} is unknown" for name in state if name not in expected]
+    faults += [
+        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if faults:
+        raise StageError(
+            f"{path} does not fit {cell} (imports.{cell}): {'; '.join(faults[:3])}"
+            + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
+        )
+    return state
+
+
+def _architecture(context: Context, edge: Edge, n_classes: int) -> Architecture:
+    model = context.params.model
+    return Architecture(edge.architecture, n_classes, model.width, model.input_size)
+
+
+def _head_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters of the last linear layer."""
+    name, head = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
+    return [(f"{name}.{leaf}", parameter) for leaf, parameter in head.named_parameters()]
+
+
+def _recipe(context: Context, edge: Edge, options: Training) -> Recipe:
+    task = context.params.tasks[edge.task]
+    flip = TASKS[task.source or edge.task].mirror_safe if task.flip is None else task.flip
+    return Recipe(**options.model_dump(), flip=flip)
+
+
+def _train(
+    context: Context,
+    edge: Edge,
+    task: PreparedTask,
+    architecture: Architecture,
+    model: nn.Module,
+    options: Training,
+    start: str,
+) -> None:
+    recipe = _recipe(context, edge, options)
+    images, labels = task.part("train")
+    device = context.device
+    context.place(model)
+    generator = torch_generator(context.params.seed, "train", str(edge), device=device)
+    checkpoint = _Checkpoint(context, edge, [task.hash, start, architecture, recipe, context.params.seed, str(device)])
+    history = train(
+        model,
+        to_device(images, device),
+        torch.from_numpy(labels).to(device),
+        recipe,
+        generator,
+        resume=checkpoint.load(),
+        on_epoch=checkpoint.save,
+        on_step=Progress(f"train {edge}"),
+    )
+    write_table(context.path(paths.edge_history(edge)), _history_table(history))
+    _write_edge(
+        context, edge, task, architecture, model,
+        {"start": start, "epochs": recipe.epochs, "train_accuracy": history[-1].accuracy},
+    )  # fmt: skip
+    checkpoint.remove()
+
+
+def _write_edge(
+    context: Context,
+    edge: Edge,
+    task: PreparedTask,
+    architecture: Architecture,
+    model: nn.Module,
+    more: dict[str, Any],
+) -> None:
+    images, labels = task.part("test")
+    logits = predict(model, context.image_batches(images, context.params.evaluate.batch_size))
+    assert isinstance(logits, torch.Tensor)
+    scores = score(logits, torch.from_numpy(labels))
+    save_edge(context.path(paths.edge_model(edge)), model, architecture, edge.task, edge.seed)
+    write_json(
+        context.path(paths.edge_metrics(edge)),
+        {"test_accuracy": scores.accuracy, "test_loss": scores.loss, **more, "data_hash": task.hash},
+    )
+
+
+def _history_table(history: list[EpochRecord]) -> pa.Table:
+    rows = [dataclasses.asdict(record) for record in history]
+    return pa.Table.from_pylist(rows)
+
+
+class _Checkpoint:
+    """The state after each epoch, outside the stage's outputs, in a file named by all that the training depends on.
+
+    A changed recipe or data set never resumes from another's state.
+    """
+
+    def __init__(self, context: Context, edge: Edge, key: list[Any]) -> None:
+        text = json.dumps([dataclasses.asdict(k) if dataclasses.is_dataclass(k) else k for k in key], sort_keys=True)  # type: ignore[arg-type]
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.path = context.path(paths.SCRATCH / "checkpoints" / f"{edge}-{digest}.pt")
+
+    def load(self) -> TrainState | None:
+        if not self.path.is_file():
+            return None
+        try:
+            return TrainState.from_dict(torch.load(self.path, map_location="cpu", weights_only=True))
+        except Exception:  # a damaged checkpoint costs time, never correctness
+            self.path.unlink()
+            return None
+
+    def save(self, state: TrainState) -> None:
+        with writing(self.path) as temporary:
+            torch.save(state.to_dict(), temporary)
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
