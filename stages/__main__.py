@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import json
 import os
@@ -16,7 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["STAGES", "StageEntry", "main", "run_stage"]
+__all__ = ["DISK_FULL", "STAGES", "TRANSIENT", "StageEntry", "main", "run_stage"]
+
+DISK_FULL = 74
+TRANSIENT = 75
+_PASSING = (errno.EIO, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE, errno.ENFILE, errno.EMFILE)
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 the stage failed, 2 bad input."""
+    """Exit status: 0 done, 1 the stage failed, 2 bad input, 74 the disk is full, 75 out of memory or an I/O error."""
     from mergeline.tasks.task import TaskError
     from stages.cells import CellError
     from stages.files import StageError
@@ -137,10 +142,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
-        return 1
+        return _failure_status(error)
     return 0
+
+
+def _failure_status(error: Exception) -> int:
+    """1, or a status that says that the same command may succeed later."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DISK_FULL
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    passing = isinstance(error, OSError) and error.errno in _PASSING
+    return TRANSIENT if out_of_memory or passing else 1
 
 
 if __name__ == "__main__":
