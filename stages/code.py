@@ -23,6 +23,8 @@ REGISTRY = "mergeline.matching"
 ROOT = Path(__file__).resolve().parent.parent
 NOT_RESULTS = ("stages.context", "stages.__main__")
 """Modules that every stage runs and that change no result; their own imports are followed."""
+NOT_FOLLOWED = ("stages.params",)
+"""Modules whose imports only check names against registries."""
 
 
 def run(context: Any, cell: str) -> None:
@@ -77,7 +79,8 @@ def module_closure(roots: list[str]) -> set[str]:
         if module in found:
             continue
         found.add(module)
-        todo += [name for name in _imports(module) if name != REGISTRY]
+        if module not in NOT_FOLLOWED:
+            todo += [name for name in _imports(module) if name != REGISTRY]
     return found - set(NOT_RESULTS)
 
 

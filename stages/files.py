@@ -12,7 +12,7 @@ from typing import Any
 
 from stages import paths
 
-__all__ = ["StageError", "file_hash", "read_json", "root_of", "write_json", "writing"]
+__all__ = ["StageError", "file_hash", "json_text", "read_json", "root_of", "write_json", "writing"]
 
 
 class StageError(Exception):
@@ -43,8 +43,14 @@ def writing(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, values: Any) -> None:
     """Values as readable JSON with a stable order; NaN is an error."""
+    text = json_text(values)
     with writing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def json_text(values: Any) -> str:
+    """The text that :func:`write_json` writes."""
+    return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

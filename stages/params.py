@@ -66,8 +66,8 @@ class Compute(Section):
 class Model(Section):
     """What all networks of a benchmark share."""
 
-    input_size: Literal[32, 64, 224] = 32
-    width: Positive = 0.25
+    input_size: Literal[32, 64, 224]
+    width: Positive
 
 
 class Task(Section):
@@ -125,7 +125,7 @@ class Reset(Section):
 class Normalize(Section):
     """Options of the normalisations."""
 
-    reset: Reset = Reset()
+    reset: Reset
 
 
 class Evaluate(Section):
@@ -215,23 +215,23 @@ class Regression(Section):
 class Params(Section):
     """A whole benchmark."""
 
-    seed: Seed = 0
+    seed: Seed
     """The seed that all others are derived from."""
-    compute: Compute = Compute()
-    model: Model = Model()
+    compute: Compute
+    model: Model
     architectures: Annotated[list[str], Distinct, Field(min_length=1)]
     seeds: Annotated[list[Seed], Distinct, Field(min_length=1)]
     tasks: Annotated[dict[Name, Task], Field(min_length=1)]
-    train: Training = Training()
-    finetune: Training = Training(epochs=3, learning_rate=0.02)
+    train: Training
+    finetune: Training
     imports: dict[str, str] = {}
     """Checkpoints that stand in for trained edges: edge name (task.architecture.s0) to file."""
-    statistics: Statistics = Statistics()
+    statistics: Statistics
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
-    normalize: Normalize = Normalize()
+    normalize: Normalize
     merges: Annotated[dict[Name, MergeFamily], Field(min_length=1)]
-    evaluate: Evaluate = Evaluate()
-    similarity: Similarity | None = None
+    evaluate: Evaluate
+    similarity: Similarity
     report: Report = Report()
     regression: Regression = Regression()
     execution: Execution = Execution()

@@ -1,0 +1,75 @@
+"""The benchmark's folder: finding it, and keeping two runs out of each other's way."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+__all__ = ["BusyError", "NoWorkspaceError", "find_root", "run_lock"]
+
+
+class NoWorkspaceError(Exception):
+    """There is no benchmark here."""
+
+
+class BusyError(Exception):
+    """Another run holds the benchmark; the message says which, since when."""
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The folder of the benchmark: the nearest one above ``start`` that holds dvc.yaml and .dvc.
+
+    Raises
+    ------
+    NoWorkspaceError: there is none.
+    """
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / ".dvc").is_dir() and (folder / "dvc.yaml").is_file():
+            return folder
+    raise NoWorkspaceError(f"{here} is not inside a benchmark folder (one that holds .dvc, dvc.yaml and params.yaml)")
+
+
+@contextlib.contextmanager
+def run_lock(root: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the benchmark for one run, by a kernel lock that ends with the process.
+
+    Raises
+    ------
+    BusyError: another run holds it, and ``wait`` is false.
+    """
+    path = root / ".mergeline" / "run.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as stream:
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if not wait:
+                    raise BusyError(_who(path)) from None
+                time.sleep(0.5)
+        stream.seek(0)
+        stream.truncate()
+        json.dump({"pid": os.getpid(), "since": time.time()}, stream)
+        stream.flush()
+        try:
+            yield
+        finally:
+            stream.seek(0)
+            stream.truncate()
+
+
+def _who(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        since = datetime.fromtimestamp(holder["since"]).strftime("%Y-%m-%d %H:%M:%S")
+        return f"busy: process {holder['pid']} runs this benchmark since {since}; wait for it with --wait"
+    except (OSError, ValueError, KeyError):
+        return "busy: another process runs this benchmark; wait for it with --wait"
