@@ -17,6 +17,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="mergeline",
     no_args_is_help=True,
+    pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Merge neural networks that were trained apart, and benchmark it reproducibly.
@@ -30,7 +31,13 @@ DONE, FAILED, BAD_INPUT, BUSY = 0, 1, 2, 3
 out = Console()
 err = Console(stderr=True)
 
-Targets = Annotated[list[str] | None, typer.Argument(help="Stages to run with all they need, by name (train@digits.r17.s0), group (train), pattern (evaluate@digits*) or file; all by default.", show_default=False)]
+Targets = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Stages to run with all they need, by name (train@digits.r17.s0), group (train), pattern (evaluate@digits*) or file; all by default.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -39,15 +46,12 @@ def _with_exit_codes(function: Callable[..., int | None]) -> Callable[..., None]
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
-        from flows.pipeline import PipelineError
-        from flows.workspace import BusyError, NoWorkspaceError
-        from mergeline.tasks.task import TaskError
-        from stages.cells import CellError
-        from stages.params import ParamsError
+        from flows.workspace import BusyError
+        from stages.errors import InputError
 
         try:
             code = function(*args, **kwargs)
-        except (ParamsError, TaskError, CellError, NoWorkspaceError, PipelineError) as error:
+        except InputError as error:
             _say_error(str(error))
             raise typer.Exit(BAD_INPUT) from None
         except BusyError as error:
@@ -68,10 +72,20 @@ def _say_error(text: str) -> None:
 @_with_exit_codes
 def run(
     targets: Targets = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Stages at a time; 0: as many as there are cores for.")] = 0,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=0, help="Stages at a time; 0: as many as there are cores for.")
+    ] = 0,
     force: Annotated[bool, typer.Option(help="Run the targets again even if nothing changed.")] = False,
     dry: Annotated[bool, typer.Option("--dry", help="Only say what would run, and why.")] = False,
     wait: Annotated[bool, typer.Option(help="If another run is busy, wait for it to end.")] = False,
+    prefect: Annotated[
+        bool | None,
+        typer.Option(
+            "--prefect/--no-prefect",
+            help="Record the run in Prefect, starting a server if there is none; by default where that costs no time.",
+            show_default=False,
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the outcome only.")] = False,
 ) -> int:
     """Run what is stale, and only that, in parallel.
@@ -79,7 +93,6 @@ def run(
     Examples: [bold]mergeline run[/], [bold]mergeline run train -j 2[/], [bold]mergeline run 'evaluate@digits*'[/].
     """
     from flows import run as running
-    from flows.display import make_display, print_outcome
     from flows.workspace import find_root, run_lock
 
     root = find_root()
@@ -91,12 +104,23 @@ def run(
         if not preparation.stale:
             out.print(f"nothing to do: {preparation.fresh} stages are up to date", highlight=False)
             return DONE
+        from flows.display import make_display, print_outcome
+
+        mirror = None
+        if prefect is not False:
+            from flows.benchmark import Mirror
+
+            mirror = Mirror(root, now=prefect is True)
         outcome = running.execute(
             preparation,
             jobs=jobs,
             force=force,
+            listeners=[mirror] if mirror is not None else [],
             around=lambda expected, count: make_display(out, expected, count, root, quiet),
         )
+        if mirror is not None:
+            record = mirror.finish("cancelled" if outcome.cancelled else "ran" if outcome.ok else "failed")
+            out.print(record, style="dim", highlight=False, soft_wrap=True)
         print_outcome(out, outcome)
     if outcome.cancelled:
         return 128 + (running.STOPPED[0] if running.STOPPED else 2)
@@ -125,12 +149,12 @@ def status(
 
 def _show_status(root: Path, targets: list[str], why: bool, everything: bool, as_json: bool, force: bool) -> int:
     from flows import run as running
-    from flows.durations import expected_seconds
-    from flows.pipeline import Pipeline
 
     preparation = running.prepare(root, targets, force, write=False)
     pipeline = preparation.pipeline
     if pipeline is None and everything:
+        from flows.pipeline import Pipeline
+
         pipeline = Pipeline(root)
     stale = {pipeline.stages[a].name: reasons for a, reasons in preparation.stale.items()} if pipeline else {}
     if as_json:
@@ -157,11 +181,16 @@ def _show_status(root: Path, targets: list[str], why: bool, everything: bool, as
         text = "; ".join(str(reason) for reason in (direct or reasons)) if why else ""
         out.print(f"{mark} {name}" + (f": {text}" if text else ""), highlight=False, soft_wrap=True)
     if stale and pipeline is not None:
+        from flows.display import duration
+        from flows.durations import expected_seconds
+
         expected = expected_seconds(root, pipeline.stages)
         seconds = sum(expected[address] for address in preparation.stale)
-        from flows.display import duration
 
-        out.print(f"{len(stale)} stale, {preparation.fresh} fresh; about {duration(seconds)} of work", highlight=False)
+        out.print(
+            f"{len(stale)} stale, {preparation.fresh} fresh; about {duration(seconds)} of work",
+            highlight=False,
+        )
     elif not preparation.written:
         out.print(f"all {preparation.fresh} stages are up to date", highlight=False)
     return DONE
@@ -187,7 +216,10 @@ def check() -> int:
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     if written or removed:
-        out.print(f"pipelines/ differs ({len(written)} to write, {len(removed)} to remove): mergeline plan", highlight=False)
+        out.print(
+            f"pipelines/ differs ({len(written)} to write, {len(removed)} to remove): mergeline plan",
+            highlight=False,
+        )
     return DONE
 
 
@@ -240,3 +272,7 @@ def methods() -> None:
 def main() -> None:
     """The entry point of the command."""
     sys.exit(app())
+
+
+if __name__ == "__main__":
+    main()

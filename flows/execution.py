@@ -27,7 +27,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from stages.__main__ import DISK_FULL, TRANSIENT
 
-__all__ = ["Result", "Workers", "available_cores", "kill_orphans", "orphans", "stage_arguments"]
+__all__ = ["Result", "Workers", "available_cores", "die_with_parent", "kill_orphans", "orphans", "process_start", "stage_arguments"]
 
 
 TAIL_LINES = 15
@@ -67,7 +67,7 @@ def stage_arguments(command: str) -> tuple[str, str] | None:
     return (found[1], found[2] or "") if found else None
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent ends, however it ends (Linux)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
@@ -77,7 +77,7 @@ def _die_with_parent() -> None:
 
 
 def _start_worker(folder: str, mark: str) -> None:
-    _die_with_parent()
+    die_with_parent()
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -90,10 +90,10 @@ def _note_process(folder: str, pid: int) -> None:
     """Leave a mark of every process that a run starts, so that a later run can tell what is left of it."""
     notes = Path(folder) / ".mergeline" / "processes"
     notes.mkdir(parents=True, exist_ok=True)
-    (notes / str(pid)).write_text(_process_start(pid), encoding="utf-8")
+    (notes / str(pid)).write_text(process_start(pid), encoding="utf-8")
 
 
-def _process_start(pid: int) -> str:
+def process_start(pid: int) -> str:
     """A process's start time in clock ticks: with its number it names one process for good."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
@@ -189,7 +189,7 @@ class Workers:
         self.jobs = jobs
         self.timeout = timeout
         self.done = done
-        self.mark = f"{os.getpid()}-{_process_start(os.getpid())}"
+        self.mark = f"{os.getpid()}-{process_start(os.getpid())}"
         self._threads = threads
         self._pool: ProcessPool | None = None
         self._stages: dict[str, Future] = {}
@@ -225,14 +225,15 @@ class Workers:
         kill_orphans(self.root)
         if self._pool is not None:
             self._pool.join()
+            self._pool = None
         clear_notes(self.root)
 
     def close(self) -> None:
         """End the workers once they are idle."""
         if self._pool is not None:
             self._pool.close()
-            self._pool.stop()
             self._pool.join()
+            self._pool = None
         clear_notes(self.root)
 
     def _warm_pool(self) -> ProcessPool:
@@ -279,7 +280,7 @@ class Workers:
             with log.open("ab") as stream:
                 process = subprocess.Popen(
                     command, shell=True, cwd=folder, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL,
-                    env=environment, start_new_session=True, preexec_fn=_die_with_parent,
+                    env=environment, start_new_session=True, preexec_fn=die_with_parent,
                 )  # fmt: skip
                 with self._lock:
                     self._commands[key] = process
@@ -334,7 +335,7 @@ def orphans(root: Path) -> list[int]:
             start = (folder / str(pid)).read_text(encoding="utf-8")
         except OSError:
             continue
-        if start and _process_start(pid) == start and pid != os.getpid():
+        if start and process_start(pid) == start and pid != os.getpid():
             found.append(pid)
         else:
             (folder / str(pid)).unlink(missing_ok=True)

@@ -10,8 +10,10 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flows.pipeline import Pipeline
+if TYPE_CHECKING:
+    from flows.pipeline import Pipeline
 
 __all__ = ["is_fresh", "note_fresh"]
 

@@ -21,24 +21,33 @@ import yaml
 
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 
-from dvc.dependency.param import ParamsDependency  # noqa: E402
-from dvc.exceptions import DvcException  # noqa: E402
-from dvc.repo import Repo  # noqa: E402
-from dvc.stage.cache import RunCacheNotFoundError, _get_cache_hash  # noqa: E402
-from dvc.stage.serialize import to_single_stage_lockfile  # noqa: E402
-from dvc.utils.serialize import dumps_yaml, load_path  # noqa: E402
-from dvc_data.hashfile.hash import hash_file  # noqa: E402
-from dvc_data.hashfile.hash_info import HashInfo  # noqa: E402
-from dvc_data.hashfile.meta import Meta  # noqa: E402
+from dvc.dependency.param import ParamsDependency
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.stage.cache import RunCacheNotFoundError, _get_cache_hash
+from dvc.stage.serialize import to_single_stage_lockfile
+from dvc.utils.serialize import dumps_yaml, load_path
+from dvc_data.hashfile.hash import hash_file
+from dvc_data.hashfile.hash_info import HashInfo
+from dvc_data.hashfile.meta import Meta
 
-from stages import yaml12  # noqa: E402
+from stages import yaml12
+from stages.errors import InputError
 
-__all__ = ["InputsChanged", "MissingOutput", "Pipeline", "PipelineError", "PipelineStage", "Reason", "Snapshot"]
+__all__ = [
+    "InputsChanged",
+    "MissingOutput",
+    "Pipeline",
+    "PipelineError",
+    "PipelineStage",
+    "Reason",
+    "Snapshot",
+]
 
 logging.getLogger("dvc").setLevel(logging.ERROR)
 
 
-class PipelineError(Exception):
+class PipelineError(InputError):
     """The pipeline's files cannot be used; the message names the file and the fix."""
 
 
@@ -204,7 +213,10 @@ class Pipeline:
         return chosen
 
     def stale(
-        self, chosen: Iterable[str] | None = None, force: bool = False, predicted: Mapping[str, str] | None = None
+        self,
+        chosen: Iterable[str] | None = None,
+        force: bool = False,
+        predicted: Mapping[str, str] | None = None,
     ) -> dict[str, list[Reason]]:
         """Stale stages with their reasons, upstream first.
 
@@ -485,7 +497,7 @@ class Pipeline:
             found = self._hash(out) if out.exists else None
             if found is None:
                 raise MissingOutput(f"{stage.name} ended well but did not write {self._relative(out)}")
-            if out.use_cache and not out.hash_info == found[1]:
+            if out.use_cache and out.hash_info != found[1]:
                 out.obj = None
             out.meta, out.hash_info = found
             if out.metric:

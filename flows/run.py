@@ -12,19 +12,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flows.durations import expected_seconds
 from flows.events import Listener
-from flows.execution import available_cores, kill_orphans
 from flows.freshness import is_fresh, note_fresh
-from flows.pipeline import Pipeline, Reason
-from flows.session import Outcome, Session
-from mergeline.tasks import TASKS, TaskError
 from stages.params import Params, ParamsError, load_params
 from stages.plan import drift, make_plan, write_pipelines
 
-__all__ = ["Preparation", "check_inputs", "execute", "plan_files", "predicted_code", "prepare", "stop_signals"]
+if TYPE_CHECKING:  # DVC and the workers are loaded only where something is stale
+    from flows.pipeline import Pipeline, Reason
+    from flows.session import Outcome
+
+__all__ = [
+    "Preparation",
+    "check_inputs",
+    "execute",
+    "plan_files",
+    "predicted_code",
+    "prepare",
+    "stop_signals",
+]
 
 
 @dataclass
@@ -49,14 +56,12 @@ def plan_files(root: Path, params: Params, write: bool = True) -> tuple[list[Pat
     return list(changed), gone
 
 
-def prepare(
-    root: Path, targets: Sequence[str] = (), force: bool = False, write: bool = True
-) -> Preparation:
+def prepare(root: Path, targets: Sequence[str] = (), force: bool = False, write: bool = True) -> Preparation:
     """Check everything and find what is stale. With ``write`` false nothing on disk is changed.
 
     Raises
     ------
-    ParamsError, TaskError: bad input, before any work.
+    InputError: bad input, before any work.
     """
     params = load_params(root / "params.yaml")
     written, removed = _drifted(root, params, write)
@@ -64,6 +69,8 @@ def prepare(
         fresh = is_fresh(root)
         if fresh is not None:
             return Preparation(params, None, fresh=fresh)
+    from flows.pipeline import Pipeline
+
     pipeline = Pipeline(root)
     chosen = pipeline.select(targets)
     stale = pipeline.stale(chosen, force, predicted_code(root, pipeline))
@@ -91,7 +98,13 @@ def _plan_digest(root: Path) -> dict[str, str]:
     """What the pipeline files were made from, and what they are."""
     from stages.code import ROOT as code_root
 
-    names = ("stages/plan.py", "stages/cells.py", "stages/params.py", "stages/paths.py", "mergeline/architectures.py")
+    names = (
+        "stages/plan.py",
+        "stages/cells.py",
+        "stages/params.py",
+        "stages/paths.py",
+        "mergeline/architectures.py",
+    )
     source = hashlib.sha256((root / "params.yaml").read_bytes())
     for name in names:
         source.update((code_root / name).read_bytes())
@@ -128,9 +141,10 @@ def check_inputs(
 
     Raises
     ------
-    TaskError: data are missing or damaged; the fix.
-    ParamsError: a checkpoint is missing or does not fit.
+    ParamsError: data are missing or damaged, or a checkpoint is missing or does not fit; names the file and the fix.
     """
+    from mergeline.tasks import TASKS, TaskError
+
     names = None
     if pipeline is not None and stale is not None:
         names = {pipeline.stages[address].name for address in stale}
@@ -142,7 +156,7 @@ def check_inputs(
             except TaskError as error:
                 faults.append(f"tasks.{name}: {error}")
     if faults:
-        raise TaskError("\n".join(faults))
+        raise ParamsError("\n".join(faults))
     _check_imports(root, params, names)
 
 
@@ -155,7 +169,11 @@ def _check_imports(root: Path, params: Params, names: set[str] | None) -> None:
     ]
     if not faults and wanted:  # shapes are compared in a process of its own: it needs torch
         ended = subprocess.run(
-            [*_python(), "-m", "stages.check_imports", *wanted], cwd=root, capture_output=True, text=True, check=False
+            [*_python(), "-m", "stages.check_imports", *wanted],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         faults = ended.stdout.strip().splitlines() if ended.returncode == 2 else []
         if ended.returncode not in (0, 2):
@@ -183,6 +201,10 @@ def execute(
     ``around`` makes a context in which the run happens (the display), from the expected seconds and the jobs; if what
     it gives can be called, it hears the events too.
     """
+    from flows.durations import expected_seconds
+    from flows.execution import available_cores, kill_orphans
+    from flows.session import Outcome, Session
+
     pipeline, params = preparation.pipeline, preparation.params
     if pipeline is None:
         return Outcome()

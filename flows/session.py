@@ -129,7 +129,7 @@ class Session:
                 self._take(self._ended.get())
                 while not self._ended.empty():
                     self._take(self._ended.get())
-                self._flush(FLUSH_SECONDS)
+                self._flush_now_and_then()
         finally:
             self.outcome.cancelled = self._cancel.is_set()
             self._workers.stop() if self._running or self._cancel.is_set() else self._workers.close()
@@ -138,7 +138,7 @@ class Session:
             for address in self._waiting:
                 if address not in self.outcome.stages:
                     self._end(address, "cancelled")
-            self._flush(0)
+            self.pipeline.flush()
             self.outcome.seconds = time.monotonic() - begun
         return self.outcome
 
@@ -252,13 +252,12 @@ class Session:
         """Make a stage ready; those with the most work behind them start first."""
         heapq.heappush(self._ready, (-self._rank[address], address))
 
-    def _flush(self, interval: float) -> None:
-        """Write lock files, at most a tenth of the time."""
+    def _flush_now_and_then(self) -> None:
+        """Write lock files every few seconds, but for at most a tenth of the time."""
         now = time.monotonic()
-        if self.pipeline.pending and now - self._flushed >= interval:
+        if self.pipeline.pending and now - self._flushed >= FLUSH_SECONDS:
             self.pipeline.flush()
-            spent = time.monotonic() - now
-            self._flushed = now + 10 * spent
+            self._flushed = time.monotonic() + 9 * (time.monotonic() - now)
 
     def _tell(self, address: str, state: State, **values: object) -> None:
         stage = self.pipeline.stages[address]

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from stages.errors import InputError
+
 __all__ = ["BusyError", "NoWorkspaceError", "find_root", "run_lock"]
 
 
-class NoWorkspaceError(Exception):
+class NoWorkspaceError(InputError):
     """There is no benchmark here."""
 
 

@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["ARCHITECTURES", "BLOCKS", "INPUT_SIZES", "Architecture", "deepest", "size_mismatch", "stage_blocks"]
+__all__ = [
+    "ARCHITECTURES",
+    "BLOCKS",
+    "INPUT_SIZES",
+    "Architecture",
+    "deepest",
+    "size_mismatch",
+    "stage_blocks",
+]
 
 BLOCKS: dict[str, tuple[int, int, int, int]] = {
     "r17": (1, 1, 2, 1),

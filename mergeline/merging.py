@@ -20,7 +20,17 @@ from torch import Tensor, fx, nn
 from mergeline.maps import Dense, Permutation, UnitMap
 from mergeline.spaces import Axis, Spaces, trace
 
-__all__ = ["Cut", "MultiHead", "cut", "merge_network", "merge_states", "multi_head", "multi_head_from_state", "trace_network", "uniform_weights"]
+__all__ = [
+    "Cut",
+    "MultiHead",
+    "cut",
+    "merge_network",
+    "merge_states",
+    "multi_head",
+    "multi_head_from_state",
+    "trace_network",
+    "uniform_weights",
+]
 
 Maps = Mapping[str, UnitMap]
 
@@ -84,9 +94,7 @@ def merge_states(
             result[name] = reference.clone()
             continue
         entries = spaces.tensors.get(name, ())
-        produced = next(
-            (space for space, axis in entries if axis.produces and all(space in own for own in maps)), None
-        )
+        produced = next((space for space, axis in entries if axis.produces and all(space in own for own in maps)), None)
         shares: Sequence[float | Tensor] = weights
         if produced is not None:
             shares = _group_weights(weights, [own[produced] for own in maps])
@@ -253,8 +261,7 @@ def multi_head(
     trunk = _trunk_module(networks[0], spaces, plan)
     _load_resized(trunk, merge_states(spaces, states, maps, weights, only=set(plan.trunk_tensors)))
     heads = {
-        name: _head_module(model, spaces, plan, own)
-        for (name, model), own in zip(models.items(), maps, strict=True)
+        name: _head_module(model, spaces, plan, own) for (name, model), own in zip(models.items(), maps, strict=True)
     }
     return MultiHead(trunk, heads).eval()
 
@@ -300,9 +307,7 @@ def _head_module(model: nn.Module, spaces: Spaces, plan: Cut, own: Maps) -> fx.G
             space, axis, repeat = spaces.values[node.name]
             if space not in own:
                 continue
-            if all(
-                not axis_.produces for axis_ in spaces[space].axes if axis_.tensor not in plan.trunk_tensors
-            ):
+            if all(not axis_.produces for axis_ in spaces[space].axes if axis_.tensor not in plan.trunk_tensors):
                 fold.add(space)
             else:
                 name = f"restore_{node.name}"

@@ -102,7 +102,11 @@ class Moments:
                 if a <= b and ((i, j) in self.blocks or (j, i) in self.blocks):
                     blocks[a, b] = self.covariance(i, j)
         return Moments(
-            self.space, self.n, tuple(self.means[i] for i in models), tuple(self.variances[i] for i in models), blocks
+            self.space,
+            self.n,
+            tuple(self.means[i] for i in models),
+            tuple(self.variances[i] for i in models),
+            blocks,
         )
 
 

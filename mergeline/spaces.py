@@ -20,7 +20,17 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 from torch.fx.passes.shape_prop import ShapeProp
 
-__all__ = ["Axis", "Space", "SpaceError", "Spaces", "Walk", "permute_state", "random_permutation", "trace", "verify"]
+__all__ = [
+    "Axis",
+    "Space",
+    "SpaceError",
+    "Spaces",
+    "Walk",
+    "permute_state",
+    "random_permutation",
+    "trace",
+    "verify",
+]
 
 
 class SpaceError(ValueError):
@@ -183,9 +193,7 @@ def random_permutation(space: Space, generator: torch.Generator) -> Tensor:
     return torch.cat([group * per_group + torch.randperm(per_group, generator=generator) for group in order])
 
 
-def permute_state(
-    spaces: Spaces, state: Mapping[str, Tensor], permutations: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def permute_state(spaces: Spaces, state: Mapping[str, Tensor], permutations: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same function with its units reordered: unit ``i`` of the result is unit ``permutations[space][i]``."""
     result = {}
     for name, tensor in state.items():
@@ -370,7 +378,8 @@ class _Tracer:
         handler = self.handler(node)
         if handler is None:
             raise self.error(
-                node, "is not known; add a handler for it to mergeline/spaces.py, or keep it out of the merged part"
+                node,
+                "is not known; add a handler for it to mergeline/spaces.py, or keep it out of the merged part",
             )
         module = self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
         return handler(self, node, module)
@@ -578,7 +587,9 @@ def _reduced(tracer: _Tracer, node: fx.Node, module: nn.Module | None) -> _Chann
     if dims is None or channel.axis in reduced:
         raise tracer.error(node, "reduces over the units")
     return _Channel(
-        channel.element, channel.axis if keepdim else channel.axis - sum(d < channel.axis for d in reduced), channel.repeat
+        channel.element,
+        channel.axis if keepdim else channel.axis - sum(d < channel.axis for d in reduced),
+        channel.repeat,
     )
 
 
@@ -666,7 +677,9 @@ FUNCTIONS: dict[Any, Any] = {
 }  # fmt: skip
 
 METHODS: dict[str, Any] = {
-    **dict.fromkeys(("relu", "relu_", "contiguous", "clone", "clamp", "sigmoid", "tanh", "float", "to", "detach"), _keep),
+    **dict.fromkeys(
+        ("relu", "relu_", "contiguous", "clone", "clamp", "sigmoid", "tanh", "float", "to", "detach"), _keep
+    ),
     **dict.fromkeys(("add", "add_", "sub", "mul", "mul_", "div"), _joined),
     **dict.fromkeys(("flatten", "view", "reshape", "squeeze"), _flattened),
     "mean": _reduced,
@@ -675,8 +688,22 @@ METHODS: dict[str, Any] = {
     "transpose": _moved,
 }
 
-_COLLAPSING_MODULES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Dropout, nn.Identity)
-_COLLAPSING_FUNCTIONS = (torch.flatten, torch.reshape, torch.mean, F.adaptive_avg_pool2d, F.avg_pool2d, F.dropout)
+_COLLAPSING_MODULES = (
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AvgPool2d,
+    nn.Flatten,
+    nn.Dropout,
+    nn.Identity,
+)
+_COLLAPSING_FUNCTIONS = (
+    torch.flatten,
+    torch.reshape,
+    torch.mean,
+    F.adaptive_avg_pool2d,
+    F.avg_pool2d,
+    F.dropout,
+)
 _COLLAPSING_METHODS = ("flatten", "view", "reshape", "mean", "squeeze")
 
 

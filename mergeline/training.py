@@ -149,7 +149,13 @@ def train(
         history.append(EpochRecord(epoch + 1, rate, mean_loss, int(correct) / (steps * size)))
         if on_epoch is not None:
             on_epoch(
-                TrainState(epoch + 1, model.state_dict(), optimizer.state_dict(), generator.get_state(), list(history))
+                TrainState(
+                    epoch + 1,
+                    model.state_dict(),
+                    optimizer.state_dict(),
+                    generator.get_state(),
+                    list(history),
+                )
             )
     model.eval()
     return history
@@ -159,7 +165,10 @@ def _optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.
     """SGD; norms and biases (tensors of one axis) are not decayed."""
     decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     others = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return torch.optim.SGD(
         groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0, foreach=True
     )

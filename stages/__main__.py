@@ -50,7 +50,9 @@ STAGES: dict[str, StageEntry] = {
         "stages.evaluate", "run_merge", "score a merge", "tasks.architectures.seeds.method.normalize", True
     ),
     "evaluate-edge": StageEntry("stages.evaluate", "run_edge", "score an edge", "task.architecture.s0"),
-    "evaluate-ensemble": StageEntry("stages.evaluate", "run_ensemble", "score an ensemble", "tasks.architectures.seeds"),
+    "evaluate-ensemble": StageEntry(
+        "stages.evaluate", "run_ensemble", "score an ensemble", "tasks.architectures.seeds"
+    ),
     "collect": StageEntry("stages.collect", "run", "gather all scores in one table"),
 }
 
@@ -127,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 the stage failed, 2 bad input, 74 the disk is full, 75 out of memory or an I/O error."""
     from mergeline.tasks.task import TaskError
     from stages.cells import CellError
-    from stages.files import StageError
+    from stages.errors import StageError
     from stages.params import ParamsError
 
     chosen = parser().parse_args(arguments)

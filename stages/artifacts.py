@@ -26,7 +26,8 @@ from mergeline.merging import multi_head_from_state, trace_network
 from mergeline.models import build
 from mergeline.moments import Moments
 from mergeline.tasks.task import PreparedTask
-from stages.files import StageError, writing
+from stages.errors import StageError
+from stages.files import writing
 from stages.tables import write_table
 
 __all__ = [
@@ -71,7 +72,9 @@ def read_task(path: Path) -> PreparedTask:
     except FileNotFoundError:
         raise StageError(f"{path} is missing; make it: mergeline run prepare@{path.stem}") from None
     except (OSError, ValueError, KeyError) as error:
-        raise StageError(f"{path} is damaged ({error}); make it again: mergeline run --force prepare@{path.stem}") from error
+        raise StageError(
+            f"{path} is damaged ({error}); make it again: mergeline run --force prepare@{path.stem}"
+        ) from error
     _check_format(path, description)
     return PreparedTask(
         description["name"], images, labels, test, tuple(description["classes"]), description["licence"],
@@ -233,7 +236,11 @@ class MomentFile(Mapping[str, Moments]):
             blocks[i, j] = flat.reshape(len(means[i]), len(means[j]))
         order = sorted(means)
         return Moments(
-            space, table["n"][0].as_py(), tuple(means[k] for k in order), tuple(variances[k] for k in order), blocks
+            space,
+            table["n"][0].as_py(),
+            tuple(means[k] for k in order),
+            tuple(variances[k] for k in order),
+            blocks,
         )
 
 
@@ -267,7 +274,11 @@ def write_maps(path: Path, maps: Sequence[Mapping[str, UnitMap]], description: M
             elif isinstance(unit_map, Groups):
                 row |= {"kind": "groups", "index": unit_map.labels}
             elif isinstance(unit_map, Dense):
-                row |= {"kind": "dense", "to_merged": unit_map.to_merged.ravel(), "to_own": unit_map.to_own.ravel()}
+                row |= {
+                    "kind": "dense",
+                    "to_merged": unit_map.to_merged.ravel(),
+                    "to_own": unit_map.to_own.ravel(),
+                }
             else:
                 raise TypeError(f"space {space!r}: maps of type {type(unit_map).__name__} cannot be written")
             rows.append(row)

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, permutations, product
+from itertools import combinations, pairwise, permutations, product
 from typing import TYPE_CHECKING, Any
 
 from mergeline.architectures import deepest, stage_blocks
 from stages import yaml12
+from stages.errors import InputError
 
 if TYPE_CHECKING:
     from stages.params import MergeFamily, Params
@@ -25,7 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class CellError(ValueError):
+class CellError(InputError):
     """A cell's name cannot be read."""
 
 
@@ -58,7 +59,11 @@ class Group:
     def __str__(self) -> str:
         tasks = self.tasks
         return ".".join(
-            ("+".join(tasks), "+".join(e.architecture for e in self.edges), "+".join(e.tag for e in self.edges))
+            (
+                "+".join(tasks),
+                "+".join(e.architecture for e in self.edges),
+                "+".join(e.tag for e in self.edges),
+            )
         )
 
     @cached_property
@@ -305,7 +310,7 @@ def _seed_lists(
         lists = list(permutations(seeds, count))
     if family.runs == "neighbours":
         place = {seed: index for index, seed in enumerate(seeds)}
-        lists = [run for run in lists if all(abs(place[a] - place[b]) <= 1 for a, b in zip(run, run[1:], strict=False))]
+        lists = [run for run in lists if all(abs(place[a] - place[b]) <= 1 for a, b in pairwise(run))]
     return lists
 
 

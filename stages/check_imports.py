@@ -12,7 +12,7 @@ from mergeline.architectures import Architecture
 from mergeline.models import build
 from mergeline.tasks import TASKS
 from stages.cells import parse_edge
-from stages.files import StageError
+from stages.errors import StageError
 from stages.params import load_params
 from stages.train import check_checkpoint
 

@@ -128,7 +128,9 @@ def _rows(
         yield {
             **common,
             "scope": "mean",
-            **{key: float(np.mean([entry[key] for entry in each])) for key in ("accuracy", "loss", "calibration_error")},
+            **{
+                key: float(np.mean([entry[key] for entry in each])) for key in ("accuracy", "loss", "calibration_error")
+            },
             "n": sum(entry["n"] for entry in each),
         }
         yield {
@@ -164,5 +166,9 @@ def headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _label(row: dict[str, Any]) -> str:
     if row["kind"] == "ensemble":
         return "ensemble"
-    parts = [row["method"], f"stop={row['stop']}" if row["stop"] else "", f"weights={row['weights']}" if row["weights"] else ""]
+    parts = [
+        row["method"],
+        f"stop={row['stop']}" if row["stop"] else "",
+        f"weights={row['weights']}" if row["weights"] else "",
+    ]
     return " ".join([*filter(None, parts), row["normalize"]])

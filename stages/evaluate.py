@@ -19,7 +19,8 @@ from stages import paths
 from stages.artifacts import load_edge, load_merged, read_predictions
 from stages.cells import Group, Prediction, parse_cell, parse_edge, parse_merge
 from stages.context import Context
-from stages.files import StageError, file_hash, write_json
+from stages.errors import StageError
+from stages.files import file_hash, write_json
 
 __all__ = ["run_edge", "run_ensemble", "run_merge"]
 
@@ -45,7 +46,9 @@ def run_merge(context: Context, cell: str) -> None:
         if group.same_task:
             values = agreement(own, [sources[edge][task] for edge in group.edges])
         else:
-            values = {"agree_own": float((own.argmax(1) == sources[group.edges[index]][task].argmax(1)).double().mean())}
+            values = {
+                "agree_own": float((own.argmax(1) == sources[group.edges[index]][task].argmax(1)).double().mean())
+            }
         result["tasks"][task] |= {key: value for key, value in values.items() if not math.isnan(value)}
     _write(context, cell, "merge", result, path, network)
 
@@ -125,5 +128,3 @@ def _write(context: Context, cell: str, kind: str, result: dict[str, Any], path:
         values["model"] = file_hash(path)
     target = {"merge": parse_merge, "edge": parse_edge, "ensemble": lambda name: parse_cell(name)[0]}[kind](cell)
     write_json(context.path(paths.evaluation(target)), values)
-
-

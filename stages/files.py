@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from stages import paths
+from stages.errors import StageError
 
-__all__ = ["StageError", "file_hash", "json_text", "read_json", "root_of", "write_json", "writing"]
-
-
-class StageError(Exception):
-    """A stage cannot do its work for a reason that its user can mend; the message names the file and the fix."""
+__all__ = ["file_hash", "json_text", "read_json", "root_of", "write_json", "writing"]
 
 
 def root_of() -> Path:

@@ -18,7 +18,8 @@ from stages import paths
 from stages.artifacts import load_edge
 from stages.cells import Group
 from stages.context import Context
-from stages.files import StageError, file_hash
+from stages.errors import StageError
+from stages.files import file_hash
 
 __all__ = ["LoadedGroup", "load_group", "training_images"]
 

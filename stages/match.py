@@ -29,5 +29,10 @@ def run(context: Context, cell: str) -> None:
         numpy_generator(context.params.seed, "match", cell),
     )
     matching = matcher.match(problem, options)
-    description = {"cell": cell, "models": loaded.hashes, "method": matcher.name, "objective": matching.objective}
+    description = {
+        "cell": cell,
+        "models": loaded.hashes,
+        "method": matcher.name,
+        "objective": matching.objective,
+    }
     write_maps(context.path(paths.match(cell)), matching.maps, description)

@@ -14,7 +14,7 @@ from stages import paths
 from stages.artifacts import read_maps, save_merged
 from stages.cells import Group, Merge, parse_merge
 from stages.context import Context
-from stages.files import StageError
+from stages.errors import StageError
 from stages.groups import load_group, training_images
 
 __all__ = ["head_names", "run"]

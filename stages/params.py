@@ -12,9 +12,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from stages import yaml12
+from stages.errors import InputError
 
 __all__ = [
     "Compute",
@@ -46,7 +55,7 @@ def _distinct(values: list[Any]) -> list[Any]:
 Distinct = AfterValidator(_distinct)
 
 
-class ParamsError(ValueError):
+class ParamsError(InputError):
     """``params.yaml`` is not valid; the message lists every fault with its key, what is allowed, and the fix."""
 
 
@@ -238,8 +247,8 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Params:
-        from mergeline.matching import MATCHERS
         from mergeline.architectures import ARCHITECTURES
+        from mergeline.matching import MATCHERS
         from mergeline.tasks import TASKS
 
         faults: list[str] = []

@@ -7,9 +7,26 @@ from pathlib import PurePosixPath
 from stages.cells import Edge, Group, Merge, Prediction
 
 __all__ = [
-    "ARTIFACTS", "CHECKS", "METRICS", "PARAMS", "REPORTS", "RESULTS", "SCRATCH", "code", "edge_history",
-    "EVALUATIONS", "edge_metrics", "edge_model", "embedding", "evaluation", "match", "merged_model", "prediction", "similarity",
-    "statistics", "task",
+    "ARTIFACTS",
+    "CHECKS",
+    "EVALUATIONS",
+    "METRICS",
+    "PARAMS",
+    "REPORTS",
+    "RESULTS",
+    "SCRATCH",
+    "code",
+    "edge_history",
+    "edge_metrics",
+    "edge_model",
+    "embedding",
+    "evaluation",
+    "match",
+    "merged_model",
+    "prediction",
+    "similarity",
+    "statistics",
+    "task",
 ]  # fmt: skip
 
 PARAMS = PurePosixPath("params.yaml")

@@ -148,9 +148,7 @@ def _evaluate_edge_stage(edge: Edge) -> StageCell:
         str(paths.task(edge.task)),
         str(paths.prediction(Prediction(edge, edge.task))),
     ]
-    return _stage(
-        "evaluate-edge", edge, f"edges/{edge.task}", deps, ["evaluate"], [str(paths.evaluation(edge))]
-    )
+    return _stage("evaluate-edge", edge, f"edges/{edge.task}", deps, ["evaluate"], [str(paths.evaluation(edge))])
 
 
 def _group_stages(params: Params, group: Group, merges: list[Merge]) -> list[StageCell]:
@@ -189,7 +187,12 @@ def _group_stages(params: Params, group: Group, merges: list[Merge]) -> list[Sta
         normal = ["compute", "seed"] + ([f"normalize.{merge.normalize}"] if merge.normalize != "none" else [])
         stages.append(
             _stage(
-                "merge", merge, family, [*models, match_file, *tasks], normal, [str(paths.merged_model(merge))]
+                "merge",
+                merge,
+                family,
+                [*models, match_file, *tasks],
+                normal,
+                [str(paths.merged_model(merge))],
             )
         )
         stages.append(
@@ -314,11 +317,7 @@ def drift(plan: Plan, root: Path) -> tuple[dict[Path, str], list[Path]]:
         path: text for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text
     }
     existing = sorted((root / "pipelines").rglob("dvc.yaml")) if (root / "pipelines").is_dir() else []
-    gone = [
-        path
-        for path in existing
-        if path not in wanted and path.read_text(encoding="utf-8").startswith(HEADER)
-    ]
+    gone = [path for path in existing if path not in wanted and path.read_text(encoding="utf-8").startswith(HEADER)]
     return changed, gone
 
 

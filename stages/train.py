@@ -25,7 +25,8 @@ from stages import paths
 from stages.artifacts import load_edge, save_edge
 from stages.cells import Edge, parse_edge
 from stages.context import Context, Progress
-from stages.files import StageError, file_hash, write_json, writing
+from stages.errors import StageError
+from stages.files import file_hash, write_json, writing
 from stages.params import Training
 from stages.plan import base_edge
 from stages.tables import write_table
@@ -53,7 +54,9 @@ def run_finetune(context: Context, cell: str) -> None:
     model = build(architecture, derive_seed(context.params.seed, "init", cell))
     path = context.path(paths.edge_model(base))
     source, _ = load_edge(path)
-    kept = {name: tensor for name, tensor in source.state_dict().items() if tensor.shape == model.state_dict()[name].shape}
+    kept = {
+        name: tensor for name, tensor in source.state_dict().items() if tensor.shape == model.state_dict()[name].shape
+    }
     head = [name for name in kept if name in dict(_head_parameters(model))]
     for name in head:
         del kept[name]

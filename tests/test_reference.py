@@ -133,9 +133,7 @@ def test_rows_are_sound(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "setting", "method", "metric", "mean", "std"), SPOTS)
-def test_spot_value(
-    name: str, setting: str, method: str, metric: str, mean: float, std: float | None
-) -> None:
+def test_spot_value(name: str, setting: str, method: str, metric: str, mean: float, std: float | None) -> None:
     found = [r for r in reference.load(name) if (r.setting, r.method, r.metric) == (setting, method, metric)]
     assert [(row.mean, row.std) for row in found] == [(mean, std)]
 
@@ -151,9 +149,7 @@ def test_task_accuracies_agree_with_printed_averages() -> None:
                 continue
             tasks = ("Task A", "Task B") if "Task A" in line else ("SD", "OP", "CUB", "NAB")
             tolerance = 0.011 if "zipit" not in name else 0.051
-            assert sum(line[task][0] for task in tasks) / len(tasks) == pytest.approx(
-                average[0], abs=tolerance
-            )
+            assert sum(line[task][0] for task in tasks) / len(tasks) == pytest.approx(average[0], abs=tolerance)
             checked += 1
     assert checked > 180
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from mergeline.matching.identity import IDENTITY
 from mergeline.matching.permute import PERMUTE
 from mergeline.matching.problem import Matcher, Matching, Problem, per_space
-
 from mergeline.matching.random import RANDOM
 
 __all__ = ["MATCHERS", "Matcher", "Matching", "Problem", "per_space"]

@@ -6,12 +6,10 @@ zipit ("Permute"), depth_heterogeneity App. D. Every model is aligned to model 0
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linear_sum_assignment
 
 from mergeline.maps import Permutation, UnitMap
 from mergeline.matching.problem import Matcher, per_space
@@ -46,6 +44,8 @@ def match_permutation(correlation: ArrayLike) -> NDArray[np.int64]:
         raise ValueError(f"a permutation needs a square correlation matrix, got shape {matrix.shape}")
     if not np.isfinite(matrix).all():
         raise ValueError("the correlation matrix has values that are not finite")
+    from scipy.optimize import linear_sum_assignment  # slow to load, and planning a benchmark needs none of it
+
     _, columns = linear_sum_assignment(matrix, maximize=True)
     return columns.astype(np.int64)
 

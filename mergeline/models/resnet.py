@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 EXPANSION = 4
 
+
 @dataclass(frozen=True)
 class Stem:
     """The first convolution and whether a 3x3 max pool with stride 2 follows it."""

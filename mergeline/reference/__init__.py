@@ -85,9 +85,7 @@ def wide(rows: Iterable[ReferenceRow]) -> list[dict[str, Any]]:
     """One dict per (setting, method): `setting`, `method`, `n`, and `(mean, std)` under each metric."""
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
-        line = lines.setdefault(
-            (row.setting, row.method), {"setting": row.setting, "method": row.method, "n": row.n}
-        )
+        line = lines.setdefault((row.setting, row.method), {"setting": row.setting, "method": row.method, "n": row.n})
         line[row.metric] = (row.mean, row.std)
         if line["n"] is None:
             line["n"] = row.n
@@ -99,9 +97,7 @@ def format_table(name: str, rows: Iterable[ReferenceRow]) -> str:
     lines = wide(rows)
     columns = [_text_column(key, [line[key] for line in lines]) for key in ("setting", "method")]
     metrics = {metric: [line.get(metric) for line in lines] for metric in _metrics(lines)}
-    spread = {
-        metric for metric, cells in metrics.items() if any(cell and cell[1] is not None for cell in cells)
-    }
+    spread = {metric for metric, cells in metrics.items() if any(cell and cell[1] is not None for cell in cells)}
     shared = max((_decimals(metrics[metric]) for metric in spread), default=0)
     for metric, cells in metrics.items():
         columns.append(_number_column(metric, cells, shared if metric in spread else _decimals(cells)))
@@ -115,9 +111,7 @@ def format_table(name: str, rows: Iterable[ReferenceRow]) -> str:
 
 def _table_names() -> list[str]:
     """Every table's name, numbers in names sorted as numbers."""
-    names = [
-        entry.name.removesuffix(".csv") for entry in files(__name__).iterdir() if entry.name.endswith(".csv")
-    ]
+    names = [entry.name.removesuffix(".csv") for entry in files(__name__).iterdir() if entry.name.endswith(".csv")]
     return sorted(names, key=_natural_key)
 
 

@@ -175,9 +175,7 @@ def _load_folder(files: Mapping[str, Path]) -> RawTask:
     if "train" in files:
         return _load_train_test_folders("train", "test", "the user's own", files)
     classes, paths, labels = class_folders(files["all"])
-    return _independent(
-        ImageFiles(paths), labels, classes=classes, licence="the user's own", source=files["all"].name
-    )
+    return _independent(ImageFiles(paths), labels, classes=classes, licence="the user's own", source=files["all"].name)
 
 
 def _load_eurosat(files: Mapping[str, Path]) -> RawTask:
@@ -188,7 +186,9 @@ def _load_eurosat(files: Mapping[str, Path]) -> RawTask:
 def _load_dtd(files: Mapping[str, Path]) -> RawTask:
     """Split 1 of DTD: train and val train, test tests (torchvision's ``partition=1``)."""
     classes, paths, labels, test = _read_dtd(files["dtd/images"], files["dtd/labels"])
-    return _independent(ImageFiles(paths), labels, classes=classes, licence="research use", source="DTD r1.0.1", test=test)
+    return _independent(
+        ImageFiles(paths), labels, classes=classes, licence="research use", source="DTD r1.0.1", test=test
+    )
 
 
 def _read_dtd(images: Path, lists: Path) -> tuple[tuple[str, ...], list[Path], list[int], NDArray[np.bool_]]:
@@ -199,14 +199,19 @@ def _read_dtd(images: Path, lists: Path) -> tuple[tuple[str, ...], list[Path], l
         test += [part == "test1"] * len(entries)
     classes = tuple(sorted({name.split("/")[0] for name in names}))
     index = {name: i for i, name in enumerate(classes)}
-    return classes, [images / name for name in names], [index[name.split("/")[0]] for name in names], np.array(test)
+    return (
+        classes,
+        [images / name for name in names],
+        [index[name.split("/")[0]] for name in names],
+        np.array(test),
+    )
 
 
 # -- birds, numbers, infographics ------------------------------------------------------------------------------------
 
 
 def _load_cub(files: Mapping[str, Path]) -> RawTask:
-    names = {number: name for number, name in _two_columns(files["classes.txt"]).items()}
+    names = dict(_two_columns(files["classes.txt"]).items())
     order = sorted(names, key=int)
     images = _two_columns(files["images.txt"])
     labels = _two_columns(files["image_class_labels.txt"])
@@ -305,7 +310,13 @@ FASHION = Adapter(
 MNIST = Adapter(
     "mnist",
     "MNIST: 70,000 gray images of digits (torchvision's MNIST/raw below root)",
-    partial(_find_idx, "mnist", "MNIST", [], "Set tasks.mnist.root to a folder with torchvision's MNIST/raw in it."),
+    partial(
+        _find_idx,
+        "mnist",
+        "MNIST",
+        [],
+        "Set tasks.mnist.root to a folder with torchvision's MNIST/raw in it.",
+    ),
     partial(_load_idx, _DIGITS, "MNIST terms (CC BY-SA 3.0 as usually stated)"),
 )
 FOLDER = Adapter(

@@ -245,9 +245,7 @@ def _glyph(font: ImageFont.FreeTypeFont, character: str, size: int = 32) -> NDAr
     picture = Image.new("L", (width, height))
     ImageDraw.Draw(picture).text((-left, -top), character, fill=255, font=font)
     scale = (size - 4) / max(width, height)
-    small = picture.resize(
-        (max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS
-    )
+    small = picture.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS)
     canvas = Image.new("L", (size, size))
     canvas.paste(small, ((size - small.width) // 2, (size - small.height) // 2))
     return np.asarray(canvas)

@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["Adapter", "PreparedTask", "RawTask", "TaskError", "check_file", "content_hash", "group_split", "prepare"]
+__all__ = [
+    "Adapter",
+    "PreparedTask",
+    "RawTask",
+    "TaskError",
+    "check_file",
+    "content_hash",
+    "group_split",
+    "prepare",
+]
 
 
 class TaskError(ValueError):
@@ -172,7 +181,10 @@ def prepare(
         names = tuple(raw.classes[c] for c in classes)
     chosen = np.sort(
         np.concatenate(
-            [_stratified(np.flatnonzero(keep & part), labels, limit) for part, limit in ((~test, max_train), (test, max_test))]
+            [
+                _stratified(np.flatnonzero(keep & part), labels, limit)
+                for part, limit in ((~test, max_train), (test, max_test))
+            ]
         )
     )
     labels, test = labels[chosen], test[chosen]
@@ -181,9 +193,7 @@ def prepare(
         if missing:
             raise TaskError(f"task {name!r}: the {part} part has no image of class {names[missing[0]]!r}")
     images = resize_all([raw.images[i] for i in chosen], size)
-    return PreparedTask(
-        name, images, labels, test, names, raw.licence, raw.source, content_hash(images, labels, test)
-    )
+    return PreparedTask(name, images, labels, test, names, raw.licence, raw.source, content_hash(images, labels, test))
 
 
 def _stratified(indices: NDArray[np.int64], labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
