@@ -1,0 +1,48 @@
+# make setup | demo | test | lint | bench | report | clean; needs only python3 (3.11 or newer) and git.
+PYTHON ?= python3
+BIN := .venv/bin
+SHELL := /bin/sh
+export UV_LINK_MODE ?= copy
+export DVC_NO_ANALYTICS = 1
+
+.PHONY: setup demo test lint bench report clean help
+
+help:
+	@echo "make setup   install into .venv, with the exact versions of constraints.txt"
+	@echo "make demo    run the benchmark in params.yaml (the demo by default) and print its table"
+	@echo "make test    run the tests"
+	@echo "make lint    check formatting, style and types"
+	@echo "make bench   measure: training, moments, zip, orchestration"
+	@echo "make report  print the headline table and where the report is"
+	@echo "make clean   remove what runs made (results too; the data caches of DVC stay)"
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("mergeline needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Choose one: make setup PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' constraints.txt)"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement constraints.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/mergeline run
+	$(BIN)/mergeline report
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+report: setup
+	$(BIN)/mergeline report
+
+clean:
+	rm -rf artifacts logs reports/figures reports/tables reports/*.html reports/*.md reports/*.parquet .mergeline .prefect
