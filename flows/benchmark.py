@@ -216,7 +216,12 @@ def benchmark_flow(events: Iterable[Event], root: Path) -> bool:
     from prefect import flow
     from prefect.task_runners import ThreadPoolTaskRunner
 
-    @flow(name="benchmark", persist_result=False, task_runner=ThreadPoolTaskRunner(max_workers=64), validate_parameters=False)
+    @flow(
+        name="benchmark",
+        persist_result=False,
+        task_runner=ThreadPoolTaskRunner(max_workers=64),
+        validate_parameters=False,
+    )
     def benchmark(folder: str) -> Any:
         return follow(events, Path(folder))
 
@@ -239,7 +244,12 @@ def close_dead_runs() -> int:
     import platform
 
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, FlowRunFilterTags
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        FlowRunFilterTags,
+    )
     from prefect.client.schemas.objects import StateType
     from prefect.states import Crashed
 

@@ -31,13 +31,11 @@ DONE, FAILED, BAD_INPUT, BUSY = 0, 1, 2, 3
 out = Console()
 err = Console(stderr=True)
 
-Targets = Annotated[
-    list[str] | None,
-    typer.Argument(
-        help="Stages to run with all they need, by name (train@digits.r17.s0), group (train), pattern (evaluate@digits*) or file; all by default.",
-        show_default=False,
-    ),
-]
+TARGETS_HELP = (
+    "Stages to run with all they need: by name (train@digits.r17.s0), group (train), pattern (evaluate@digits*) or "
+    "file; all by default."
+)
+Targets = Annotated[list[str] | None, typer.Argument(help=TARGETS_HELP, show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 

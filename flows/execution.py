@@ -27,7 +27,16 @@ from pebble import ProcessExpired, ProcessPool
 
 from stages.__main__ import DISK_FULL, TRANSIENT
 
-__all__ = ["Result", "Workers", "available_cores", "die_with_parent", "kill_orphans", "orphans", "process_start", "stage_arguments"]
+__all__ = [
+    "Result",
+    "Workers",
+    "available_cores",
+    "die_with_parent",
+    "kill_orphans",
+    "orphans",
+    "process_start",
+    "stage_arguments",
+]
 
 
 TAIL_LINES = 15

@@ -96,7 +96,7 @@ def _drifted(root: Path, params: Params, write: bool) -> tuple[list[Path], list[
 
 def _plan_digest(root: Path) -> dict[str, str]:
     """What the pipeline files were made from, and what they are."""
-    from stages.code import ROOT as code_root
+    from stages import code
 
     names = (
         "stages/plan.py",
@@ -107,7 +107,7 @@ def _plan_digest(root: Path) -> dict[str, str]:
     )
     source = hashlib.sha256((root / "params.yaml").read_bytes())
     for name in names:
-        source.update((code_root / name).read_bytes())
+        source.update((code.ROOT / name).read_bytes())
     files = hashlib.sha256()
     for path in sorted((root / "pipelines").rglob("dvc.yaml")):
         status = path.stat()

@@ -14,6 +14,7 @@ __all__ = [
     "Scores",
     "agreement",
     "calibration_error",
+    "confusion",
     "ensemble_logits",
     "flops",
     "joint_accuracy",
@@ -57,6 +58,12 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
     which = (confidence * bins).long().clamp_(max=bins - 1)
     gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, which, confidence - correct)
     return float(gap.abs().sum() / len(labels))
+
+
+def confusion(logits: Tensor, labels: Tensor) -> Tensor:
+    """How often each true class (row) was predicted as each class (column), ``(classes, classes)`` int64."""
+    classes = logits.shape[1]
+    return torch.bincount(labels * classes + logits.argmax(1), minlength=classes * classes).view(classes, classes)
 
 
 def joint_accuracy(logits: Sequence[Sequence[Tensor]], labels: Sequence[Tensor]) -> float:

@@ -176,7 +176,7 @@ def cut(model: nn.Module, spaces: Spaces, stop: str | None = None) -> Cut:
         name
         for name in free
         if any(axis.tensor in trunk_tensors for axis in spaces[name].axes)
-        or any(spaces.values.get(node.name, ("",))[0] == name for node in boundary)
+        or any(spaces.carried.get(node.name, ("",))[0] == name for node in boundary)
     )
     return Cut(
         stop,
@@ -304,7 +304,7 @@ def _head_module(model: nn.Module, spaces: Spaces, plan: Cut, own: Maps) -> fx.G
     for node in spaces.graph.nodes:
         if node.name in plan.boundary:
             copies[node] = graph.placeholder(node.name)
-            space, axis, repeat = spaces.values[node.name]
+            space, axis, repeat = spaces.carried[node.name]
             if space not in own:
                 continue
             if all(not axis_.produces for axis_ in spaces[space].axes if axis_.tensor not in plan.trunk_tensors):

@@ -91,7 +91,7 @@ class Spaces(Mapping[str, Space]):
     spaces: dict[str, Space]
     tensors: dict[str, tuple[tuple[str, Axis], ...]] = field(repr=False)
     """For each tensor of the state dict, the spaces (by name) that index its axes."""
-    values: dict[str, tuple[str, int, int]] = field(repr=False)
+    carried: dict[str, tuple[str, int, int]] = field(repr=False)
     """For each fx node whose value carries units: its space, the axis, and the repeat."""
 
     def __getitem__(self, name: str) -> Space:
@@ -275,6 +275,7 @@ class _Tracer:
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self.model = model
         self.graph = graph
+        self.node = next(iter(graph.nodes))  # the one being visited
         self.parent: list[int] = []
         self.sizes: list[int] = []
         self.groups: list[int] = []
@@ -338,7 +339,7 @@ class _Tracer:
         if known is None:
             self.axes[tensor, axis] = (element, repeat, produces)
         else:  # a shared module, called again
-            self.join(known[0], element, next(iter(self.graph.nodes)))
+            self.join(known[0], element, self.node)
 
     def shape(self, node: fx.Node) -> torch.Size | None:
         meta = node.meta.get("tensor_meta")
@@ -356,6 +357,7 @@ class _Tracer:
 
     def run(self) -> Spaces:
         for node in self.graph.nodes:
+            self.node = node
             self.channels[node] = self.visit(node)
         return self.finish()
 
@@ -382,7 +384,16 @@ class _Tracer:
                 "is not known; add a handler for it to mergeline/spaces.py, or keep it out of the merged part",
             )
         module = self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
-        return handler(self, node, module)
+        found = handler(self, node, module)
+        if found is not None:
+            self.check_size(node, found)
+        return found
+
+    def check_size(self, node: fx.Node, channel: _Channel) -> None:
+        """An operation that a handler takes for one that keeps the units must keep their number."""
+        shape, units = self.shape(node), self.sizes[channel.element]
+        if shape is not None and shape[channel.axis] != units * channel.repeat:
+            raise self.error(node, f"turns {units * channel.repeat} units into {shape[channel.axis]}")
 
     def handler(self, node: fx.Node) -> Handler | None:
         if node.op == "call_module":
@@ -425,13 +436,13 @@ class _Tracer:
             )
             for axis in axes[root]:
                 tensors.setdefault(axis.tensor, []).append((name, axis))
-        values = {
+        carried = {
             node.name: (names[self.find(channel.element)], channel.axis, channel.repeat)
             for node, channel in self.channels.items()
             if channel is not None and self.find(channel.element) in names
         }
         tensors = {name: tuple(sorted(entries, key=lambda entry: entry[1].axis)) for name, entries in tensors.items()}
-        return Spaces(self.graph, spaces, tensors, values)
+        return Spaces(self.graph, spaces, tensors, carried)
 
     def before_collapse(self, node: fx.Node) -> tuple[fx.Node, _Channel]:
         """Walk back over average pooling and flattening: units are observed at every position, before them."""
@@ -626,19 +637,18 @@ def _joined(tracer: _Tracer, node: fx.Node, module: nn.Module | None) -> _Channe
 
 
 def _concatenated(tracer: _Tracer, node: fx.Node, module: nn.Module | None) -> _Channel | None:
-    channel = _joined(tracer, node, module)
     shape = tracer.shape(node)
-    assert channel is not None
     assert shape is not None
-    dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-    if int(dim) % len(shape) == channel.axis:  # type: ignore[arg-type]
+    dim: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    channels = [tracer.channels.get(value) for value in node.all_input_nodes]
+    if any(channel is not None and channel.axis == int(dim) % len(shape) for channel in channels):
         raise tracer.error(node, "concatenates along the units, which is not supported")
-    return channel
+    return _joined(tracer, node, module)
 
 
 MODULES: dict[type, Any] = {
     nn.modules.conv._ConvNd: _conv,
-    nn.modules.conv._ConvTransposeNd: None,
+    nn.modules.conv._ConvTransposeNd: None,  # not a convolution with these axes; None makes it an unknown operation
     nn.Linear: _linear,
     nn.modules.batchnorm._BatchNorm: _batch_norm,
     nn.GroupNorm: _group_norm,
@@ -653,7 +663,6 @@ MODULES: dict[type, Any] = {
         _keep,
     ),
 }  # fmt: skip
-del MODULES[nn.modules.conv._ConvTransposeNd]
 
 FUNCTIONS: dict[Any, Any] = {
     **dict.fromkeys(

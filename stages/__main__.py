@@ -53,7 +53,12 @@ STAGES: dict[str, StageEntry] = {
     "evaluate-ensemble": StageEntry(
         "stages.evaluate", "run_ensemble", "score an ensemble", "tasks.architectures.seeds"
     ),
+    "embed": StageEntry("stages.similarity", "run_embed", "moments of a task's embeddings", "TASK", True),
+    "similarity": StageEntry("stages.similarity", "run_similarity", "Fréchet distance of two tasks", "TASK+TASK"),
     "collect": StageEntry("stages.collect", "run", "gather all scores in one table"),
+    "check": StageEntry("stages.check", "run", "flag numbers that cannot be"),
+    "plot": StageEntry("stages.plot", "run", "draw the figures, write the tables"),
+    "report": StageEntry("stages.report", "run", "write reports/index.html"),
 }
 
 
@@ -84,7 +89,7 @@ def run_stage(name: str, cell: str) -> None:
     _write_timing(root, name, cell, time.perf_counter() - start)
 
 
-LIGHT = ("code", "collect")
+LIGHT = ("code", "collect", "check", "plot", "report")
 """Stages that need no torch; they start at once."""
 
 

@@ -1,8 +1,8 @@
 """Cells: the units of a benchmark, with names that people read and that never change.
 
-A cell's name says all of it: ``digits.r35.s0`` is the edge model of architecture r35 with seed 0 on digits; ``digits+landcover.r35+r17.s0+s1`` a pair of edges; behind it come the method and the
-normalisation: ``digits+landcover.r35+r17.s0+s1.permute.reset``. Adding a seed, a method or a pair adds cells and
-renames none.
+A cell's name says all of it: ``digits.r35.s0`` is the edge model of architecture r35 with seed 0 on digits;
+``digits+landcover.r35+r17.s0+s1`` a pair of edges; behind it come the method and the normalisation:
+``digits+landcover.r35+r17.s0+s1.permute.reset``. Adding a seed, a method or a pair adds cells and renames none.
 """
 
 from __future__ import annotations

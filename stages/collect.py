@@ -7,11 +7,13 @@ made the number. A planned cell without an evaluation is a row with ``status`` "
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mergeline.architectures import size_mismatch
 from stages import paths
@@ -21,7 +23,7 @@ from stages.params import Params
 from stages.plan import Plan, make_plan
 from stages.tables import write_table
 
-__all__ = ["SCHEMA", "result_rows", "run"]
+__all__ = ["SCHEMA", "result_rows", "run", "scopes_of"]
 
 SCHEMA = pa.schema(
     [
@@ -50,6 +52,7 @@ SCHEMA = pa.schema(
         pa.field("follow_0", pa.float64(), metadata={"about": "of those, predictions equal to the first source's"}),
         pa.field("follow_1", pa.float64()),
         pa.field("agree_own", pa.float64(), metadata={"about": "several tasks: equal to this task's source"}),
+        pa.field("confusion", pa.list_(pa.int32()), metadata={"about": "true class by predicted class, row-major"}),
         pa.field("parameters", pa.int64()),
         pa.field("flops", pa.int64(), metadata={"about": "multiply-adds for one image"}),
         pa.field("images_statistics", pa.int64(), metadata={"about": "images of each task for the moments"}),
@@ -63,11 +66,30 @@ SCHEMA = pa.schema(
 )
 
 
+SIMILARITY_SCHEMA = pa.schema(
+    [
+        ("first", pa.string()),
+        ("second", pa.string()),
+        ("encoder", pa.string()),
+        ("dimensions", pa.int64()),
+        ("distance", pa.float64()),
+        ("floor_first", pa.float64()),
+        ("floor_second", pa.float64()),
+        ("n_first", pa.int64()),
+        ("n_second", pa.int64()),
+        ("tau", pa.float64()),
+        ("similarity", pa.float64()),
+    ]
+)
+
+
 def run(context: Any, cell: str) -> None:
     """There is one; ``cell`` is not used."""
     plan = make_plan(context.params)
     rows = list(result_rows(context.params, plan, context.root))
     write_table(context.path(paths.RESULTS), pa.Table.from_pylist(rows, schema=SCHEMA))
+    write_table(context.path(paths.HISTORIES), _histories(plan, context.root))
+    write_table(context.path(paths.SIMILARITIES), _similarities(context.params, context.root))
     write_json(context.path(paths.METRICS), headline(rows))
 
 
@@ -96,6 +118,11 @@ def result_rows(params: Params, plan: Plan, root: Path) -> Iterator[dict[str, An
         )
 
 
+def scopes_of(group: Group) -> tuple[str, ...]:
+    """What a group's evaluations are scored on: each task; with several, also their mean and jointly."""
+    return (*group.tasks, *(("mean", "joint") if len(group.tasks) > 1 else ()))
+
+
 def _rows(
     params: Params, root: Path, cell: Edge | Group | Merge, group: Group, kind: str, more: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
@@ -107,9 +134,8 @@ def _rows(
         "size_mismatch": _mismatch(group), "seed": params.seed, **more,
     }  # fmt: skip
     path = root / paths.evaluation(cell)
-    scopes = [*group.tasks, *(["mean", "joint"] if len(group.tasks) > 1 else [])]
     if not path.is_file():
-        for scope in scopes:
+        for scope in scopes_of(group):
             yield {**common, "status": "missing", "scope": scope}
         return
     values = read_json(path)
@@ -139,6 +165,33 @@ def _rows(
             "accuracy": values["joint_accuracy"],
             "n": sum(entry["n"] for entry in each),
         }
+
+
+def _histories(plan: Plan, root: Path) -> pa.Table:
+    """Every edge's training history: edge, epoch, learning rate, loss and accuracy on the (augmented) training set."""
+    tables = []
+    for edge in plan.edges:
+        path = root / paths.edge_history(edge)
+        if path.is_file():
+            table = pq.read_table(path)
+            names = pa.array([str(edge)] * len(table), pa.string())
+            tables.append(table.replace_schema_metadata(None).add_column(0, "edge", names))
+    return pa.concat_tables(tables) if tables else pa.table({"edge": pa.array([], pa.string())})
+
+
+def _similarities(params: Params, root: Path) -> pa.Table:
+    """A row per pair of tasks; distance and similarity are null where the pair is missing."""
+    rows = []
+    for first, second in combinations(params.tasks, 2):
+        row: dict[str, Any] = {"first": first, "second": second}
+        path = root / paths.similarity(first, second)
+        if path.is_file():
+            values = read_json(path)
+            row |= {key: values[key] for key in ("encoder", "distance", "similarity", "tau", "dimensions")}
+            row |= {"floor_first": values["floors"][0], "floor_second": values["floors"][1]}
+            row |= {"n_first": values["n"][0], "n_second": values["n"][1]}
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=SIMILARITY_SCHEMA)
 
 
 def _mismatch(group: Group) -> float:

@@ -13,7 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergeline.evaluation import agreement, ensemble_logits, flops, joint_accuracy, parameters, predict, score
+from mergeline.evaluation import (
+    agreement,
+    confusion,
+    ensemble_logits,
+    flops,
+    joint_accuracy,
+    parameters,
+    predict,
+    score,
+)
 from mergeline.images import normalize
 from stages import paths
 from stages.artifacts import load_edge, load_merged, read_predictions
@@ -24,6 +33,8 @@ from stages.files import file_hash, write_json
 
 __all__ = ["run_edge", "run_ensemble", "run_merge"]
 
+MOST_CONFUSED = 50
+"""Classes up to which a confusion matrix is kept."""
 Logits = dict[str, list[Tensor]]
 """By task: each head's logits on that task's test images."""
 
@@ -104,6 +115,8 @@ def _scores(context: Context, group: Group, logits: Logits) -> dict[str, Any]:
         if not all(math.isfinite(value) for value in (scores.accuracy, scores.loss, scores.calibration_error)):
             raise StageError(f"{group}: the scores on {task} are not finite numbers: {scores}")
         tasks[task] = dataclasses.asdict(scores)
+        if own.shape[1] <= MOST_CONFUSED:
+            tasks[task]["confusion"] = confusion(own, labels[task]).flatten().tolist()
     result: dict[str, Any] = {
         "tasks": tasks,
         "accuracy": sum(entry["accuracy"] for entry in tasks.values()) / len(tasks),

@@ -154,8 +154,8 @@ class Similarity(Section):
     images: Count = 2000
     """Images of each task (a fixed random choice), or all there are."""
     batch_size: Count = 50
-    tau: Positive = 1000.0
-    """Temperature of Sim = exp(-FD / tau)."""
+    tau: Positive
+    """Temperature of Sim = exp(-FD / tau); changes the last step only."""
 
 
 class Method(Section):
@@ -209,6 +209,8 @@ class Report(Section):
     """The report's words and references."""
 
     title: str = "mergeline benchmark"
+    method: str | None = None
+    """The method that figures and findings are about; by default the first that aligns."""
     simplicity_reference: str | None = None
     """The architecture whose edges' accuracy is a task's simplicity; by default the deepest."""
 
@@ -233,7 +235,7 @@ class Params(Section):
     tasks: Annotated[dict[Name, Task], Field(min_length=1)]
     train: Training
     finetune: Training
-    imports: dict[str, str] = {}
+    imports: dict[str, str]
     """Checkpoints that stand in for trained edges: edge name (task.architecture.s0) to file."""
     statistics: Statistics
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
@@ -241,13 +243,14 @@ class Params(Section):
     merges: Annotated[dict[Name, MergeFamily], Field(min_length=1)]
     evaluate: Evaluate
     similarity: Similarity
-    report: Report = Report()
+    report: Report
     regression: Regression = Regression()
     execution: Execution = Execution()
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Params:
         from mergeline.architectures import ARCHITECTURES
+        from mergeline.encoder_names import describe_encoder
         from mergeline.matching import MATCHERS
         from mergeline.tasks import TASKS
 
@@ -295,6 +298,14 @@ class Params(Section):
             for index, normalization in enumerate(family.normalize):
                 known(f"{path}.normalize[{index}]", normalization, ["none", *Normalize.model_fields])
             faults += _depth_faults(path, family.architectures or self.architectures, family.homogeneous_only)
+        if self.report.method is not None:
+            known("report.method", self.report.method, self.methods)
+        if self.report.simplicity_reference is not None:
+            known("report.simplicity_reference", self.report.simplicity_reference, self.architectures)
+        try:
+            describe_encoder(self.similarity.encoder)
+        except ValueError as error:
+            faults.append(f"similarity.encoder: {error}")
         if not faults:
             faults += _cell_faults(self)
         if faults:

@@ -10,11 +10,13 @@ __all__ = [
     "ARTIFACTS",
     "CHECKS",
     "EVALUATIONS",
+    "HISTORIES",
     "METRICS",
     "PARAMS",
     "REPORTS",
     "RESULTS",
     "SCRATCH",
+    "SIMILARITIES",
     "code",
     "edge_history",
     "edge_metrics",
@@ -38,6 +40,8 @@ RESULTS = ARTIFACTS / "results.parquet"
 METRICS = ARTIFACTS / "metrics.json"
 CHECKS = ARTIFACTS / "checks.json"
 EVALUATIONS = ARTIFACTS / "evaluations"
+HISTORIES = ARTIFACTS / "histories.parquet"
+SIMILARITIES = ARTIFACTS / "similarities.parquet"
 
 
 def code(name: str) -> PurePosixPath:

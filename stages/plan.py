@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -21,7 +22,7 @@ __all__ = ["HEADER", "Plan", "StageCell", "drift", "make_plan", "render", "write
 
 GROUPS = (
     "import", "train", "finetune", "untrained", "predict", "evaluate-edge", "statistics", "match", "match-weights",
-    "match-control", "merge", "evaluate", "evaluate-ensemble",
+    "match-control", "merge", "evaluate", "evaluate-ensemble", "similarity",
 )  # fmt: skip
 """Names of the groups of stages in a pipeline file, in the order of the data."""
 HEADER = "# Written by `mergeline plan` from params.yaml; edit that file instead.\n"
@@ -66,13 +67,12 @@ def make_plan(params: Params) -> Plan:
             + [Prediction(edge, task) for group in groups for edge in group.edges for task in group.tasks]
         )
     )
-    stages: list[StageCell] = []
-    for edge in edges:
-        stages.append(_edge_stage(params, edge))
-    for prediction in predictions:
-        stages.append(_predict_stage(prediction))
-    for edge in edges:
-        stages.append(_evaluate_edge_stage(edge))
+    stages = [
+        *(_edge_stage(params, edge) for edge in edges),
+        *(_predict_stage(prediction) for prediction in predictions),
+        *(_evaluate_edge_stage(edge) for edge in edges),
+    ]
+    stages += [_similarity_stage(first, second) for first, second in combinations(params.tasks, 2)]
     by_group: dict[Group, list[Merge]] = {}
     for merge in merges:
         by_group.setdefault(merge.group, []).append(merge)
@@ -149,6 +149,12 @@ def _evaluate_edge_stage(edge: Edge) -> StageCell:
         str(paths.prediction(Prediction(edge, edge.task))),
     ]
     return _stage("evaluate-edge", edge, f"edges/{edge.task}", deps, ["evaluate"], [str(paths.evaluation(edge))])
+
+
+def _similarity_stage(first: str, second: str) -> StageCell:
+    deps = [str(paths.embedding(first)), str(paths.embedding(second))]
+    cell = f"{first}+{second}"
+    return _stage("similarity", cell, "similarity", deps, ["similarity.tau"], [str(paths.similarity(first, second))])
 
 
 def _group_stages(params: Params, group: Group, merges: list[Merge]) -> list[StageCell]:

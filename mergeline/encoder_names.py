@@ -1,0 +1,33 @@
+"""The names of image encoders, to be had without torch."""
+
+from __future__ import annotations
+
+__all__ = ["DINOV2", "ENCODERS", "LITE0", "EncoderError", "describe_encoder"]
+
+DINOV2 = {
+    "dinov2-s": "vit_small_patch14_dinov2.lvd142m",
+    "dinov2-b": "vit_base_patch14_dinov2.lvd142m",
+    "dinov2-l": "vit_large_patch14_dinov2.lvd142m",
+}
+LITE0 = "efficientnet-lite0"
+ENCODERS = (LITE0, *DINOV2, "timm:NAME")
+"""What ``similarity.encoder`` may name, each also with ``@SIZE``."""
+
+
+class EncoderError(ValueError):
+    """An encoder is unknown, or its package or weights are missing or damaged; the message names the fix."""
+
+
+def describe_encoder(name: str) -> tuple[str, int | None]:
+    """An encoder's base name and the size after ``@``, if there is one.
+
+    Raises
+    ------
+    EncoderError: unknown; names those there are.
+    """
+    base, _, size = name.partition("@")
+    if base not in (LITE0, *DINOV2) and not (base.startswith("timm:") and len(base) > 5):
+        raise EncoderError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}, each also with @SIZE")
+    if size and not (size.isdigit() and 16 <= int(size) <= 2048):
+        raise EncoderError(f"encoder {name!r}: the size after @ must be a number of pixels, like {base}@224")
+    return base, int(size) if size else None

