@@ -25,7 +25,7 @@ from flows.server import configured_url, own_server, server_environment
 if TYPE_CHECKING:
     from prefect.states import State
 
-__all__ = ["Mirror", "benchmark_flow", "follow", "main"]
+__all__ = ["Mirror", "benchmark_flow", "follow", "follow_command", "main"]
 
 PATIENCE = 20.0
 """Seconds that a run waits at its end for Prefect to take down what happened."""
@@ -70,7 +70,7 @@ class Mirror:
             with log.open("wb") as stream:
                 self.process = subprocess.Popen(
                     command, cwd=self.root, env=environment, stdin=subprocess.PIPE, stdout=stream, stderr=stream,
-                    text=True, start_new_session=True,
+                    text=True, start_new_session=True, preexec_fn=_in_the_background,
                 )  # fmt: skip
             threading.Thread(target=self._write, daemon=True).start()
 
@@ -106,6 +106,11 @@ class Mirror:
         if status == 0:
             return "recorded in Prefect"
         return "not recorded in Prefect (see logs/prefect.log); the results are not affected"
+
+
+def _in_the_background() -> None:
+    """The record may lag; the stages' work goes first."""
+    os.nice(10)
 
 
 # -- in the mirror: following events as a flow -----------------------------------------------------------------------
@@ -161,6 +166,38 @@ def follow(events: Iterable[Event], root: Path) -> State:
     if outcome == "cancelled":
         return Cancelled(message=message)
     return Failed(message=message) if outcome == "failed" else Completed(message=message)
+
+
+def follow_command(command: Sequence[str], root: Path) -> tuple[State, int]:
+    """Inside a flow run: start a run of the benchmark in a process of its own and follow it; its state and exit code.
+
+    The command prints one event a line. It dies with this process, however that ends.
+    """
+    log = root / "logs" / "refresh.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stream, text=True,
+            env=environment, start_new_session=True, preexec_fn=die_with_parent,
+        )  # fmt: skip
+    assert process.stdout is not None
+
+    def events() -> Iterator[Event]:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                yield Event.from_json(line)
+        status = process.wait()
+        yield Event("ran" if status == 0 else "cancelled" if status >= 128 or status < 0 else "failed")
+
+    try:
+        state = follow(events(), root)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, 15)
+        status = process.wait()
+    return state, status
 
 
 def _task_state(event: Event) -> Any:

@@ -31,6 +31,7 @@ from dvc_data.hashfile.hash import hash_file
 from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.meta import Meta
 
+from flows.locks import backup_path
 from stages import yaml12
 from stages.errors import InputError
 
@@ -89,6 +90,8 @@ class PipelineStage:
     outs: tuple[str, ...]
     upstream: tuple[str, ...]
     file: str
+    with_gaps: bool = False
+    """Whether it runs although something that it needs failed (``meta: {with_gaps: true}`` in dvc.yaml)."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ class Pipeline:
                 outs=tuple(self._relative(o) for o in stage.outs),
                 upstream=tuple(sorted(up.addressing for up in graph.successors(stage) if up.cmd)),
                 file=self.repo.fs.relpath(stage.path, str(root)),
+                with_gaps=bool((stage.meta or {}).get("with_gaps")),
             )
         self._files: dict[str, tuple[Stamp, Any, Any]] = {}
         self._param_files: dict[str, tuple[Stamp | None, Any]] = {}
@@ -550,6 +554,45 @@ class Pipeline:
         if not path.exists():
             _write_atomically(path, _fast_yaml(entry))
 
+    # -- for verify and repair ------------------------------------------------------------------------------------
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where DVC keeps its objects, by md5."""
+        return Path(self.repo.cache.local.path)
+
+    def has_object(self, md5: str) -> bool:
+        """Whether the cache holds an object of that name."""
+        return os.path.exists(self.repo.cache.local.oid_to_path(md5))  # noqa: PTH110
+
+    def recorded_outputs(self) -> Iterator[tuple[str, str, str]]:
+        """Stage address, output and md5 of all that the locks record."""
+        for address in self.stages:
+            stage = self._dvc[address]
+            for out in (self._lock_entry(stage) or {}).get("outs", []):
+                if "md5" in out:
+                    path = os.path.normpath(os.path.join(stage.wdir, out["path"]))  # noqa: PTH118
+                    yield address, os.path.relpath(path, self.root), out["md5"]
+
+    def forget(self, path: Path) -> None:
+        """Drop what is remembered of a file's hash, in DVC's state too."""
+        self._files.pop(str(path), None)
+        self.repo.state.hashes.pop(str(path), None)
+
+    def put_in_cache(self, source: Path, md5: str) -> None:
+        """Copy a file to the cache as the object of that name."""
+        target = Path(self.repo.cache.local.oid_to_path(md5))
+        _copy_atomically(source, target, self.root)
+        target.chmod(0o444)
+
+    def take_from_cache(self, md5: str, target: Path) -> bool:
+        """Copy an object out of the cache, if it is there."""
+        source = Path(self.repo.cache.local.oid_to_path(md5))
+        if not source.is_file():
+            return False
+        _copy_atomically(source, target, self.root)
+        return True
+
     # -- lock files -------------------------------------------------------------------------------------------------
 
     def _pend(self, stage: Any, entry: Any) -> None:
@@ -575,12 +618,31 @@ class Pipeline:
                 for name, entry in pending.entries.items():
                     stages[name] = entry
                 if path.exists():
-                    backup = self.root / ".mergeline" / "locks" / os.path.relpath(path, self.root).replace(os.sep, "%")
+                    backup = backup_path(self.root, path)
                     backup.parent.mkdir(parents=True, exist_ok=True)
                     backup.write_bytes(path.read_bytes())
                 _write_atomically(path, dump_lock(data))
                 self._locks[dvcfile_path] = stages
                 pending.entries.clear()
+
+    def stale_lock_entries(self) -> list[tuple[Path, str]]:
+        """Entries of lock files for stages that are no more."""
+        names: dict[str, set[str]] = {}
+        for stage in self._dvc.values():
+            names.setdefault(stage.path, set()).add(getattr(stage, "name", ""))
+        return [
+            (Path(path), name) for path, entries in self._locks.items() for name in entries if name not in names[path]
+        ]
+
+    def drop_lock_entries(self) -> None:
+        """Remove lock entries for stages that are no more."""
+        with self.locked():
+            for path, name in self.stale_lock_entries():
+                lock = path.with_suffix(".lock")
+                data = _read_lock(lock)
+                data.get("stages", {}).pop(name, None)
+                _write_atomically(lock, dump_lock(data))
+                self._locks[str(path)].pop(name, None)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -604,6 +666,15 @@ class Pipeline:
     def close(self) -> None:
         """Close DVC's databases."""
         self.repo.close()
+
+
+def cache_object(root: Path, md5: str) -> Path:
+    """Where the cache of a benchmark keeps an object of that name (it may not be there)."""
+    repo = Repo(str(root))
+    try:
+        return Path(repo.cache.local.oid_to_path(md5))
+    finally:
+        repo.close()
 
 
 # -- small things ----------------------------------------------------------------------------------------------------

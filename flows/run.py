@@ -14,8 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from flows.doctor import check_cache_type
 from flows.events import Listener
 from flows.freshness import is_fresh, note_fresh
+from flows.locks import heal
 from stages.params import Params, ParamsError, load_params
 from stages.plan import drift, make_plan, write_pipelines
 
@@ -45,6 +47,8 @@ class Preparation:
     fresh: int = 0
     written: list[Path] = field(default_factory=list)
     removed: list[Path] = field(default_factory=list)
+    healed: list[str] = field(default_factory=list)
+    """What was put right before: damaged lock files."""
 
 
 def plan_files(root: Path, params: Params, write: bool = True) -> tuple[list[Path], list[Path]]:
@@ -64,18 +68,21 @@ def prepare(root: Path, targets: Sequence[str] = (), force: bool = False, write:
     InputError: bad input, before any work.
     """
     params = load_params(root / "params.yaml")
+    if (problem := check_cache_type(root)) is not None:
+        raise ParamsError(problem)
+    healed = heal(root) if write else []
     written, removed = _drifted(root, params, write)
     if not force and not written and not removed:
         fresh = is_fresh(root)
         if fresh is not None:
-            return Preparation(params, None, fresh=fresh)
+            return Preparation(params, None, fresh=fresh, healed=healed)
     from flows.pipeline import Pipeline
 
     pipeline = Pipeline(root)
     chosen = pipeline.select(targets)
     stale = pipeline.stale(chosen, force, predicted_code(root, pipeline))
     check_inputs(root, params, pipeline, stale)
-    return Preparation(params, pipeline, stale, len(chosen) - len(stale), written, removed)
+    return Preparation(params, pipeline, stale, len(chosen) - len(stale), written, removed, healed)
 
 
 def _drifted(root: Path, params: Params, write: bool) -> tuple[list[Path], list[Path]]:
@@ -230,6 +237,22 @@ def execute(
     if outcome.ok and not pipeline.stale():
         note_fresh(pipeline.root, pipeline)
     return outcome
+
+
+def pull(root: Path, preparation: Preparation) -> str:
+    """Fetch results of stale stages from the DVC remote; where it is away, say so and leave it to the run."""
+    from flows.sharing import pull as fetch
+
+    assert preparation.pipeline is not None
+    return fetch(preparation.pipeline, list(preparation.stale))
+
+
+def push(root: Path) -> str:
+    """Send results and the run cache to the DVC remote; where it is away, say so."""
+    from flows.pipeline import Pipeline
+    from flows.sharing import push as send
+
+    return send(Pipeline(root))
 
 
 @contextmanager

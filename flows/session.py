@@ -234,7 +234,7 @@ class Session:
             for down in self._downstream[address]:
                 if down not in self._waiting or state == "cancelled":
                     continue
-                if state in ("failed", "skipped"):
+                if state in ("failed", "skipped") and not self.pipeline.stages[down].with_gaps:
                     todo.append((down, "skipped", 0.0, f"{name} {state}"))
                     continue
                 self._waiting[down].discard(address)
@@ -243,6 +243,8 @@ class Session:
 
     def _note(self, address: str, state: State, seconds: float, message: str) -> None:
         stage = self.pipeline.stages[address]
+        if state == "skipped":  # what it made from other inputs must not be taken for a result (the cache keeps it)
+            self.pipeline.clear_outputs(address)
         self._running.pop(address, None)
         log = str(self.log(address)) if state in ("ran", "failed") else ""
         self.outcome.stages[address] = StageOutcome(address, stage.name, state, seconds, message, log, stage.command)

@@ -53,10 +53,11 @@ def _group_weights(weights: Sequence[float], maps: Sequence[UnitMap]) -> list[Te
     """Each model's weight in every merged unit, so that the members of a unit average to one.
 
     A unit that takes ``m_i`` units of model ``i`` weighs each of them by ``w_i / sum_j w_j m_j``; for permutations
-    that is ``w_i``.
+    that is ``w_i``. A merged unit that only models of weight 0 have units in is 0.
     """
     masses = [unit_map.mass() for unit_map in maps]
     total = sum(weight * mass for weight, mass in zip(weights, masses, strict=True))
+    total = np.where(total == 0, 1.0, total)
     return [torch.from_numpy(weight / total) for weight in weights]
 
 

@@ -144,7 +144,7 @@ class MomentAccumulator:
             for (i, j), product in self._products.items()
         }
         variances = [
-            torch.from_numpy(np.ascontiguousarray(np.diagonal(blocks[k, k])))
+            torch.from_numpy(np.diagonal(blocks[k, k]).copy())
             if (k, k) in blocks
             else (square / self.n - mean * mean).cpu()
             for k, (square, mean) in enumerate(zip(self._squares, means, strict=True))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from conftest import Trained
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from mergeline.moments import (
     full_pairs,
     lockstep,
 )
+from tests.conftest import Trained
 
 Array = NDArray[np.float64]
 
@@ -39,7 +40,7 @@ def samples(n: int, sizes: Sequence[int], seed: int = 0, mean: float = 1.0) -> l
 def accumulate(values: Sequence[Tensor], cuts: Sequence[int], pairs: Sequence[tuple[int, int]]) -> Moments:
     accumulator = MomentAccumulator("space", pairs)
     edges = [0, *sorted(cuts), len(values[0])]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         if end > begin:
             accumulator.update([value[begin:end] for value in values])
     return accumulator.finish()

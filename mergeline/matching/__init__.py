@@ -5,10 +5,15 @@ A new method is one file with a :class:`Matcher` and one line here.
 
 from __future__ import annotations
 
+from mergeline.matching.cca import CCA
+from mergeline.matching.dual import DUAL_PERMUTE, DUAL_ZIP
 from mergeline.matching.identity import IDENTITY
 from mergeline.matching.permute import PERMUTE
 from mergeline.matching.problem import Matcher, Matching, Problem, per_space
 from mergeline.matching.random import RANDOM
+from mergeline.matching.transport import TRANSPORT
+from mergeline.matching.weight import WEIGHT
+from mergeline.matching.zip import ZIP
 
 __all__ = ["MATCHERS", "Matcher", "Matching", "Problem", "per_space"]
 
@@ -18,5 +23,11 @@ MATCHERS: dict[str, Matcher] = {
         IDENTITY,
         PERMUTE,
         RANDOM,
+        ZIP,
+        WEIGHT,
+        DUAL_PERMUTE,
+        DUAL_ZIP,
+        CCA,
+        TRANSPORT,
     )
 }

@@ -76,7 +76,7 @@ def match_groups(
     >>> match_groups([[1, 0.9, 0.2, 0.8], [0.9, 1, 0.7, 0.1], [0.2, 0.7, 1, 0.3], [0.8, 0.1, 0.3, 1]], [2, 2], 2, beta=0)
     array([0, 1, 1, 0])
     """
-    values = np.array(correlation, dtype=np.float32 if _is_float32(correlation) else np.float64, order="C")
+    values: Values = np.array(correlation, dtype=np.float32 if _is_float32(correlation) else np.float64, order="C")
     n_units = len(values)
     _check(values, sizes, n_groups, alpha, beta)
     owners = np.repeat(np.arange(len(sizes)), sizes)

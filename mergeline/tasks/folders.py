@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -89,7 +90,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         if zero != 0 or kind != 8:
             raise ValueError("not an idx file of unsigned bytes")
         return np.frombuffer(data, np.uint8, offset=4 + 4 * dims).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error) as error:
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise TaskError(f"{path} is damaged: {error}. Delete it and fetch it again.") from error
 
 
@@ -194,7 +195,10 @@ def _load_dtd(files: Mapping[str, Path]) -> RawTask:
 def _read_dtd(images: Path, lists: Path) -> tuple[tuple[str, ...], list[Path], list[int], NDArray[np.bool_]]:
     names, test = [], []
     for part in ("train1", "val1", "test1"):
-        entries = (lists / f"{part}.txt").read_text(encoding="utf-8").split()
+        path = lists / f"{part}.txt"
+        if not path.is_file():
+            raise TaskError(f"task 'dtd': {path} is missing. Expected layout: dtd/labels/{{train,val,test}}1.txt")
+        entries = path.read_text(encoding="utf-8").split()
         names += entries
         test += [part == "test1"] * len(entries)
     classes = tuple(sorted({name.split("/")[0] for name in names}))
@@ -247,12 +251,21 @@ def _load_nabirds(files: Mapping[str, Path]) -> RawTask:
     )
 
 
-def _load_svhn(files: Mapping[str, Path]) -> RawTask:
+def _read_svhn(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images and labels of one part; label 10 is the digit 0."""
     from scipy.io import loadmat
 
-    parts = [loadmat(files[name]) for name in ("train_32x32.mat", "test_32x32.mat")]
-    images = [np.ascontiguousarray(part["X"].transpose(3, 0, 1, 2)) for part in parts]
-    labels = [part["y"].ravel().astype(np.int64) % 10 for part in parts]
+    try:
+        part = loadmat(path)
+        return np.ascontiguousarray(part["X"].transpose(3, 0, 1, 2)), part["y"].ravel().astype(np.int64) % 10
+    except Exception as error:  # scipy raises many kinds
+        raise TaskError(f"{path} is damaged: {error}. Delete it and fetch it again.") from error
+
+
+def _load_svhn(files: Mapping[str, Path]) -> RawTask:
+    parts = [_read_svhn(files[name]) for name in ("train_32x32.mat", "test_32x32.mat")]
+    images = [images for images, _ in parts]
+    labels = [labels for _, labels in parts]
     return _independent(
         np.concatenate(images),  # type: ignore[arg-type]
         np.concatenate(labels),  # type: ignore[arg-type]

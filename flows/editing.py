@@ -1,0 +1,111 @@
+"""Changing ``params.yaml`` from the command line: one value, or a whole profile. Comments stay; nothing is lost."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stages import yaml12
+from stages.errors import InputError
+from stages.params import parse_params
+
+__all__ = ["apply_settings", "profile_path", "profiles", "use_profile"]
+
+
+def profiles(root: Path) -> dict[str, Path]:
+    """Complete parameter files by name."""
+    return {path.stem: path for path in sorted((root / "profiles").glob("*.yaml"))}
+
+
+def profile_path(root: Path, name: str) -> Path:
+    """A profile's file.
+
+    Raises
+    ------
+    InputError: there is none of that name; lists those there are.
+    """
+    known = profiles(root)
+    if name not in known:
+        raise InputError(f"unknown profile {name!r}; profiles/ has: {', '.join(known) or 'none'}")
+    return known[name]
+
+
+def use_profile(root: Path, name: str) -> Path | None:
+    """Make ``params.yaml`` the profile's. What stood there is kept as a copy, whose path is the result, unless it was a
+    profile itself or is the same."""
+    source = profile_path(root, name)
+    target = root / "params.yaml"
+    text = source.read_text(encoding="utf-8")
+    kept = None
+    if target.is_file():
+        current = target.read_text(encoding="utf-8")
+        if current == text:
+            return None
+        if all(current != path.read_text(encoding="utf-8") for path in profiles(root).values()):
+            kept = _keep(root, target)
+    _replace(target, text)
+    return kept
+
+
+def apply_settings(root: Path, settings: Sequence[str]) -> Path | None:
+    """Set values in ``params.yaml`` (``train.epochs=3``, ``seeds=[0,1]``); the path of the copy that is kept.
+
+    Raises
+    ------
+    InputError: not ``key=value``, a key without a section, or a result that is not valid. Then nothing is changed.
+    """
+    from ruamel.yaml import YAML
+
+    target = root / "params.yaml"
+    editor = YAML()
+    editor.preserve_quotes = True
+    editor.width = 4096
+    text = target.read_text(encoding="utf-8")
+    data = editor.load(text)
+    for setting in settings:
+        path, separator, value = setting.partition("=")
+        if not separator or not path:
+            raise InputError(f"--set {setting}: expected key=value, like train.epochs=3")
+        _set(data, path.split("."), _value(setting, value))
+    stream = io.StringIO()
+    editor.dump(data, stream)
+    changed = stream.getvalue()
+    parse_params(yaml12.load(changed), "params.yaml with --set")
+    if yaml12.load(changed) == yaml12.load(text):
+        return None
+    kept = _keep(root, target)
+    _replace(target, changed)
+    return kept
+
+
+def _value(setting: str, text: str) -> Any:
+    try:
+        return yaml12.load(text)
+    except yaml12.YamlError as error:
+        raise InputError(f"--set {setting}: {error}") from error
+
+
+def _set(data: Any, keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        if not isinstance(data.get(key), dict):
+            raise InputError(f"--set {'.'.join(keys)}: there is no section {key!r} in params.yaml")
+        data = data[key]
+    data[keys[-1]] = value
+
+
+def _keep(root: Path, path: Path) -> Path:
+    folder = root / ".mergeline" / "params"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / f"params-{time.strftime('%Y%m%d-%H%M%S')}.yaml"
+    shutil.copyfile(path, kept)
+    return kept
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(".params.yaml.new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

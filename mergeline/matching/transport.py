@@ -1,0 +1,143 @@
+"""``transport``: optimal transport between the units of two models.
+
+vanishing_feature App. A.8.4 ("OT-acts"), after Imfeld et al., "Transformer Fusion with Optimal Transport" (2024), and
+Singh and Jaggi, "Model Fusion via Optimal Transport" (2020). Units weigh the same within a model; moving one to another
+costs the distance of their activations. At equal widths an exact plan is a permutation; it earns its keep with unequal
+widths and with entropic, soft plans.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mergeline.maps import Dense, Permutation, UnitMap
+from mergeline.matching.permute import match_grouped
+from mergeline.matching.problem import Matcher, per_space
+
+if TYPE_CHECKING:
+    from mergeline.moments import Moments
+    from mergeline.spaces import Space
+
+__all__ = ["TRANSPORT", "TransportOptions", "transport_plan", "unit_distances"]
+
+Float64 = NDArray[np.float64]
+Distance = Literal["correlation", "euclidean"]
+
+MAX_STEPS = 10_000
+"""Steps of an entropic solution at most; it stops when its margins are met."""
+MARGIN = 1e-9
+"""How far the margins of an entropic plan may be off."""
+
+
+def transport_plan(distances: ArrayLike, regularization: float = 0.0) -> Float64:
+    """The cheapest plan that moves uniform mass from rows to columns.
+
+    Parameters
+    ----------
+    distances: ``(C_reference, C)`` costs.
+    regularization: weight of the plan's entropy, as a multiple of the largest distance; 0: exact.
+
+    Returns
+    -------
+    ``(C_reference, C)`` masses that sum to 1; rows sum to ``1 / C_reference``, columns to ``1 / C``.
+
+    Raises
+    ------
+    ImportError: POT is not installed (exact plans between equal widths do not need it).
+    ValueError: distances are not finite.
+    """
+    costs = np.ascontiguousarray(distances, dtype=np.float64)
+    if costs.ndim != 2 or not np.isfinite(costs).all():
+        raise ValueError(f"transport needs a finite matrix of distances, got shape {costs.shape}")
+    n_rows, n_columns = costs.shape
+    if regularization == 0 and n_rows == n_columns:
+        plan = np.zeros_like(costs)
+        plan[np.arange(n_rows), match_grouped(-costs, 1)] = 1 / n_rows
+        return plan
+    try:
+        import ot
+    except ImportError as error:
+        raise ImportError(
+            "soft plans and plans between unequal widths need POT: pip install 'mergeline[transport]'"
+        ) from error
+    rows, columns = np.full(n_rows, 1 / n_rows), np.full(n_columns, 1 / n_columns)
+    if regularization == 0:
+        return ot.emd(rows, columns, costs, numItermax=10_000_000)
+    strength = regularization * (float(np.abs(costs).max()) or 1.0)
+    return ot.sinkhorn(
+        rows, columns, costs, strength, method="sinkhorn_stabilized", numItermax=MAX_STEPS, stopThr=MARGIN
+    )
+
+
+def unit_distances(moments: Moments, model: int, distance: Distance = "correlation") -> Float64:
+    """Distances ``(C_0, C_model)`` between the activations of model 0's units and another model's.
+
+    ``correlation``: 1 minus the correlation. ``euclidean``: root of the mean squared difference of activations.
+    """
+    if distance == "correlation":
+        return 1 - moments.correlation(0, model)
+    power = [moments.variances[k] + moments.means[k] ** 2 for k in (0, model)]
+    cross = moments.covariance(0, model) + np.outer(moments.means[0], moments.means[model])
+    return np.sqrt(np.maximum(power[0][:, None] + power[1] - 2 * cross, 0.0))
+
+
+@dataclass(frozen=True)
+class TransportOptions:
+    """``regularization``: weight of the plan's entropy, as a multiple of the largest distance; 0: exact.
+    ``distance``: ``correlation`` (1 minus it) or ``euclidean``, between activations."""
+
+    regularization: float = 0.0
+    distance: Distance = "correlation"
+
+    def __post_init__(self) -> None:
+        if not self.regularization >= 0:
+            raise ValueError(f"regularization must not be negative, got {self.regularization}")
+        if self.distance not in get_args(Distance):
+            raise ValueError(f"unknown distance {self.distance!r}; allowed: {', '.join(get_args(Distance))}")
+
+
+def _match(space: Space, moments: Moments, options: TransportOptions) -> tuple[list[UnitMap], float]:
+    """Every model to the units of model 0; the objective is minus the mean distance that mass is moved."""
+    maps: list[UnitMap] = [Permutation.identity(moments.sizes[0])]
+    total = 0.0
+    for model in range(1, len(moments.sizes)):
+        distances = unit_distances(moments, model, options.distance)
+        unit_map, moved = _map(space, distances, options.regularization)
+        maps.append(unit_map)
+        total -= moved
+    return maps, total / max(1, len(maps) - 1)
+
+
+def _map(space: Space, distances: Float64, regularization: float) -> tuple[UnitMap, float]:
+    width, own_width = distances.shape
+    if space.groups > 1 and width != own_width:
+        raise ValueError(f"space {space.name!r}: {width} and {own_width} units in {space.groups} groups have no plan")
+    if width == own_width and (regularization == 0 or space.groups > 1):
+        index = match_grouped(-distances, space.groups)
+        if regularization == 0:
+            return Permutation(index), float(distances[np.arange(width), index].mean())
+        partners = index[:: width // space.groups] // (width // space.groups)
+    else:
+        partners = np.zeros(1, dtype=np.int64)
+    per_group, own_per_group = width // space.groups, own_width // space.groups
+    plan = np.zeros_like(distances)
+    for group, partner in enumerate(partners):
+        own = slice(group * per_group, (group + 1) * per_group)
+        other = slice(partner * own_per_group, (partner + 1) * own_per_group)
+        plan[own, other] = transport_plan(distances[own, other], regularization) / space.groups
+    to_merged = plan / plan.sum(axis=1, keepdims=True)
+    to_own = (plan / plan.sum(axis=0, keepdims=True)).T
+    return Dense(to_merged, to_own), float((plan * distances).sum())
+
+
+TRANSPORT = Matcher(
+    "transport",
+    "optimal transport between units: exact, or soft plans",
+    "cross",
+    TransportOptions,
+    per_space(_match),
+)

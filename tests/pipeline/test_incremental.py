@@ -1,0 +1,186 @@
+"""A changed parameter: only what depends on it runs again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.pipeline.conftest import MICRO, Workspace, make_benchmark, output_files
+
+pytestmark = pytest.mark.slow
+
+
+def direct(workspace: Workspace) -> set[str]:
+    """Stages that are stale by themselves."""
+    stale = workspace.stale()
+    return {name for name, reasons in stale.items() if any(not reason.startswith("waits") for reason in reasons)}
+
+
+def ran(workspace: Workspace) -> set[str]:
+    """What runs now."""
+    text = workspace.run().stdout
+    return {line.split()[1] for line in text.splitlines() if line.startswith("✓")}
+
+
+def test_nothing_stale_does_nothing_and_starts_no_server(benchmark_copy: Workspace) -> None:
+    before = output_files(benchmark_copy.root)
+    text = benchmark_copy.mergeline("run", check=0).stdout
+    assert "nothing to do" in text
+    assert output_files(benchmark_copy.root) == before
+    assert not (benchmark_copy.root / ".prefect").exists()
+
+
+def test_tau_touches_the_last_step_of_the_similarity_only(benchmark_copy: Workspace) -> None:
+    benchmark_copy.edit("params.yaml", "tau: 1000.0", "tau: 500.0")
+    assert direct(benchmark_copy) == {"similarity@digits+optdigits", "report"}
+    done = ran(benchmark_copy)
+    assert {"similarity@digits+optdigits", "collect", "report"} <= done
+    assert not any(name.startswith(("embed", "train", "evaluate", "merge", "prepare")) for name in done)
+
+
+def test_an_evaluation_setting_touches_evaluations_only(benchmark_copy: Workspace) -> None:
+    benchmark_copy.edit(
+        "params.yaml", "evaluate: {batch_size: 100}", "evaluate: {batch_size: 100, calibration_bins: 10}"
+    )
+    done = ran(benchmark_copy)
+    kinds = {name.split("@")[0] for name in done}
+    assert {"evaluate", "evaluate-edge", "evaluate-ensemble", "collect"} <= kinds
+    assert not kinds & {"train", "statistics", "match", "merge", "embed", "prepare"}
+
+
+def test_one_methods_options_touch_that_methods_cells_only(benchmark_copy: Workspace) -> None:
+    benchmark_copy.edit("params.yaml", "  permute: {}", "  permute: {options: {}}")
+    assert direct(benchmark_copy) == {
+        "match@digits.r17+r17.s0+s1.permute",
+        "match@digits+optdigits.r17+r17.s0+s1.permute",
+        "match@digits+optdigits.r17+r17.s1+s0.permute",
+        "collect",
+        "check",
+        "report",
+    }
+    done = ran(benchmark_copy)
+    assert not any(name.startswith(("merge@", "evaluate@")) for name in done), "the maps came out the same"
+
+
+def test_a_new_seed_makes_no_old_stage_stale(benchmark_copy: Workspace) -> None:
+    before = output_files(benchmark_copy.root, ("artifacts/edges", "artifacts/merged", "artifacts/evaluations"))
+    benchmark_copy.edit("params.yaml", "seeds: [0, 1]\ntasks", "seeds: [0, 1, 2]\ntasks")
+    done = ran(benchmark_copy)
+    cells = {name for name in done if "@" in name}
+    assert "train@digits.r17.s2" in cells
+    assert cells
+    assert all("s2" in name for name in cells), sorted(name for name in cells if "s2" not in name)
+    after = output_files(benchmark_copy.root, ("artifacts/edges", "artifacts/merged", "artifacts/evaluations"))
+    assert before.items() <= after.items()
+
+
+def test_a_removed_seed_leaves_its_results_until_pruned(benchmark_copy: Workspace) -> None:
+    benchmark_copy.edit("params.yaml", "  pairs: {tasks: [[digits, optdigits]], seeds: [0, 1]}\n", "")
+    benchmark_copy.run()
+    left = benchmark_copy.root / "artifacts/evaluations/digits+optdigits.r17+r17.s0+s1.permute.reset.json"
+    assert left.exists()
+    text = benchmark_copy.mergeline("prune", "--dry-run", check=0).stdout
+    assert "digits+optdigits.r17+r17.s0+s1.permute.reset.json" in text
+    assert left.exists()
+    benchmark_copy.mergeline("prune", check=0)
+    assert not left.exists()
+    assert benchmark_copy.stale().keys() <= {"collect", "check", "plot", "report"}
+    benchmark_copy.run()
+    assert benchmark_copy.stale() == {}
+
+
+def test_code_edits_touch_the_stages_that_run_it_comments_touch_none(benchmark_copy: Workspace) -> None:
+    path = "mergeline/matching/permute.py"
+    benchmark_copy.edit(path, "    if groups == 1:", "    # a comment\n    if groups == 1:")
+    stale = benchmark_copy.stale()
+    assert set(stale) == {"code"}
+    benchmark_copy.edit(path, "    if groups == 1:", "    if groups <= 1:")
+    names = direct(benchmark_copy)
+    assert {name for name in names if name != "code"} == {
+        "match@digits.r17+r17.s0+s1.permute",
+        "match@digits+optdigits.r17+r17.s0+s1.permute",
+        "match@digits+optdigits.r17+r17.s1+s0.permute",
+    }
+    done = ran(benchmark_copy)
+    assert {name.split("@")[0] for name in done} == {"code", "match"}
+
+
+def test_the_number_of_jobs_and_a_fresh_run_give_the_same_bytes(finished: Workspace, tmp_path: Path) -> None:
+    again = make_benchmark(tmp_path / "again", MICRO)
+    again.run("--jobs", "1")
+    ours, theirs = output_files(finished.root), output_files(again.root)
+    assert set(ours) == set(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_a_stage_that_needs_an_edited_file_during_its_run_is_not_recorded(benchmark_copy: Workspace) -> None:
+    """An output edited by hand comes back from the cache."""
+    path = benchmark_copy.root / "artifacts/matches/digits.r17+r17.s0+s1.permute.parquet"
+    good = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(b"edited")
+    text = benchmark_copy.run().stdout
+    assert "↺ match@digits.r17+r17.s0+s1.permute restored" in text
+    assert path.read_bytes() == good
+
+
+def test_results_hold_every_planned_row_with_its_provenance(finished: Workspace) -> None:
+    rows = pq.read_table(finished.root / "artifacts/results.parquet").to_pylist()
+    assert all(row["status"] == "ok" for row in rows)
+    merges = [row for row in rows if row["kind"] == "merge"]
+    assert {row["cell"] for row in merges} == {
+        f"{group}.{method}.reset"
+        for group in ("digits.r17+r17.s0+s1", "digits+optdigits.r17+r17.s0+s1", "digits+optdigits.r17+r17.s1+s0")
+        for method in ("identity", "permute")
+    }
+    for row in merges:
+        assert len(row["model"]) == 64
+        assert row["sources"].count("=") == 2
+        assert "digits=" in row["data"]
+        assert row["images_reset"] == 100
+    checks = json.loads((finished.root / "artifacts/checks.json").read_text())
+    assert checks["errors"] == 0
+
+
+def test_set_changes_one_value_keeps_comments_and_a_copy(benchmark_copy: Workspace) -> None:
+    benchmark_copy.write("params.yaml", "# my notes\n" + (benchmark_copy.root / "params.yaml").read_text())
+    benchmark_copy.run("--set", "similarity.tau=750.0")
+    text = (benchmark_copy.root / "params.yaml").read_text()
+    assert "# my notes" in text
+    assert "tau: 750.0" in text
+    copies = list((benchmark_copy.root / ".mergeline/params").glob("*.yaml"))
+    assert len(copies) == 1
+    assert "tau: 1000.0" in copies[0].read_text()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (("seed: 0", "sed: 0"), "sed: unknown key"),
+        (("methods:\n  identity: {}", "methods:\n  identty: {}"), "unknown 'identty' (did you mean 'identity'?)"),
+        (("architectures: [r17]", "architectures: [r18]"), "unknown 'r18'"),
+        (("epochs: 1, batch_size: 50}\nfinetune", "epochs: yes, batch_size: 50}\nfinetune"), "train.epochs"),
+        (("imports: {}", "imports: {digits.r17.s0: missing.pth}"), "missing.pth is missing"),
+        (("digits: {max_train", "digits: {root: /nowhere, max_train"), "/nowhere"),
+    ],
+)
+def test_bad_input_is_one_error_before_any_work(benchmark_copy: Workspace, edit: tuple[str, str], message: str) -> None:
+    before = output_files(benchmark_copy.root)
+    benchmark_copy.edit("params.yaml", *edit)
+    ended = benchmark_copy.run(check=2)
+    assert message in ended.stderr
+    assert output_files(benchmark_copy.root) == before
+
+
+def test_a_checkpoint_that_does_not_fit_is_an_error_before_any_work(benchmark_copy: Workspace) -> None:
+    import torch
+
+    torch.save({"conv1.weight": torch.zeros(3)}, benchmark_copy.root / "mine.pth")
+    before = output_files(benchmark_copy.root)
+    benchmark_copy.edit("params.yaml", "imports: {}", "imports: {digits.r17.s0: mine.pth}")
+    ended = benchmark_copy.run(check=2)
+    assert "mine.pth does not fit digits.r17.s0" in ended.stderr
+    assert output_files(benchmark_copy.root) == before

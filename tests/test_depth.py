@@ -1,0 +1,193 @@
+"""Depth: an expanded network is the shallow one, and placements that cannot be are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations, product
+
+import pytest
+import torch
+from torch import nn
+
+from mergeline.architectures import ARCHITECTURES, BLOCKS, Architecture, deepest, size_mismatch, stage_blocks
+from mergeline.depth import expand, expand_to, place_append
+from mergeline.images import normalize
+from mergeline.merging import trace_network
+from mergeline.models import build
+from mergeline.spaces import verify
+from tests.conftest import TINY, Trained
+
+DEPTHS = ("r17", "r29", "r35", "r50")
+
+
+def architecture(name: str, size: int = 32) -> Architecture:
+    return Architecture(name, 10, 1 / 16, size)
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    return model.eval().to(memory_format=torch.channels_last)
+
+
+def images(size: int = 32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return normalize(torch.randint(0, 256, (4, size, size, 3), generator=generator, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(("shallow", "deep"), list(combinations(DEPTHS, 2)))
+@pytest.mark.parametrize("size", [32, 64])
+def test_an_expanded_model_is_the_shallow_one_bit_for_bit(
+    shallow: str, deep: str, size: int, enliven: Callable[..., nn.Module]
+) -> None:
+    model = channels_last(enliven(build(architecture(shallow, size), 0)))
+    expanded, topology = expand_to(model, architecture(shallow, size), deep)
+    assert topology == architecture(deep, size)
+    assert {name: t.shape for name, t in expanded.state_dict().items()} == {
+        name: t.shape for name, t in build(topology).state_dict().items()
+    }
+    with torch.no_grad():
+        assert torch.equal(channels_last(expanded)(images(size)), model(images(size)))
+
+
+def test_an_expanded_trained_model_is_the_same_function_bit_for_bit(trained: Trained) -> None:
+    inputs = trained.toy.inputs(32)
+    model = channels_last(trained.models[0])
+    expanded, _ = expand_to(model, TINY, "r50")
+    with torch.no_grad():
+        assert torch.equal(channels_last(expanded)(inputs), model(inputs))
+
+
+def test_a_model_of_the_topology_is_itself() -> None:
+    model = build(architecture("r35"), 0)
+    same, topology = expand_to(model, architecture("r35"), "r35")
+    assert same is model
+    assert topology == architecture("r35")
+
+
+def test_the_units_of_an_expanded_model_may_be_permuted(enliven: Callable[..., nn.Module]) -> None:
+    expanded, _ = expand_to(enliven(build(architecture("r17"), 0)), architecture("r17"), "r29")
+    differences = verify(expanded, images())
+    assert set(differences) == {space.name for space in trace_network(expanded, 32).free}
+
+
+def test_expansion_leaves_the_source_as_it_was() -> None:
+    model = build(architecture("r17"), 0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    expanded, _ = expand_to(model, architecture("r17"), "r29")
+    with torch.no_grad():
+        for parameter in expanded.parameters():
+            parameter.zero_()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_identity_blocks_have_a_residual_branch_of_zero() -> None:
+    state = build(architecture("r17"), 0).state_dict()
+    expanded = expand(state, architecture("r29"), place_append(BLOCKS["r17"], BLOCKS["r29"]))
+    added = {name: tensor for name, tensor in expanded.items() if name.startswith("layer1.1.")}
+    assert len(added) == 18
+    for name, tensor in added.items():
+        assert torch.equal(
+            tensor, torch.ones_like(tensor) if name.endswith("running_var") else torch.zeros_like(tensor)
+        )
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [((0, None), (0, None), (0, None, 1), (0, None)), ((0, None), (0, None), (0, 1, None), (0, None))],
+    ids=["between", "at the end"],
+)
+def test_blocks_may_stand_anywhere_behind_the_first(
+    placement: tuple[tuple[int | None, ...], ...], enliven: Callable[..., nn.Module]
+) -> None:
+    model = channels_last(enliven(build(architecture("r17"), 0)))
+    deep = build(architecture("r29"))
+    deep.load_state_dict(expand(model.state_dict(), architecture("r29"), placement))
+    with torch.no_grad():
+        assert torch.equal(channels_last(deep)(images()), model(images()))
+
+
+# -- what cannot be is refused --------------------------------------------------------------------------------------
+
+
+def test_the_block_with_the_projection_must_stay_first() -> None:
+    state = build(architecture("r17"), 0).state_dict()
+    placement = ((None, 0), (0, None), (0, 1, None), (0, None))
+    with pytest.raises(ValueError, match="stage 1: its first block, the one with the projection, must stay first"):
+        expand(state, architecture("r29"), placement)
+
+
+def test_a_block_that_the_shallow_model_lacks_is_named() -> None:
+    state = build(architecture("r17"), 0).state_dict()
+    with pytest.raises(ValueError, match=r"'layer1\.1\.conv1\.weight' is missing .* expanded to r29"):
+        expand(state, architecture("r29"), ((0, 1), (0, None), (0, 1, None), (0, None)))
+
+
+def test_a_model_of_another_width_is_named_with_both_shapes() -> None:
+    state = build(architecture("r17"), 0).state_dict()
+    wide = Architecture("r29", 10, 1 / 8, 32)
+    with pytest.raises(ValueError, match=r"'conv1\.weight' has shape \(4, 3, 3, 3\), r29 at width 0\.125 has \(8,"):
+        expand(state, wide, place_append(BLOCKS["r17"], BLOCKS["r29"]))
+
+
+@pytest.mark.parametrize(("shallow", "deep"), [((1, 2), (2, 1)), ((1, 1), (1, 1, 1)), ((3,), (2,))])
+def test_blocks_that_do_not_fit_are_refused(shallow: tuple[int, ...], deep: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="do not fit into"):
+        place_append(shallow, deep)
+
+
+@pytest.mark.parametrize(("shallow", "deep"), list(combinations(ARCHITECTURES, 2)))
+def test_appending_keeps_every_block_in_order(shallow: str, deep: str) -> None:
+    placement = place_append(stage_blocks(shallow), stage_blocks(deep))
+    assert tuple(map(len, placement)) == stage_blocks(deep)
+    for own, blocks in zip(stage_blocks(shallow), placement, strict=True):
+        assert [block for block in blocks if block is not None] == list(range(own))
+        assert all(block is None for block in blocks[own:])
+
+
+# -- depths compared ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "value"),
+    [
+        ("r17", "r29", (1 / 2 + 1 / 2 + 1 / 3 + 1 / 2) / 4),
+        ("r17", "r50", (2 / 3 + 3 / 4 + 4 / 6 + 2 / 3) / 4),
+        ("r29", "r35", (0 + 1 / 3 + 1 / 4 + 0) / 4),
+        ("r50", "r101", (17 / 23) / 4),
+        ("r101", "r152", (0 + 4 / 8 + 13 / 36 + 0) / 4),
+        ("r17", "r152", (2 / 3 + 7 / 8 + 34 / 36 + 2 / 3) / 4),
+    ],
+)
+def test_size_mismatch_is_the_mean_share_of_missing_blocks(first: str, second: str, value: float) -> None:
+    assert size_mismatch(first, second) == pytest.approx(value)
+    assert size_mismatch(second, first) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_equal_depths_do_not_mismatch(name: str) -> None:
+    assert size_mismatch(name, name) == 0
+
+
+@pytest.mark.parametrize(("first", "second"), list(product(ARCHITECTURES, repeat=2)))
+def test_the_deepest_holds_every_block_of_the_other(first: str, second: str) -> None:
+    name = deepest([first, second])
+    assert name == max((first, second), key=lambda n: sum(stage_blocks(n)))
+    assert all(d >= s for other in (first, second) for d, s in zip(BLOCKS[name], BLOCKS[other], strict=True))
+
+
+def test_depths_of_different_families_have_no_deepest() -> None:
+    with pytest.raises(ValueError, match="none of r17, vgg11 can hold the others: depths can differ only within one"):
+        deepest(["r17", "vgg11"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("r18", 10, 1.0, 32), "unknown architecture 'r18'; known: r17, r29"),
+        (("r17", 0, 1.0, 32), "needs num_classes >= 1 and width > 0, got num_classes=0"),
+        (("r17", 10, -1.0, 32), "width=-1.0"),
+        (("r17", 10, 1.0, 48), "input size 48 has no stem; known: 32, 64, 224"),
+    ],
+)
+def test_an_architecture_that_cannot_be_says_what_is_known(values: tuple[str, int, float, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Architecture(*values)
