@@ -7,7 +7,7 @@ A cell's name says all of it: ``digits.r35.s0`` is the edge model of architectur
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise, permutations, product
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from stages.params import MergeFamily, Params
 
 __all__ = [
-    "CellError", "Edge", "Group", "Merge", "MethodCell", "Prediction", "expand_cells", "parse_cell", "parse_edge",
-    "parse_match", "parse_merge", "parse_prediction",
+    "CellError", "Edge", "Group", "Merge", "MethodCell", "Prediction", "expand_cells", "known", "parse_cell",
+    "parse_edge", "parse_group", "parse_match", "parse_merge", "parse_prediction",
 ]  # fmt: skip
 
 
@@ -146,7 +146,12 @@ class Prediction:
 def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "null"
+    if isinstance(value, float):  # short, but never another number than what was set
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return str(value)
 
 
 def parse_cell(name: str) -> tuple[Group, str]:
@@ -166,10 +171,40 @@ def parse_cell(name: str) -> tuple[Group, str]:
         raise CellError(f"{name!r}: {len(tasks)} tasks, {len(architectures)} architectures and {len(tags)} seeds")
     edges = []
     for task, architecture, tag in zip(tasks, architectures, tags, strict=True):
-        if tag[:1] not in ("s", "u") or not tag[1:].isdigit():
+        if tag[:1] not in ("s", "u") or not tag[1:].isdecimal():
             raise CellError(f"{name!r}: {tag!r} is not a seed; seeds are named s0, s1, ... (u0: untrained)")
         edges.append(Edge(task, architecture, int(tag[1:]), tag[0] == "s"))
-    return Group(tuple(edges)), parts[3] if len(parts) == 4 else ""
+    group = Group(tuple(edges))
+    _check_written(".".join(parts[:3]), group)
+    return group, parts[3] if len(parts) == 4 else ""
+
+
+def _check_written(name: str, cell: object) -> None:
+    """A cell has one name: seeds and files are derived from it."""
+    if str(cell) != name:
+        raise CellError(f"{name!r} is written {str(cell)!r}")
+
+
+def known(what: str, value: str, allowed: Iterable[str]) -> str:
+    """``value``, if it is one of ``allowed``.
+
+    Raises
+    ------
+    CellError: names what is allowed.
+    """
+    names = list(allowed)
+    if value not in names:
+        raise CellError(f"unknown {what} {value!r}; there are: {', '.join(names) or 'none'}")
+    return value
+
+
+def parse_group(name: str) -> Group:
+    """A group from its name."""
+    group, rest = parse_cell(name)
+    if rest:
+        raise CellError(f"{name!r} is not a group; groups are named tasks.architectures.seeds, like {group}")
+    _check_written(name, group)
+    return group
 
 
 def parse_edge(name: str) -> Edge:
@@ -177,6 +212,7 @@ def parse_edge(name: str) -> Edge:
     group, rest = parse_cell(name)
     if len(group.edges) != 1 or rest:
         raise CellError(f"{name!r} is not one edge model; edges are named task.architecture.s0")
+    _check_written(name, group.edges[0])
     return group.edges[0]
 
 
@@ -193,13 +229,25 @@ def parse_match(name: str) -> tuple[Group, MethodCell]:
     group, rest = parse_cell(name)
     if not rest:
         raise CellError(f"{name!r} names no method; match cells are named tasks.architectures.seeds.method")
-    return group, parse_method(rest)
+    method = parse_method(rest)
+    _check_written(rest, method)
+    return group, method
 
 
 def parse_method(text: str) -> MethodCell:
     """``zip-alpha=0.3`` as a method and its grid options."""
     name, *pairs = _split_options(text)
-    return MethodCell(name, tuple((key, yaml12.load(value)) for key, value in pairs))
+    return MethodCell(name, tuple((key, _value(text, value)) for key, value in pairs))
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        value = yaml12.load(text)
+    except yaml12.YamlError as error:
+        raise CellError(f"{name!r}: {text!r} is not a value: {error}") from error
+    if isinstance(value, dict | list):
+        raise CellError(f"{name!r}: {text!r} is not a plain value")
+    return value
 
 
 def parse_merge(name: str) -> Merge:
@@ -214,10 +262,19 @@ def parse_merge(name: str) -> Merge:
         if key == "stop":
             stop = value
         elif key == "weights":
-            weights = tuple(float(part) for part in value.split("+"))
+            weights = tuple(_weight(name, part) for part in value.split("+"))
         else:
-            options.append((key, yaml12.load(value)))
-    return Merge(group, MethodCell(method, tuple(options)), normalize, stop, weights)
+            options.append((key, _value(name, value)))
+    merge = Merge(group, MethodCell(method, tuple(options)), normalize, stop, weights)
+    _check_written(name, merge)
+    return merge
+
+
+def _weight(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise CellError(f"{name!r}: {text!r} is not a weight") from None
 
 
 def _split_options(text: str) -> list[Any]:

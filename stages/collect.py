@@ -20,7 +20,7 @@ from stages import paths
 from stages.cells import Edge, Group, Merge
 from stages.files import read_json, write_json
 from stages.params import Params
-from stages.plan import Plan, make_plan
+from stages.plan import Plan, make_plan, matcher_blocks
 from stages.tables import write_table
 
 __all__ = ["SCHEMA", "result_rows", "run", "scopes_of"]
@@ -100,7 +100,7 @@ def result_rows(params: Params, plan: Plan, root: Path) -> Iterator[dict[str, An
     for group in plan.groups:
         yield from _rows(params, root, group, group, "ensemble", {"method": "ensemble"})
     for merge in plan.merges:
-        needs_moments = merge.method.name not in ("identity", "random")
+        needs_moments = matcher_blocks(params, merge.method) != "none"
         yield from _rows(
             params,
             root,

@@ -18,6 +18,7 @@ from mergeline.images import batches, to_device
 from mergeline.tasks.task import PreparedTask
 from stages import paths
 from stages.artifacts import read_task
+from stages.cells import known
 from stages.params import Params
 
 __all__ = ["Context", "Progress"]
@@ -44,7 +45,7 @@ class Context:
         return self.root / str(relative)
 
     def task(self, name: str) -> PreparedTask:
-        return read_task(self.path(paths.task(name)))
+        return read_task(self.path(paths.task(known("task", name, self.params.tasks))))
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on the device, channels last."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from mergeline.evaluation import (
 from mergeline.images import normalize
 from stages import paths
 from stages.artifacts import load_edge, load_merged, read_predictions
-from stages.cells import Group, Prediction, parse_cell, parse_edge, parse_merge
+from stages.cells import Edge, Group, Merge, Prediction, parse_cell, parse_edge, parse_group, parse_merge
 from stages.context import Context
 from stages.errors import StageError
 from stages.files import file_hash, write_json
@@ -75,7 +76,7 @@ def run_edge(context: Context, cell: str) -> None:
 
 def run_ensemble(context: Context, cell: str) -> None:
     """``cell``: a group; its models side by side, the upper bound that merging is measured against."""
-    group, _ = parse_cell(cell)
+    group = parse_group(cell)
     sources = _source_logits(context, group)
     if group.same_task:
         task = group.tasks[0]
@@ -139,5 +140,7 @@ def _write(context: Context, cell: str, kind: str, result: dict[str, Any], path:
     values = {"cell": cell, "kind": kind, **result, "sources": hashes}
     if path is not None:
         values["model"] = file_hash(path)
-    target = {"merge": parse_merge, "edge": parse_edge, "ensemble": lambda name: parse_cell(name)[0]}[kind](cell)
-    write_json(context.path(paths.evaluation(target)), values)
+    parsers: dict[str, Callable[[str], Merge | Group | Edge]] = {
+        "merge": parse_merge, "edge": parse_edge, "ensemble": parse_group,
+    }  # fmt: skip
+    write_json(context.path(paths.evaluation(parsers[kind](cell))), values)

@@ -6,7 +6,7 @@ from mergeline.matching import MATCHERS, Problem
 from mergeline.seeds import numpy_generator
 from stages import paths
 from stages.artifacts import MomentFile, write_maps
-from stages.cells import parse_match
+from stages.cells import CellError, known, parse_match
 from stages.context import Context
 from stages.groups import load_group
 from stages.params import Method
@@ -18,8 +18,11 @@ def run(context: Context, cell: str) -> None:
     """``cell``: a group and a method, ``digits.r35+r17.s0+s1.permute``."""
     group, method = parse_match(cell)
     declared = context.params.methods.get(method.name, Method())
-    matcher = MATCHERS[declared.use or method.name]
-    options = matcher.options(**{**(declared.options or {}), **dict(method.options)})
+    matcher = MATCHERS[known("method", declared.use or method.name, [*context.params.methods, *MATCHERS])]
+    try:
+        options = matcher.options(**{**(declared.options or {}), **dict(method.options)})
+    except (TypeError, ValueError) as error:
+        raise CellError(f"{cell!r}: {error}") from error
     loaded = load_group(context, group)
     moments = {} if matcher.blocks == "none" else MomentFile(context.path(paths.statistics(group)))
     problem = Problem(

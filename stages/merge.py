@@ -8,11 +8,11 @@ from torch import nn
 from mergeline.images import batches
 from mergeline.merging import MultiHead, merge_network, multi_head
 from mergeline.models import build
-from mergeline.normalization import reset, reset_multi_head
+from mergeline.normalization import NORMALIZATIONS, reset, reset_multi_head
 from mergeline.seeds import numpy_generator
 from stages import paths
 from stages.artifacts import read_maps, save_merged
-from stages.cells import Group, Merge, parse_merge
+from stages.cells import Group, Merge, known, parse_merge
 from stages.context import Context
 from stages.errors import StageError
 from stages.groups import load_group, training_images
@@ -30,6 +30,7 @@ def head_names(group: Group) -> list[str]:
 def run(context: Context, cell: str) -> None:
     """``cell``: a merge, ``digits+landcover.r35+r17.s0+s1.permute.reset``."""
     merge = parse_merge(cell)
+    known("normalisation", merge.normalize, NORMALIZATIONS)
     loaded = load_group(context, merge.group)
     maps, description = read_maps(context.path(paths.match(merge.match)))
     if description["models"] != loaded.hashes:

@@ -18,7 +18,7 @@ from stages import paths
 from stages.cells import Edge, Group, Merge, MethodCell, Prediction, expand_cells
 from stages.params import Method, Params
 
-__all__ = ["HEADER", "Plan", "StageCell", "drift", "make_plan", "render", "write_pipelines"]
+__all__ = ["HEADER", "Plan", "StageCell", "drift", "make_plan", "matcher_blocks", "render", "write_pipelines"]
 
 GROUPS = (
     "import", "train", "finetune", "untrained", "predict", "evaluate-edge", "statistics", "match", "match-weights",
@@ -206,7 +206,7 @@ def _group_stages(params: Params, group: Group, merges: list[Merge]) -> list[Sta
                 "evaluate",
                 merge,
                 family,
-                [str(paths.merged_model(merge)), *tasks, *predictions],
+                [str(paths.merged_model(merge)), *models, *tasks, *predictions],
                 ["compute", "evaluate"],
                 [str(paths.evaluation(merge))],
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 from mergeline.tasks import TASKS, prepare
 from stages import paths
 from stages.artifacts import write_task
+from stages.cells import known
 from stages.context import Context
 
 __all__ = ["run"]
@@ -14,7 +15,7 @@ __all__ = ["run"]
 
 def run(context: Context, cell: str) -> None:
     """``cell``: the task's name in params.yaml."""
-    task = context.params.tasks[cell]
+    task = context.params.tasks[known("task", cell, context.params.tasks)]
     adapter = TASKS[task.source or cell]
     raw = adapter.load(adapter.find(Path(task.root) if task.root else None))
     prepared = prepare(

@@ -6,7 +6,7 @@ from mergeline.images import batches
 from mergeline.moments import collect_moments, cross_pairs, full_pairs
 from stages import paths
 from stages.artifacts import write_moments
-from stages.cells import parse_cell
+from stages.cells import parse_group
 from stages.context import Context
 from stages.groups import load_group, training_images
 
@@ -15,7 +15,7 @@ __all__ = ["run"]
 
 def run(context: Context, cell: str) -> None:
     """``cell``: a group, ``digits.r35+r17.s0+s1``."""
-    group, _ = parse_cell(cell)
+    group = parse_group(cell)
     options = context.params.statistics
     loaded = load_group(context, group)
     images = training_images(context, group, "statistics", options.images)

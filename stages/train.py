@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from mergeline.architectures import Architecture
+from mergeline.architectures import ARCHITECTURES, Architecture
 from mergeline.evaluation import predict, score
 from mergeline.images import to_device
 from mergeline.models import build
@@ -23,7 +23,7 @@ from mergeline.tasks.task import PreparedTask
 from mergeline.training import EpochRecord, Recipe, TrainState, train
 from stages import paths
 from stages.artifacts import load_edge, save_edge
-from stages.cells import Edge, parse_edge
+from stages.cells import Edge, known, parse_edge
 from stages.context import Context, Progress
 from stages.errors import StageError
 from stages.files import file_hash, write_json, writing
@@ -82,7 +82,7 @@ def run_import(context: Context, cell: str) -> None:
     edge = parse_edge(cell)
     task = context.task(edge.task)
     architecture = _architecture(context, edge, task.n_classes)
-    path = context.path(context.params.imports[cell])
+    path = context.path(context.params.imports[known("import", cell, context.params.imports)])
     model = build(architecture)
     model.load_state_dict(check_checkpoint(path, model, cell))
     context.place(model)
@@ -125,6 +125,7 @@ def check_checkpoint(path: Path, model: nn.Module, cell: str) -> dict[str, torch
 
 def _architecture(context: Context, edge: Edge, n_classes: int) -> Architecture:
     model = context.params.model
+    known("architecture", edge.architecture, ARCHITECTURES)
     return Architecture(edge.architecture, n_classes, model.width, model.input_size)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,3 +111,33 @@ def _enliven(model: nn.Module, seed: int = 0) -> nn.Module:
 def enliven() -> Callable[..., nn.Module]:
     """``enliven(model, seed)``: norms, biases and batch statistics at random values, in place of their equal starts."""
     return _enliven
+
+
+def bench_values(**changes: Any) -> dict[str, Any]:
+    """Plain values of a small but complete params.yaml; ``changes`` replace whole sections."""
+    values: dict[str, Any] = {
+        "seed": 0,
+        "compute": {"device": "cpu", "threads": 1},
+        "model": {"input_size": 32, "width": 0.0625},
+        "architectures": ["r17", "r29"],
+        "seeds": [0, 1],
+        "tasks": {
+            "bars": {"source": "folder", "root": "data/bars"},
+            "dots": {"source": "folder", "root": "data/dots"},
+            "late": {"source": "folder", "root": "data/bars", "classes": [2, 0], "pretrain": "dots"},
+        },
+        "train": {"epochs": 2, "batch_size": 16, "shift": 1},
+        "finetune": {"epochs": 1, "batch_size": 16, "learning_rate": 0.02},
+        "statistics": {"images": 24, "batch_size": 12},
+        "methods": {"identity": {}, "permute": {}},
+        "normalize": {"reset": {"images": 24, "batch_size": 12}},
+        "merges": {
+            "same": {"tasks": ["bars"], "seeds": [0], "controls": ["self", "random", "untrained"]},
+            "pairs": {"tasks": [["bars", "late"]], "architectures": ["r17"], "methods": ["permute"]},
+        },
+        "evaluate": {"batch_size": 20},
+        "similarity": {"encoder": "efficientnet-lite0", "tau": 1000.0},
+        "imports": {},
+        "report": {"title": "a test"},
+    }
+    return {**values, **changes}

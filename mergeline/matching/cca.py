@@ -29,7 +29,7 @@ RANK = 1e-6
 """Canonical correlations below this are rounding: their directions are no match, only what is left over."""
 
 
-def match_cca(xx: ArrayLike, yy: ArrayLike, xy: ArrayLike, gamma: float = 0.01) -> tuple[Float64, Float64]:
+def match_cca(xx: ArrayLike, yy: ArrayLike, xy: ArrayLike, gamma: float = 0.1) -> tuple[Float64, Float64]:
     """Map units ``y`` to units ``x`` through their canonical variables.
 
     With ``X = S_xx + g I`` and ``Y = S_yy + g I`` and the singular value decomposition
@@ -88,7 +88,7 @@ def _nearest_rotation(matrix: Float64) -> Float64:
 class CcaOptions:
     """``gamma``: ridge on both covariances, as a multiple of the mean variance; above 0."""
 
-    gamma: float = 0.01
+    gamma: float = 0.1
 
     def __post_init__(self) -> None:
         if not self.gamma > 0:

@@ -25,7 +25,7 @@ from mergeline.maps import Permutation, UnitMap
 from mergeline.matching.permute import match_grouped
 from mergeline.matching.problem import Matcher, Matching, Problem
 from mergeline.matching.weight import AlignedWeights, Block, arrange, blocks, descend, neighbours
-from mergeline.matching.zip import ZipOptions, group_maps, zip_space
+from mergeline.matching.zip import ZipOptions, group_maps, group_members, shared_similarity, zip_space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -230,21 +230,24 @@ class ZippedWeights:
         return changed
 
     def objective(self) -> float:
-        """The similarity of all pairs of units that are merged (mudsc Eq. 3), per merged unit."""
-        total, merged = 0.0, 0
+        """The mean over all units of their mean similarity to those they are merged with; a unit alone counts 0.
+
+        The greedy solver does not maximise the summed similarity of pairs (mudsc Eq. 3), of which large groups have
+        most.
+        """
+        total, n_units = 0.0, 0
         for space, labels in self.labels.items():
             vectors, spread = self._vectors(space) if self.balance else (None, None)
-            for members in _members(labels):  # (groups of one size, that size)
+            for members in group_members(labels):
                 rows, columns = members[:, :, None], members[:, None, :]
                 similarity = (1 - self.balance) * self.activations[space][rows, columns]
                 if vectors is not None and spread is not None:
                     chosen = vectors[members.reshape(-1)].unflatten(0, members.shape)
                     products = (chosen @ chosen.mT).double().cpu().numpy()
                     similarity += self.balance * _correlation(products, spread.take(rows), spread.take(columns))
-                own = np.einsum("gii->", similarity)
-                total += float(similarity.sum() - own) / 2
-            merged += int(labels.max()) + 1
-        return total / merged
+                total += shared_similarity(similarity)
+            n_units += len(labels)
+        return total / n_units
 
     def snapshot(self) -> dict[str, Index]:
         """The labels of every space, for :meth:`restore`."""
@@ -284,14 +287,6 @@ class ZippedWeights:
                 share = torch.from_numpy(self.n_models / mass).to(tensor)
                 tensor = tensor * (share[:, None] if side else share)
         return tensor.movedim(1 + side, 0).flatten(1)
-
-
-def _members(labels: Index) -> list[Index]:
-    """The units of each group of two or more, ``(groups, size)`` for each size that occurs."""
-    order = np.argsort(labels, kind="stable")
-    sizes = np.bincount(labels)
-    starts = np.cumsum(sizes) - sizes
-    return [order[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes) if size > 1]
 
 
 def _match_groups(problem: Problem, options: DualZipOptions) -> Matching:

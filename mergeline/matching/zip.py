@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from mergeline.moments import Moments
     from mergeline.spaces import Space
 
-__all__ = ["ZIP", "ZipOptions", "group_similarity", "match_groups", "zip_space"]
+__all__ = [
+    "ZIP",
+    "ZipOptions",
+    "group_maps",
+    "group_members",
+    "group_similarity",
+    "match_groups",
+    "shared_similarity",
+    "zip_space",
+]
 
 Values = NDArray[np.floating[Any]]
 Index = NDArray[np.int64]
@@ -335,15 +344,25 @@ def zip_space(similarity: Values, sizes: Sequence[int], groups: int, options: Zi
     return labels
 
 
-def group_similarity(similarity: Values, labels: Index) -> float:
-    """The mean similarity of two different units of one group; 0 where every group is a single unit."""
+def group_members(labels: Index) -> list[Index]:
+    """The units of each group of two or more: ``(groups, size)`` for every size of group that there is."""
     order = np.argsort(labels, kind="stable")
-    total, pairs = 0.0, 0
-    for units in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
-        block = similarity[np.ix_(units, units)]
-        total += float(block.sum() - np.trace(block))
-        pairs += len(units) * (len(units) - 1)
-    return total / pairs if pairs else 0.0
+    sizes = np.bincount(labels)
+    starts = np.cumsum(sizes) - sizes
+    return [order[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes) if size > 1]
+
+
+def shared_similarity(blocks: Values) -> float:
+    """Summed over units, their mean similarity to the others of their group: ``blocks`` is ``(groups, size, size)``."""
+    others = float(blocks.sum() - np.einsum("gii->", blocks))
+    return others / (blocks.shape[1] - 1)
+
+
+def group_similarity(similarity: Values, labels: Index) -> float:
+    """The mean over all units of their mean similarity to the others of their group; a unit alone counts 0."""
+    members = group_members(labels)
+    total = sum(shared_similarity(similarity[units[:, :, None], units[:, None, :]]) for units in members)
+    return total / len(labels)
 
 
 def group_maps(labels: Index, sizes: Sequence[int]) -> list[UnitMap]:

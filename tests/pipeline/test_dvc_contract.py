@@ -35,7 +35,7 @@ stages:
     deps: [out/x+y.r35.txt, out/x+y.r17.txt]
     outs: [out/folder]
   metric:
-    cmd: python -c "import json; json.dump({{'n': 1}}, open('out/metric.json', 'w'))"
+    cmd: echo '{{"n":1}}' > out/metric.json
     deps: [out/folder]
     metrics: [out/metric.json]
 """

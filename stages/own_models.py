@@ -1,0 +1,88 @@
+"""``mergeline merge A B``: merge one's own checkpoints of one architecture family, outside a benchmark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mergeline.api import merge
+from mergeline.architectures import ARCHITECTURES, Architecture, deepest
+from mergeline.depth import expand_to
+from mergeline.evaluation import predict, score
+from mergeline.images import batches, to_device
+from mergeline.models import build
+from mergeline.tasks import TASKS, prepare
+from mergeline.tasks.task import PreparedTask
+from stages.artifacts import save_merged
+from stages.errors import InputError, StageError
+from stages.train import check_checkpoint
+
+__all__ = ["merge_files"]
+
+
+def merge_files(
+    files: Sequence[Path],
+    architectures: Sequence[str],
+    source: str,
+    root: Path | None,
+    target: Path,
+    *,
+    method: str,
+    options: Mapping[str, Any],
+    input_size: int,
+    width: float,
+    images: int,
+    batch_size: int = 100,
+) -> dict[str, Any]:
+    """Merge checkpoints of one task and score them and the result on its test images.
+
+    Raises
+    ------
+    InputError: an unknown name, a file that does not fit, or a target that exists.
+    """
+    for name in architectures:
+        if name not in ARCHITECTURES:
+            raise InputError(f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}")
+    if source not in TASKS:
+        raise InputError(f"unknown data {source!r}; known: {', '.join(TASKS)} (folder: one's own images, with --root)")
+    if target.exists():
+        raise InputError(f"{target} exists already; choose another --out")
+    adapter = TASKS[source]
+    task = prepare(source, adapter.load(adapter.find(root)), input_size)
+    topology = deepest(architectures)
+    models: list[nn.Module] = []
+    sources = []
+    for path, name in zip(files, architectures, strict=True):
+        architecture = Architecture(name, task.n_classes, width, input_size)
+        model = build(architecture)
+        try:
+            model.load_state_dict(check_checkpoint(path, model, path.stem))
+        except StageError as error:
+            raise InputError(str(error)) from None
+        sources.append(_accuracy(model, task, batch_size))
+        expanded, deep = expand_to(model.eval(), architecture, topology)
+        models.append(expanded)
+    train, _ = task.part("train")
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:images].numpy()
+    result = merge(models, list(batches(to_device(train[chosen], "cpu"), batch_size)), method, options=options)
+    save_merged(target, result.model, {source: deep}, None, heads=False)
+    return {
+        "sources": dict(zip(map(str, files), sources, strict=True)),
+        "merged": _accuracy(result.model, task, batch_size),
+        "method": method,
+        "images": result.report["images"],
+        "out": str(target),
+        "architecture": json.loads(json.dumps(deep.__dict__)),
+    }
+
+
+def _accuracy(model: nn.Module, task: PreparedTask, batch_size: int) -> float:
+    test, labels = task.part("test")
+    logits = predict(model.to(memory_format=torch.channels_last), batches(to_device(test, "cpu"), batch_size))  # type: ignore[call-overload]
+    assert isinstance(logits, torch.Tensor)
+    return score(logits, torch.from_numpy(labels)).accuracy

@@ -1,0 +1,329 @@
+"""Cells: every name is read back as what it names, and a benchmark grows without renaming anything."""
+
+from __future__ import annotations
+
+import copy
+from math import comb, perm
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mergeline.architectures import ARCHITECTURES
+from stages.cells import (
+    CellError,
+    Edge,
+    Group,
+    Merge,
+    MethodCell,
+    Prediction,
+    expand_cells,
+    known,
+    parse_cell,
+    parse_edge,
+    parse_group,
+    parse_match,
+    parse_merge,
+    parse_prediction,
+)
+from stages.params import Params, load_params, parse_params
+from stages.plan import StageCell, make_plan
+from tests.conftest import bench_values
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# -- names ----------------------------------------------------------------------------------------------------------
+
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}", fullmatch=True)
+architectures = st.sampled_from(ARCHITECTURES)
+edges = st.builds(Edge, names, architectures, st.integers(0, 2**31 - 1), st.booleans())
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> Group:
+    """Edges of one task, or of as many different tasks."""
+    count = draw(st.integers(1, 4))
+    tasks = draw(st.lists(names, min_size=count, max_size=count, unique=True))
+    if draw(st.booleans()):
+        tasks = tasks[:1] * count
+    return Group(tuple(draw(edges.map(lambda e, t=task: Edge(t, e.architecture, e.seed, e.trained))) for task in tasks))
+
+
+numbers = st.one_of(
+    st.booleans(),
+    st.integers(-(10**12), 10**12),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([0.1, 1e-5, 1e-300, 5e-324, 1e22, 0.1234567890123, 1 / 3, -0.25, 100.0]),
+)
+keys = st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True).filter(lambda key: key not in ("stop", "weights"))
+methods = st.builds(
+    MethodCell,
+    names,
+    st.lists(st.tuples(keys, numbers), max_size=3, unique_by=lambda pair: pair[0]).map(tuple),
+)
+merges = st.builds(
+    Merge,
+    groups(),
+    methods,
+    st.sampled_from(["none", "reset"]),
+    st.none() | st.from_regex(r"[a-z0-9]{1,6}(\.[a-z0-9_]{1,5}){0,3}", fullmatch=True),
+    st.none() | st.lists(st.floats(0, 1), min_size=2, max_size=4).map(tuple),
+)
+
+
+@given(edges)
+def test_an_edges_name_is_read_back(edge: Edge) -> None:
+    assert parse_edge(str(edge)) == edge
+
+
+@given(groups())
+def test_a_groups_name_is_read_back(group: Group) -> None:
+    assert parse_cell(str(group)) == (group, "")
+    assert parse_group(str(group)) == group
+
+
+@given(edges, names)
+def test_a_predictions_name_is_read_back(edge: Edge, task: str) -> None:
+    prediction = Prediction(edge, task)
+    assert parse_prediction(str(prediction)) == prediction
+
+
+@given(groups(), methods)
+def test_a_matchs_name_is_read_back_with_its_options(group: Group, method: MethodCell) -> None:
+    found = parse_match(f"{group}.{method}")
+    assert found == (group, method)
+    for (_, value), (_, expected) in zip(found[1].options, method.options, strict=True):
+        assert isinstance(value, bool) == isinstance(expected, bool)
+
+
+@given(merges)
+def test_a_merges_name_is_read_back(merge: Merge) -> None:
+    assert parse_merge(str(merge)) == merge
+
+
+@given(st.lists(merges, max_size=5))
+def test_different_merges_have_different_names(several: list[Merge]) -> None:
+    assert len({str(merge) for merge in several}) == len(set(several))
+
+
+@pytest.mark.parametrize(
+    ("merge", "name"),
+    [
+        (
+            Merge(Group((Edge("digits", "r35", 0), Edge("digits", "r17", 1))), MethodCell("permute"), "reset"),
+            "digits.r35+r17.s0+s1.permute.reset",
+        ),
+        (
+            Merge(
+                Group((Edge("a-b", "r50", 0), Edge("c", "r50", 1, False))),
+                MethodCell("zip", (("alpha", 1e-5), ("beta", 0.0), ("compatible", True))),
+                "none",
+                "layer2.0.conv1",
+                (0.25, 0.75),
+            ),
+            "a-b+c.r50+r50.s0+u1.zip-alpha=1e-05-beta=0-compatible=true-stop=layer2.0.conv1-weights=0.25+0.75.none",
+        ),
+    ],
+)
+def test_names_stay_what_they_are(merge: Merge, name: str) -> None:
+    assert str(merge) == name
+    assert parse_merge(name) == merge
+    assert merge.match == name.split("-stop")[0].removesuffix(".reset")
+
+
+def test_weights_that_sum_to_one_still_do_when_read_back() -> None:
+    group = Group(tuple(Edge("a", "r17", seed) for seed in range(3)))
+    merge = Merge(group, MethodCell("permute"), "reset", None, (1 / 3, 1 / 3, 1 / 3))
+    again = parse_merge(str(merge))
+    assert again.weights is not None
+    assert sum(again.weights) == 1
+
+
+def test_a_group_knows_its_tasks_topology_and_control() -> None:
+    same = Group((Edge("a", "r35", 0), Edge("a", "r17", 1)))
+    assert (same.tasks, same.same_task, same.topology, same.homogeneous, same.control) == (
+        ("a",),
+        True,
+        "r35",
+        False,
+        "",
+    )
+    pair = Group((Edge("a", "r17", 0), Edge("b", "r17", 1)))
+    assert (pair.tasks, pair.same_task, pair.homogeneous) == (("a", "b"), False, True)
+    assert Group((Edge("a", "r17", 0), Edge("a", "r17", 0))).control == "self"
+    assert Group((Edge("a", "r17", 0), Edge("a", "r29", 0, False))).control == "untrained-1"
+
+
+@pytest.mark.parametrize(
+    ("parse", "name", "message"),
+    [
+        (parse_cell, "digits", "is not a cell; cells are named tasks.architectures.seeds"),
+        (parse_cell, "digits.r17", "is not a cell"),
+        (parse_cell, "digits.r17+r35.s0", "1 tasks, 2 architectures and 1 seeds"),
+        (parse_cell, "a+b.r17.s0+s1", "2 tasks, 1 architectures and 2 seeds"),
+        (parse_cell, "digits.r17.0", "'0' is not a seed; seeds are named s0, s1"),
+        (parse_cell, "digits.r17.sx", "'sx' is not a seed"),
+        (parse_cell, "digits.r17.s²", "is not a seed"),
+        (parse_cell, "digits+digits.r17+r17.s0+s1", "is written 'digits.r17\\+r17.s0\\+s1'"),
+        (parse_edge, "digits.r17.s00", "is written 'digits.r17.s0'"),
+        (parse_edge, "digits.r17+r17.s0+s1", "is not one edge model"),
+        (parse_edge, "digits.r17.s0.more", "is not one edge model"),
+        (parse_edge, "digits.r17.s0.", "is written 'digits.r17.s0'"),
+        (parse_group, "digits.r17+r17.s0+s1.permute", "is not a group"),
+        (parse_prediction, "digits.r17.s0", "is not a prediction; predictions are named like digits.r35.s0.on-"),
+        (parse_prediction, "digits.r17+r17.s0+s1.on-digits", "is not a prediction"),
+        (parse_match, "digits.r17+r17.s0+s1", "names no method"),
+        (parse_match, "digits.r17+r17.s0+s1.zip-alpha=0.30", "'zip-alpha=0.30' is written 'zip-alpha=0.3'"),
+        (parse_match, "digits.r17+r17.s0+s1.zip-alpha=[1", r"'\[1' is not a value"),
+        (parse_match, "digits.r17+r17.s0+s1.zip-alpha=[1]", r"'\[1\]' is not a plain value"),
+        (parse_merge, "digits.r17+r17.s0+s1.permute", "names no method and normalisation, like digits"),
+        (parse_merge, "digits.r17+r17.s0+s1.permute-weights=a+b.reset", "'a' is not a weight"),
+        (parse_merge, "digits.r17+r17.s0+s1.zip-alpha=1e-5.reset", "is written .*zip-alpha=1e-05.reset"),
+    ],
+)
+def test_a_name_that_cannot_be_read_says_why(parse: Any, name: str, message: str) -> None:
+    with pytest.raises(CellError, match=message):
+        parse(name)
+
+
+def test_an_unknown_name_lists_those_that_there_are() -> None:
+    assert known("task", "a", ["a", "b"]) == "a"
+    with pytest.raises(CellError, match="unknown task 'c'; there are: a, b"):
+        known("task", "c", ["a", "b"])
+
+
+# -- how many, and how a benchmark grows ------------------------------------------------------------------------------
+
+
+def names_of(params: Params) -> list[str]:
+    return [str(merge) for merge in expand_cells(params, params.merges)]
+
+
+def test_the_small_benchmark_has_these_merges() -> None:
+    assert names_of(parse_params(bench_values())) == [
+        "bars.r29+r17.s0+s0.identity.reset",
+        "bars.r29+r17.s0+s0.permute.reset",
+        "bars.r17+r17.s0+s0.identity.reset",
+        "bars.r17+r17.s0+s0.permute.reset",
+        "bars.r29+r17.s0+s0.random.reset",
+        "bars.r29+r17.u0+s0.identity.reset",
+        "bars.r29+r17.u0+s0.permute.reset",
+        "bars.r29+r17.s0+u0.identity.reset",
+        "bars.r29+r17.s0+u0.permute.reset",
+        "bars+late.r17+r17.s0+s1.permute.reset",
+        "bars+late.r17+r17.s1+s0.permute.reset",
+    ]
+
+
+@pytest.mark.parametrize("name", ["demo", "tiny"])
+def test_a_profile_has_as_many_merges_as_its_lists_say(name: str) -> None:
+    params = load_params(ROOT / "profiles" / f"{name}.yaml")
+    same, pairs = params.merges["same-task"], params.merges["task-pairs"]
+    n_archs, n_seeds, n_methods = len(params.architectures), len(params.seeds), len(params.methods)
+    depth_pairs = comb(n_archs, 2)
+    runs = n_archs * comb(n_seeds, 2) + depth_pairs * n_seeds**2
+    controls = n_archs * n_methods + (n_archs + depth_pairs) + depth_pairs * 2 * n_methods
+    assert same.controls == ["self", "random", "untrained"]
+    assert len(expand_cells(params, {"same": same})) == len(same.tasks) * (runs * n_methods + controls)
+    seeds = pairs.seeds or params.seeds
+    assert len(seeds) == 2
+    assert pairs.both_directions
+    expected = len(pairs.tasks) * 2 * (n_archs + depth_pairs) * perm(2, 2) * n_methods
+    assert len(expand_cells(params, {"pairs": pairs})) == expected
+    assert len(set(names_of(params))) == len(names_of(params))
+
+
+def grown(**changes: Any) -> dict[str, Any]:
+    values = copy.deepcopy(bench_values())
+    values["merges"]["same"].pop("seeds")
+    values["merges"]["pairs"].pop("architectures")
+    values["merges"]["pairs"].pop("methods")
+    return values | changes
+
+
+GROWTH = {
+    "seed": grown(seeds=[0, 1, 2]),
+    "method": grown(methods={"identity": {}, "permute": {}, "weight": {}}),
+    "architecture": grown(architectures=["r17", "r29", "r35"]),
+    "shallower architecture in front": grown(architectures=["r35", "r17", "r29"]),
+    "pair": grown(
+        merges=grown()["merges"] | {"more": {"tasks": [["dots", "bars"], ["late", "bars"]], "both_directions": True}}
+    ),
+    "task": grown(tasks=grown()["tasks"] | {"extra": {"source": "folder", "root": "x"}}),
+    "normalisation": grown(
+        merges=grown()["merges"] | {"plain": {"tasks": ["bars"], "normalize": ["reset", "none"], "seeds": [0, 1]}}
+    ),
+}
+
+
+@pytest.mark.parametrize("what", GROWTH)
+def test_growing_a_benchmark_only_adds_cells(what: str) -> None:
+    before, after = names_of(parse_params(grown())), names_of(parse_params(GROWTH[what]))
+    assert set(before) <= set(after)
+    assert [name for name in after if name in set(before)] == before or what.endswith("in front")
+
+
+@pytest.mark.parametrize("what", GROWTH)
+def test_growing_a_benchmark_changes_no_stage_that_there_was(what: str) -> None:
+    def stages(values: dict[str, Any]) -> dict[str, StageCell]:
+        return {f"{stage.stage}@{stage.cell}": stage for stage in make_plan(parse_params(values)).stages}
+
+    before, after = stages(grown()), stages(GROWTH[what])
+    assert {name: after.get(name) for name in before} == before
+
+
+def test_the_deeper_model_is_the_reference() -> None:
+    params = parse_params(grown(architectures=["r17", "r35", "r29"]))
+    for merge in expand_cells(params, params.merges):
+        depths = [ARCHITECTURES.index(edge.architecture) for edge in merge.edges]
+        assert depths == sorted(depths, reverse=True)
+
+
+def test_both_directions_make_each_task_the_reference_once() -> None:
+    family = {"tasks": [["bars", "dots"]], "both_directions": True, "homogeneous_only": True, "methods": ["permute"]}
+    params = parse_params(grown(merges={"pairs": family}, architectures=["r17"]))
+    assert sorted(names_of(params)) == [
+        "bars+dots.r17+r17.s0+s1.permute.reset",
+        "bars+dots.r17+r17.s1+s0.permute.reset",
+        "dots+bars.r17+r17.s0+s1.permute.reset",
+        "dots+bars.r17+r17.s1+s0.permute.reset",
+    ]
+
+
+def test_models_of_different_tasks_never_share_a_seed_and_equal_models_never_merge() -> None:
+    params = parse_params(grown(seeds=[0, 1, 2]))
+    for merge in expand_cells(params, {"pairs": params.merges["pairs"]}):
+        assert len({edge.seed for edge in merge.edges}) == 2
+    same = params.merges["same"].model_copy(update={"controls": []})
+    runs = [merge.group for merge in expand_cells(params, {"same": same})]
+    assert all(len(set(group.edges)) == 2 for group in runs)
+    assert {group.edges[0].seed == group.edges[1].seed for group in runs if not group.homogeneous} == {True, False}
+
+
+def test_neighbouring_runs_stand_next_to_each_other_in_the_list_of_seeds() -> None:
+    family = {"tasks": ["bars"], "homogeneous_only": True, "runs": "neighbours", "methods": ["permute"]}
+    params = parse_params(grown(seeds=[5, 3, 9, 1], merges={"same": family}, architectures=["r17"]))
+    assert names_of(params) == [f"bars.r17+r17.{run}.permute.reset" for run in ("s5+s3", "s3+s9", "s9+s1")]
+
+
+def test_a_grid_makes_one_cell_for_each_combination_of_options() -> None:
+    method = {"options": {"compatible": True}, "grid": {"alpha": [1e-4, 0.3], "beta": [0, 0.125, 1.0]}}
+    family = {"tasks": ["bars"], "homogeneous_only": True, "stops": [None, "layer2.0"]}
+    params = parse_params(
+        grown(methods={"zip": method}, statistics={"blocks": "full"}, merges={"a": family}, architectures=["r17"])
+    )
+    found = expand_cells(params, params.merges)
+    assert len(found) == 2 * 3 * 2
+    assert str(found[0]) == "bars.r17+r17.s0+s1.zip-alpha=0.0001-beta=0.reset"
+    assert str(found[-1]) == "bars.r17+r17.s0+s1.zip-alpha=0.3-beta=1-stop=layer2.0.reset"
+
+
+def test_more_than_two_models_are_merged_at_once() -> None:
+    family = {"tasks": ["bars"], "models": 3, "methods": ["permute"], "weights": [0.5, 0.25, 0.25]}
+    params = parse_params(grown(seeds=[0, 1, 2, 3], merges={"three": family}, architectures=["r17"]))
+    assert names_of(params) == [
+        f"bars.r17+r17+r17.{run}.permute-weights=0.5+0.25+0.25.reset"
+        for run in ("s0+s1+s2", "s0+s1+s3", "s0+s2+s3", "s1+s2+s3")
+    ]

@@ -1,0 +1,305 @@
+"""params.yaml: a mistake is one clear line with the key, what is allowed, and what was probably meant."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mergeline.matching import MATCHERS
+from mergeline.tasks import TASKS
+from stages import yaml12
+from stages.params import Params, ParamsError, load_params, parse_params, read_params_file
+from stages.yaml12 import YamlError
+from tests.conftest import bench_values
+
+ROOT = Path(__file__).resolve().parent.parent
+PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
+MISSING = object()
+
+
+def changed(path: Sequence[Any], value: Any) -> dict[str, Any]:
+    """The small benchmark with one value put at ``path``, or taken away."""
+    values = copy.deepcopy(bench_values())
+    *parents, last = path
+    place: Any = values
+    for key in parents:
+        place = place[key]
+    if value is MISSING:
+        del place[last]
+    else:
+        place[last] = value
+    return values
+
+
+def faults(values: Any) -> list[str]:
+    with pytest.raises(ParamsError) as caught:
+        parse_params(values)
+    return str(caught.value).split("\n")
+
+
+# -- what is valid --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", *PROFILES], ids=lambda path: path.name)
+def test_every_profile_is_valid(path: Path) -> None:
+    params = load_params(path)
+    assert params.merges
+    assert params.tasks
+
+
+def test_there_are_profiles() -> None:
+    assert "demo.yaml" in {path.name for path in PROFILES}
+
+
+def test_the_small_benchmark_is_valid_and_gets_defaults() -> None:
+    params = parse_params(bench_values())
+    assert params.train.momentum == 0.9
+    assert params.evaluate.calibration_bins == 15
+    assert params.tasks["bars"].test_fraction == 0.25
+    assert params.merges["pairs"].normalize == ["reset"]
+
+
+def test_params_cannot_be_changed_afterwards() -> None:
+    params = parse_params(bench_values())
+    with pytest.raises(ValueError, match="frozen"):
+        params.seed = 3
+
+
+def test_an_integer_is_a_number_where_a_number_is_wanted() -> None:
+    assert parse_params(changed(["train", "learning_rate"], 1)).train.learning_rate == 1.0
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["methods"], {"permute": {}, "aligned": {"use": "permute"}}),
+        (["methods"], {"zip": {"options": {"alpha": 0.5}, "grid": {"beta": [0, 0.25]}}}),
+        (["merges", "same", "stops"], ["layer2.0", None]),
+        (["merges", "same", "weights"], [0.3, 0.7]),
+        (["merges", "same", "normalize"], ["reset", "none"]),
+        (["imports"], {"bars.r17.s0": "mine/model.pth"}),
+        (["tasks", "bars", "classes"], [3, 1]),
+    ],
+)
+def test_what_may_be_set_is_accepted(path: list[str], value: Any) -> None:
+    values = changed(path, value)
+    if path == ["methods"]:
+        values["statistics"] = {"blocks": "full"}
+        values["merges"]["pairs"]["methods"] = list(value)
+    assert isinstance(parse_params(values), Params)
+
+
+# -- one clear line for one mistake ---------------------------------------------------------------------------------
+
+CASES: list[tuple[list[Any], Any, str]] = [
+    # unknown and misspelt keys
+    (["nonsense"], 1, "nonsense: unknown key; allowed: architectures, compute, "),
+    (["seedz"], 1, "seedz: unknown key (did you mean 'seed"),
+    (["train", "epoch"], 3, "train.epoch: unknown key (did you mean 'epochs'?); allowed: batch_size, compile, epochs"),
+    (["tasks", "bars", "max_trian"], 3, "tasks.bars.max_trian: unknown key (did you mean 'max_train'?); allowed: classes"),
+    (["merges", "same", "runz"], "all", "merges.same.runz: unknown key (did you mean 'runs'?)"),
+    (["methods", "permute", "optons"], {}, "methods.permute.optons: unknown key (did you mean 'options'?); allowed: grid"),
+    (["normalize", "reset", "image"], 3, "normalize.reset.image: unknown key (did you mean 'images'?)"),
+    (["compute", "treads"], 1, "compute.treads: unknown key (did you mean 'threads'?); allowed: device, threads"),
+    # missing keys
+    (["seed"], MISSING, "seed: is missing"),
+    (["model", "width"], MISSING, "model.width: is missing"),
+    (["merges", "same", "tasks"], MISSING, "merges.same.tasks: is missing"),
+    # wrong types
+    (["seed"], "a", "seed: Input should be a valid integer, got 'a'"),
+    (["seed"], 1.0, "seed: Input should be a valid integer, got 1.0"),
+    (["seed"], True, "seed: Input should be a valid integer, got True"),
+    (["seed"], None, "seed: Input should be a valid integer, got None"),
+    (["train", "compile"], 1, "train.compile: Input should be a valid boolean, got 1"),
+    (["train", "compile"], "on", "train.compile: Input should be a valid boolean, got 'on'"),
+    (["train", "learning_rate"], "fast", "train.learning_rate: Input should be a valid number, got 'fast'"),
+    (["architectures"], "r17", "architectures: Input should be a valid list, got 'r17'"),
+    (["tasks", "bars"], None, "tasks.bars: Input should be a valid dictionary"),
+    (["train"], [], "train: Input should be a valid dictionary"),
+    # numbers that are none, and out of range
+    (["train", "learning_rate"], float("nan"), "train.learning_rate: Input should be a finite number, got nan"),
+    (["train", "learning_rate"], float("inf"), "train.learning_rate: Input should be a finite number, got inf"),
+    (["train", "learning_rate"], 0, "train.learning_rate: Input should be greater than 0, got 0"),
+    (["seed"], 2**31, "seed: Input should be less than 2147483648, got 2147483648"),
+    (["seeds"], [0, -1], "seeds[1]: Input should be greater than or equal to 0, got -1"),
+    (["model", "input_size"], 48, "model.input_size: Input should be 32, 64 or 224, got 48"),
+    (["compute", "device"], "gpu", "compute.device: Input should be 'auto', 'cpu' or 'cuda', got 'gpu'"),
+    (["tasks", "bars", "test_fraction"], 1.0, "tasks.bars.test_fraction: Input should be less than 1, got 1.0"),
+    (["execution"], {"retries": 9}, "execution.retries: Input should be less than or equal to 5, got 9"),
+    # lists
+    (["seeds"], [], "seeds: Value should have at least 1 item"),
+    (["seeds"], [0, 1, 0], "seeds: 0 stands twice"),
+    (["architectures"], ["r17", "r17"], "architectures: 'r17' stands twice"),
+    (["tasks"], {}, "tasks: Dictionary should have at least 1 item"),
+    (["merges"], {}, "merges: Dictionary should have at least 1 item"),
+    (["methods"], {}, "methods: Dictionary should have at least 1 item"),
+    (["merges", "same", "tasks"], [], "merges.same.tasks: List should have at least 1 item"),
+    (["tasks", "bars", "classes"], [1, 1], "tasks.bars.classes: 1 stands twice"),
+    (["tasks", "bars", "classes"], [1], "tasks.bars.classes: Value should have at least 2 items"),
+    # names that are not known
+    (["tasks", "nosuch"], {}, f"tasks.nosuch: unknown 'nosuch'; allowed: {', '.join(TASKS)}"),
+    (["tasks", "bars", "source"], "foldr", "tasks.bars.source: unknown 'foldr' (did you mean 'folder'?); allowed: "),
+    (["architectures"], ["r17", "r28"], "architectures[1]: unknown 'r28' (did you mean 'r29'?); allowed: r17, r29"),
+    (["methods", "permut"], {}, "methods.permut: unknown 'permut' (did you mean 'permute'?); allowed: identity, permute"),
+    (["methods", "mine"], {"use": "zipp"}, "methods.mine.use: unknown 'zipp' (did you mean 'zip'?); allowed: "),
+    (["merges", "same", "tasks"], ["bar"], "merges.same.tasks[0]: unknown 'bar' (did you mean 'bars'?); allowed: bars"),
+    (["merges", "pairs", "tasks"], [["bars", "dot"]], "merges.pairs.tasks[0]: unknown 'dot' (did you mean 'dots'?)"),
+    (["merges", "pairs", "tasks"], [["bars", "bars"]], "merges.pairs.tasks[0]: a task stands twice; name it alone"),
+    (["merges", "same", "architectures"], ["r99"], "merges.same.architectures[0]: unknown 'r99'"),
+    (["merges", "same", "methods"], ["permut"], "merges.same.methods[0]: unknown 'permut' (did you mean 'permute'?)"),
+    (["merges", "same", "normalize"], ["rest"], "merges.same.normalize[0]: unknown 'rest' (did you mean 'reset'?); allowed: none"),
+    (["merges", "same", "controls"], ["selv"], "merges.same.controls[0]: Input should be 'self', 'random' or 'untrained'"),
+    (["merges", "same", "runs"], "some", "merges.same.runs: Input should be 'all' or 'neighbours', got 'some'"),
+    (["merges", "same", "seeds"], [7], "merges.same.seeds[0]: 7 is not one of seeds: [0, 1]"),
+    (["similarity", "encoder"], "dinov7", "similarity.encoder: "),
+    (["imports"], {"bars.r17.s9": "x.pth"}, "imports.bars.r17.s9: no merge uses this edge (did you mean 'bars.r17.s"),
+    # names that would break files or stage names
+    (["tasks", "a/b"], {"source": "folder"}, "tasks.a/b: String should match pattern"),
+    (["tasks", "a@b"], {"source": "folder"}, "tasks.a@b: String should match pattern"),
+    (["tasks", "a+b"], {"source": "folder"}, "tasks.a+b: String should match pattern"),
+    (["methods", "a.b"], {"use": "permute"}, "methods.a.b: String should match pattern"),
+    (["merges", "a b"], {"tasks": ["bars"]}, "merges.a b: String should match pattern"),
+    # things that cannot go together
+    (["tasks", "dots", "pretrain"], "dots", "tasks.dots.pretrain: dots -> dots is a circle"),
+    (["tasks", "late", "pretrain"], "dot", "tasks.late.pretrain: unknown 'dot' (did you mean 'dots'?); allowed: bars"),
+    (["methods", "permute"], {"options": {"alpha": 1}}, "methods.permute.options.alpha: unknown option; allowed: none"),
+    (["methods", "zip"], {"options": {"alfa": 1}}, "methods.zip.options.alfa: unknown option (did you mean 'alpha'?); "),
+    (["methods", "zip"], {"grid": {"alpha": [0.1]}}, "methods.zip.options: a grid needs options beside it, even if empty"),
+    (["methods", "zip"], {"options": {}, "grid": {"alpha": []}}, "methods.zip.grid.alpha: Value should have at least 1 item"),
+    (["methods", "zip"], {}, "methods.zip: zip needs the blocks within each model; set statistics.blocks: full"),
+    (["merges", "same", "weights"], [0.5, 0.6], "merges.same.weights: must sum to 1, sum to 1.1"),
+    (["merges", "same", "weights"], [0.5, 0.25, 0.25], "merges.same.weights: 3 weights for 2 models of bars"),
+    (["merges", "same", "models"], 3, "merges.same: makes no merge at all; models of one task need two seeds at least"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "value", "message"), CASES, ids=[case[2].split(": ")[0] for case in CASES])
+def test_a_mistake_is_one_line_with_its_key(path: list[Any], value: Any, message: str) -> None:
+    lines = faults(changed(path, value))
+    own = [line for line in lines if line.startswith(f"params.yaml: {message}")]
+    assert len(own) == 1, lines
+    assert len(own[0]) < 400
+
+
+def test_a_mistake_makes_no_other_lines() -> None:
+    several = ["zip", "dots", "imports", "same"]
+    for path, value, message in CASES:
+        if not any(word in message for word in several):
+            assert len(faults(changed(path, value))) == 1, message
+
+
+def test_a_longer_circle_of_pretraining_is_shown() -> None:
+    values = changed(["tasks", "dots", "pretrain"], "late")
+    assert "params.yaml: tasks.dots.pretrain: dots -> late -> dots is a circle" in faults(values)
+
+
+def test_one_seed_makes_no_merge_of_equal_models() -> None:
+    values = bench_values(seeds=[0], merges={"one": {"tasks": ["bars"], "homogeneous_only": True}})
+    assert faults(values) == [
+        "params.yaml: merges.one: makes no merge at all; models of one task need two seeds at least (seeds: [0])"
+    ]
+
+
+def test_every_fault_has_its_own_line() -> None:
+    values = changed(["seed"], "x")
+    values["train"]["epochs"] = 0
+    values["nonsense"] = 1
+    assert [line.split(": ")[1] for line in faults(values)] == ["seed", "train.epochs", "nonsense"]
+
+
+def test_every_matcher_may_be_used_with_its_defaults() -> None:
+    values = bench_values(methods={name: {} for name in MATCHERS}, statistics={"blocks": "full"})
+    assert set(parse_params(values).methods) == set(MATCHERS)
+
+
+# -- the file -------------------------------------------------------------------------------------------------------
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 0\nseed: 1\n", r"line 2: the key 'seed' already stands in line 1"),
+        ("tasks:\n  digits: {}\n  digits: {}\n", r"line 3: the key 'digits' already stands in line 2"),
+        ("seed: [1, 2\n", r"line 2, column 1: did not find expected"),
+        ("a: b: c\n", r"line 1, column 5: mapping values are not allowed"),
+        ("\tseed: 0\n", r"line 1, column 1: found character that cannot start any token"),
+        ("? [a, b]\n: 1\n", r"line 1: a key must be a word or a number"),
+        ("seed: !!python/object/apply:os.getcwd []\n", r"could not determine a constructor"),
+        ("- 1\n- 2\n", r"expected keys and values at the top, found list"),
+        ("", r"expected keys and values at the top, found NoneType"),
+    ],
+)
+def test_a_file_that_is_no_params_says_where(text: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ParamsError, match=rf"{path}: .*{message}"):
+        read_params_file(path)
+
+
+def test_a_missing_file_names_a_profile_to_copy(tmp_path: Path) -> None:
+    with pytest.raises(
+        ParamsError, match=r"params\.yaml is missing\. Copy a profile: cp profiles/demo\.yaml params\.yaml"
+    ):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_a_file_that_is_not_text_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"\xff\xfe\x00seed")
+    with pytest.raises(ParamsError, match="cannot be read"):
+        read_params_file(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1E5", 100000.0),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("-2", -2),
+        ("010", 10),
+        ("08", 8),
+        ("on", "on"),
+        ("off", "off"),
+        ("no", "no"),
+        ("yes", "yes"),
+        ("y", "y"),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("~", None),
+        ("1_000", "1_000"),
+        ("12:30", "12:30"),
+        ("2024-01-01", "2024-01-01"),
+        ("0x10", "0x10"),
+        ("'1'", "1"),
+    ],
+)
+def test_a_value_is_what_yaml_1_2_says(text: str, value: Any) -> None:
+    found = yaml12.load(f"key: {text}")["key"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_the_values_are_those_that_dvc_reads() -> None:
+    from dvc.utils.serialize import parse_yaml
+
+    text = "a: 1e-3\nb: 010\nc: on\nd: no\ne: .5\nf: 12:30\ng: ~\nh: [1, 2.0, x]\ni: true\nj: 2024-01-01x\nk: -1e+2\n"
+    assert yaml12.load(text) == dict(parse_yaml(text, "params.yaml"))
+
+
+def test_a_merged_mapping_may_be_overridden() -> None:
+    text = "base: &base {epochs: 1, shift: 2}\ntrain:\n  <<: *base\n  epochs: 3\n"
+    assert yaml12.load(text)["train"] == {"epochs": 3, "shift": 2}
+    with pytest.raises(YamlError, match="line 2: the key 'a' already"):
+        yaml12.load("a: {<<: {b: 1}}\na: 2")
