@@ -71,12 +71,21 @@ def _lock_damage(path: Path) -> Damage | None:
 
 
 def _whole(entry: dict[str, Any]) -> bool:
-    lists = [*entry.get("deps", []), *entry.get("outs", [])] if _lists(entry) else [None]
-    return all(isinstance(item, dict) and "path" in item for item in lists)
+    """Whether an entry's lists are lists of files with a path and a whole hash."""
+    if not all(isinstance(entry.get(key, []), list) for key in ("deps", "outs")):
+        return False
+    items = [*entry.get("deps", []), *entry.get("outs", [])]
+    return all(
+        isinstance(item, dict)
+        and isinstance(item.get("path"), str)
+        and ("md5" not in item or _is_md5(item["md5"]))
+        and ("size" not in item or isinstance(item["size"], int))
+        for item in items
+    )
 
 
-def _lists(entry: dict[str, Any]) -> bool:
-    return all(isinstance(entry.get(key, []), list) for key in ("deps", "outs"))
+def _is_md5(value: Any) -> bool:
+    return isinstance(value, str) and len(value.removesuffix(".dir")) == 32
 
 
 def heal(root: Path, conflicts: bool = False) -> list[str]:

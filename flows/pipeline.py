@@ -447,6 +447,7 @@ class Pipeline:
         kept = [(out, out.hash_info, out.meta) for out in outs]
         for out in outs:
             info = recorded[out.def_path]
+            out.hash_name = "md5"  # a lock entry without this output would have made it a legacy one
             out.hash_info = HashInfo("md5", info["md5"])
             out.meta = Meta.from_dict({k: v for k, v in info.items() if k in ("size", "nfiles", "isexec")})
             out.obj = None
@@ -503,7 +504,7 @@ class Pipeline:
                 raise MissingOutput(f"{stage.name} ended well but did not write {self._relative(out)}")
             if out.use_cache and out.hash_info != found[1]:
                 out.obj = None
-            out.meta, out.hash_info = found
+            out.hash_name, (out.meta, out.hash_info) = "md5", found
             if out.metric:
                 out.verify_metric()
             if out.use_cache:

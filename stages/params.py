@@ -240,7 +240,8 @@ class Params(Section):
     statistics: Statistics
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
     normalize: Normalize
-    merges: Annotated[dict[Name, MergeFamily], Field(min_length=1)]
+    merges: dict[Name, MergeFamily]
+    """Families of merges by name; edge models are trained as they need them."""
     evaluate: Evaluate
     similarity: Similarity
     report: Report

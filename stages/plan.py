@@ -7,6 +7,7 @@ uses, and on the hash of the code it runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -22,7 +23,7 @@ __all__ = ["HEADER", "Plan", "StageCell", "drift", "make_plan", "matcher_blocks"
 
 GROUPS = (
     "import", "train", "finetune", "untrained", "predict", "evaluate-edge", "statistics", "match", "match-weights",
-    "match-control", "merge", "evaluate", "evaluate-ensemble", "similarity",
+    "match-control", "merge", "merge-plain", "evaluate", "evaluate-ensemble", "similarity",
 )  # fmt: skip
 """Names of the groups of stages in a pipeline file, in the order of the data."""
 HEADER = "# Written by `mergeline plan` from params.yaml; edit that file instead.\n"
@@ -190,15 +191,16 @@ def _group_stages(params: Params, group: Group, merges: list[Merge]) -> list[Sta
             seen.add(merge.match)
             stages.append(_match_stage(params, merge, family, models))
         match_file = str(paths.match(merge.match))
-        normal = ["compute", "seed"] + ([f"normalize.{merge.normalize}"] if merge.normalize != "none" else [])
+        plain = merge.normalize == "none"  # a group of its own: the cells of a group have lists of one length
         stages.append(
             _stage(
                 "merge",
                 merge,
                 family,
                 [*models, match_file, *tasks],
-                normal,
+                ["compute", "seed", *([] if plain else [f"normalize.{merge.normalize}"])],
                 [str(paths.merged_model(merge))],
+                group="merge-plain" if plain else "merge",
             )
         )
         stages.append(
@@ -301,15 +303,19 @@ def _family_stages(family: str, groups: dict[str, dict[str, StageCell]]) -> dict
 
 def _common_list(items: dict[str, dict[str, str]], lists: dict[str, tuple[str, ...]]) -> list[str]:
     """One list for all cells; fields that it needs are added to the cells' items."""
-    common = []
+    if len({len(values) for values in lists.values()}) > 1:
+        raise ValueError(f"cells of one group differ in the length of a list: {', '.join(lists)}")
+    common: list[str] = []
     for position, first in enumerate(next(iter(lists.values()))):
         templates = {values[position].replace(cell, "${key}") for cell, values in lists.items()}
         if len(templates) == 1:
             common.append(templates.pop())
             continue
-        kind = first.split("/")[1] if "/" in first else first.split(".")[0]
-        taken = sum(entry.startswith(f"${{item.{kind}") for entry in common)
-        field_name = kind + (str(taken + 1) if taken else "")
+        kind = re.sub(r"\W", "_", first.split("/")[1] if "/" in first else first.split(".")[0])
+        field_name, number = kind, 1
+        while any(field_name in fields for fields in items.values()):
+            number += 1
+            field_name = f"{kind}{number}"
         for cell, values in lists.items():
             items[cell][field_name] = values[position]
         common.append(f"${{item.{field_name}}}")

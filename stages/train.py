@@ -33,6 +33,9 @@ from stages.tables import write_table
 
 __all__ = ["run_finetune", "run_import", "run_train", "run_untrained"]
 
+TEST_BATCH = 250
+"""Images at a time for the scores in metrics.json; not ``evaluate.batch_size``, which must touch no training."""
+
 
 def run_train(context: Context, cell: str) -> None:
     """``cell``: an edge, ``digits.r35.s0``. Trains from a random start that depends on the edge's name alone."""
@@ -183,7 +186,7 @@ def _write_edge(
     more: dict[str, Any],
 ) -> None:
     images, labels = task.part("test")
-    logits = predict(model, context.image_batches(images, context.params.evaluate.batch_size))
+    logits = predict(model, context.image_batches(images, TEST_BATCH))
     assert isinstance(logits, torch.Tensor)
     scores = score(logits, torch.from_numpy(labels))
     save_edge(context.path(paths.edge_model(edge)), model, architecture, edge.task, edge.seed)

@@ -132,8 +132,9 @@ def bench_values(**changes: Any) -> dict[str, Any]:
         "methods": {"identity": {}, "permute": {}},
         "normalize": {"reset": {"images": 24, "batch_size": 12}},
         "merges": {
-            "same": {"tasks": ["bars"], "seeds": [0], "controls": ["self", "random", "untrained"]},
-            "pairs": {"tasks": [["bars", "late"]], "architectures": ["r17"], "methods": ["permute"]},
+            "same": {"tasks": ["bars"], "architectures": ["r17"], "controls": ["self", "random"]},
+            "depth": {"tasks": ["bars"], "seeds": [0], "methods": ["permute"], "controls": ["untrained"]},
+            "pairs": {"tasks": [["bars", "late"]], "architectures": ["r17"], "methods": ["permute"], "seeds": [0, 1]},
         },
         "evaluate": {"batch_size": 20},
         "similarity": {"encoder": "efficientnet-lite0", "tau": 1000.0},

@@ -27,10 +27,14 @@ __all__ = ["TRANSPORT", "TransportOptions", "transport_plan", "unit_distances"]
 Float64 = NDArray[np.float64]
 Distance = Literal["correlation", "euclidean"]
 
-MAX_STEPS = 10_000
-"""Steps of an entropic solution at most; it stops when its margins are met."""
-MARGIN = 1e-9
-"""How far the margins of an entropic plan may be off."""
+MAX_STEPS = 1000
+"""Steps of a soft plan at most: with little entropy its margins are met ever more slowly, and the maps are normalised."""
+MARGIN = 1e-6
+"""How far the row sums of a soft plan may be off, relative."""
+ABSORBED = 1e50
+"""Scaling factors beyond this are taken into the kernel, long before floats overflow."""
+TINY = 1e-300
+"""Entries of the kernel below this are 0: they add nothing, and denormal floats are slow."""
 
 
 def transport_plan(distances: ArrayLike, regularization: float = 0.0) -> Float64:
@@ -43,18 +47,21 @@ def transport_plan(distances: ArrayLike, regularization: float = 0.0) -> Float64
 
     Returns
     -------
-    ``(C_reference, C)`` masses that sum to 1; rows sum to ``1 / C_reference``, columns to ``1 / C``.
+    ``(C_reference, C)`` masses that sum to 1; rows sum to ``1 / C_reference`` (for a soft plan to 1e-6 relative, or to
+    what 1000 steps reach), columns to ``1 / C``.
 
     Raises
     ------
-    ImportError: POT is not installed (exact plans between equal widths do not need it).
+    ImportError: POT is not installed, which only exact plans between unequal widths need.
     ValueError: distances are not finite.
     """
     costs = np.ascontiguousarray(distances, dtype=np.float64)
     if costs.ndim != 2 or not np.isfinite(costs).all():
         raise ValueError(f"transport needs a finite matrix of distances, got shape {costs.shape}")
+    if regularization > 0:
+        return _soft_plan(costs, regularization * float(np.abs(costs).max()))
     n_rows, n_columns = costs.shape
-    if regularization == 0 and n_rows == n_columns:
+    if n_rows == n_columns:
         plan = np.zeros_like(costs)
         plan[np.arange(n_rows), match_grouped(-costs, 1)] = 1 / n_rows
         return plan
@@ -62,15 +69,54 @@ def transport_plan(distances: ArrayLike, regularization: float = 0.0) -> Float64
         import ot
     except ImportError as error:
         raise ImportError(
-            "soft plans and plans between unequal widths need POT: pip install 'mergeline[transport]'"
+            "exact transport between unequal widths needs POT: pip install 'mergeline[transport]'"
         ) from error
-    rows, columns = np.full(n_rows, 1 / n_rows), np.full(n_columns, 1 / n_columns)
-    if regularization == 0:
-        return ot.emd(rows, columns, costs, numItermax=10_000_000)
-    strength = regularization * (float(np.abs(costs).max()) or 1.0)
-    return ot.sinkhorn(
-        rows, columns, costs, strength, method="sinkhorn_stabilized", numItermax=MAX_STEPS, stopThr=MARGIN
-    )
+    return ot.emd(np.full(n_rows, 1 / n_rows), np.full(n_columns, 1 / n_columns), costs, numItermax=10_000_000)
+
+
+def _soft_plan(costs: Float64, strength: float) -> Float64:
+    """Sinkhorn's algorithm, from strong to weak entropy, each solution the start of the next.
+
+    The plan is ``exp((rows + columns - costs) / strength)`` for some potentials of rows and columns. Steps only scale
+    the plan's rows and columns; factors that grow large are absorbed into the potentials, so that nothing over- or
+    underflows at any strength.
+    """
+    # Potentials to begin with that leave a 0 in every row and column, and nothing below.
+    rows = costs.min(axis=1)
+    columns = (costs - rows[:, None]).min(axis=0)
+    if strength == 0 or not (costs - rows[:, None] - columns).any():
+        return np.full_like(costs, 1 / costs.size)
+    strengths = [strength]
+    while strengths[-1] < float((costs - rows[:, None] - columns).max()) / 2:
+        strengths.append(strengths[-1] * 4)
+    for step in reversed(strengths):
+        rows, columns = _scale(costs, rows, columns, step, MAX_STEPS if step == strength else MAX_STEPS // 10)
+    return np.exp((rows[:, None] + columns - costs) / strength)
+
+
+def _scale(costs: Float64, rows: Float64, columns: Float64, strength: float, max_steps: int) -> tuple[Float64, Float64]:
+    """Potentials of the plan of one strength, from others nearby."""
+    n_rows, n_columns = costs.shape
+    kernel = _kernel(costs, rows, columns, strength)
+    u, v = np.ones(n_rows), np.ones(n_columns)
+    sums = kernel @ v
+    for _ in range(max_steps):
+        u = 1 / (n_rows * sums)
+        v = 1 / (n_columns * (u @ kernel))
+        if max(u.max(), v.max(), 1 / u.min(), 1 / v.min()) > ABSORBED:
+            rows, columns = rows + strength * np.log(u), columns + strength * np.log(v)
+            kernel = _kernel(costs, rows, columns, strength)
+            u, v = np.ones(n_rows), np.ones(n_columns)
+        sums = kernel @ v
+        if np.abs(n_rows * u * sums - 1).max() < MARGIN:
+            break
+    return rows + strength * np.log(u), columns + strength * np.log(v)
+
+
+def _kernel(costs: Float64, rows: Float64, columns: Float64, strength: float) -> Float64:
+    kernel = np.exp((rows[:, None] + columns - costs) / strength)
+    kernel[kernel < TINY] = 0.0
+    return kernel
 
 
 def unit_distances(moments: Moments, model: int, distance: Distance = "correlation") -> Float64:

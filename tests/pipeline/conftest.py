@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -43,6 +42,12 @@ imports: {}
 report: {title: micro}
 execution: {jobs: 2, timeout: 300.0, retries: 1}
 """
+
+
+SHELL = MICRO.replace("  optdigits: {max_train: 200, max_test: 100}\n", "").replace(
+    "merges:\n  same: {tasks: [digits]}\n  pairs: {tasks: [[digits, optdigits]], seeds: [0, 1]}\n", "merges: {}\n"
+)
+"""Parameters that make no cells, for pipelines of shell commands."""
 
 
 @dataclass(frozen=True)
@@ -163,18 +168,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture
-def benchmark_copy(finished: Workspace, tmp_path: Path) -> Workspace:
-    """A finished micro benchmark of the test's own."""
+def benchmark_copy(finished: Workspace, tmp_path: Path) -> Iterator[Workspace]:
+    """A finished micro benchmark of the test's own; whatever the test did, nothing of it runs on."""
     target = tmp_path / "benchmark"
     shutil.copytree(finished.root, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "fresh.json"))
-    return Workspace(target)
+    workspace = Workspace(target)
+    yield workspace
+    for process in workspace.processes():
+        process.kill()
 
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Callable[[str], Workspace]:
     """Makes a pipeline of shell commands from the text of its dvc.yaml."""
 
-    def make(dvc_yaml: str, params: str = MICRO) -> Workspace:
+    def make(dvc_yaml: str, params: str = SHELL) -> Workspace:
         workspace = initialise(tmp_path / "shell")
         for name in ("mergeline", "stages", "flows"):
             (workspace.root / name).symlink_to(SOURCE / name)
@@ -205,13 +213,3 @@ def output_files(root: Path, folders: Sequence[str] = ("artifacts",)) -> dict[st
         for path in sorted((root / folder).rglob("*"))
         if path.is_file()
     }
-
-
-@pytest.fixture(autouse=True)
-def no_leftover_processes(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever a test did, nothing of it may run on."""
-    yield
-    for name in ("benchmark_copy",):
-        if name in request.fixturenames:
-            for process in request.getfixturevalue(name).processes():
-                process.send_signal(signal.SIGKILL)

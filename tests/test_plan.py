@@ -1,0 +1,305 @@
+"""The plan: every stage says what it reads and writes, and DVC reads from its files exactly that."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+import yaml
+from dvc.dependency import ParamsDependency
+from dvc.repo import Repo
+
+from stages import paths
+from stages.__main__ import STAGES
+from stages.cells import Edge, parse_edge, parse_group, parse_match, parse_merge, parse_prediction
+from stages.code import code_names
+from stages.params import Params, load_params, parse_params
+from stages.plan import GROUPS, HEADER, Plan, StageCell, base_edge, drift, make_plan, render, write_pipelines
+from tests.conftest import bench_values
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def demo() -> Params:
+    return load_params(ROOT / "profiles" / "demo.yaml")
+
+
+def rich() -> Params:
+    """All kinds of stages: grids, stops, weights, imports, plain normalisation, whole-network matchers."""
+    values = bench_values(
+        imports={"bars.r17.s1": "mine/model.pth", "bars.r29.s0": "other/a model.v2.safetensors"},
+        statistics={"blocks": "full"},
+    )
+    values["methods"] |= {
+        "zip": {"options": {"compatible": True}, "grid": {"alpha": [0.1, 0.3], "beta": [0]}},
+        "aligned": {"use": "weight"},
+    }
+    values["merges"]["same"] |= {"normalize": ["reset", "none"], "stops": [None, "layer2.0"], "weights": [0.25, 0.75]}
+    return parse_params(values)
+
+
+BENCHMARKS = {"demo": demo, "small": lambda: parse_params(bench_values()), "rich": rich}
+
+
+@pytest.fixture(params=BENCHMARKS)
+def params(request: pytest.FixtureRequest) -> Params:
+    return BENCHMARKS[request.param]()
+
+
+def cells(plan: Plan, stage: str) -> dict[str, StageCell]:
+    return {cell.cell: cell for cell in plan.stages if cell.stage == stage}
+
+
+# -- what stages read and write ---------------------------------------------------------------------------------------
+
+
+def test_every_input_below_artifacts_is_some_stages_output(params: Params) -> None:
+    plan = make_plan(params)
+    made = {out for stage in plan.stages for out in stage.outs}
+    made |= {str(paths.task(name)) for name in params.tasks}
+    made |= {str(paths.embedding(name)) for name in params.tasks}
+    made |= {str(paths.code(name)) for name in code_names()}
+    for stage in plan.stages:
+        below = {dep for dep in stage.deps if dep.startswith("artifacts/")}
+        assert below <= made, stage
+        assert set(stage.deps) - below <= set(params.imports.values())
+
+
+def test_every_output_is_made_once_and_lies_below_artifacts(params: Params) -> None:
+    outs = [out for stage in make_plan(params).stages for out in stage.outs]
+    assert len(outs) == len(set(outs))
+    assert all(out.startswith("artifacts/") for out in outs)
+
+
+def test_every_stage_is_named_once(params: Params) -> None:
+    stages = make_plan(params).stages
+    assert len({(stage.group, stage.cell) for stage in stages}) == len(stages)
+    assert {stage.stage for stage in stages} <= set(STAGES)
+    assert {stage.group for stage in stages} <= set(GROUPS)
+
+
+def test_every_cell_is_a_name_that_its_stage_reads(params: Params) -> None:
+    readers: dict[str, Any] = {
+        "predict": parse_prediction, "statistics": parse_group, "evaluate-ensemble": parse_group, "match": parse_match,
+        "merge": parse_merge, "evaluate": parse_merge, "similarity": lambda name: name.split("+"),
+    }  # fmt: skip
+    for stage in make_plan(params).stages:
+        assert readers.get(stage.stage, parse_edge)(stage.cell)
+
+
+def test_every_stage_depends_on_the_code_it_runs(params: Params) -> None:
+    for stage in make_plan(params).stages:
+        first = PurePosixPath(stage.deps[0])
+        assert first.parent == PurePosixPath("artifacts/code")
+        assert first.stem == stage.stage or first.stem.startswith("match-")
+
+
+def test_every_parameter_a_stage_names_is_there(params: Params) -> None:
+    values = params.model_dump()
+    for stage in make_plan(params).stages:
+        for key in stage.params:
+            place: Any = values
+            for part in key.split("."):
+                assert part in place, (stage.cell, key)
+                place = place[part]
+
+
+def test_the_same_parameters_give_the_same_plan(params: Params) -> None:
+    assert make_plan(params) == make_plan(params)
+    assert render(make_plan(params)) == render(make_plan(params))
+
+
+def test_a_matcher_of_weights_waits_for_no_statistics() -> None:
+    matches = cells(make_plan(rich()), "match")
+    for cell, stage in matches.items():
+        method = parse_match(cell)[1].name
+        needs = any("statistics/" in dep for dep in stage.deps)
+        assert needs == (method in ("permute", "zip"))
+        matcher = {"aligned": "weight"}.get(method, method)
+        assert stage.deps[0] == f"artifacts/code/match-{matcher}.json"
+
+
+def test_no_statistics_are_taken_that_no_method_reads() -> None:
+    values = bench_values(methods={"identity": {}, "weight": {}})
+    for family in values["merges"].values():
+        family.pop("methods", None)
+    assert not cells(make_plan(parse_params(values)), "statistics")
+
+
+def test_a_grid_cell_depends_on_the_options_beside_the_grid_alone() -> None:
+    for cell, stage in cells(make_plan(rich()), "match").items():
+        method = parse_match(cell)[1].name
+        keys = {"zip": "methods.zip.options", "random": None}.get(method, f"methods.{method}")
+        assert set(stage.params) == {"compute", "seed", keys} - {None}
+
+
+def test_several_merges_share_one_match_and_one_pair_of_statistics() -> None:
+    plan = make_plan(rich())
+    merges = [merge for merge in plan.merges if merge.match == "bars.r17+r17.s0+s1.permute"]
+    assert len(merges) == 4
+    assert len(cells(plan, "match")) == len({merge.match for merge in plan.merges})
+    for merge in merges:
+        assert str(paths.match(merge.match)) in cells(plan, "merge")[str(merge)].deps
+
+
+def test_a_merge_depends_on_the_options_of_its_normalisation_alone() -> None:
+    merges = cells(make_plan(rich()), "merge")
+    for cell, stage in merges.items():
+        assert ("normalize.reset" in stage.params) == cell.endswith(".reset")
+        assert not any(key.startswith(("methods", "evaluate", "train")) for key in stage.params)
+
+
+def test_an_evaluation_setting_touches_predictions_and_evaluations_alone(params: Params) -> None:
+    for stage in make_plan(params).stages:
+        assert ("evaluate" in stage.params) == stage.stage.startswith(("evaluate", "predict"))
+
+
+def test_an_edge_is_trained_finetuned_imported_or_left_untrained() -> None:
+    plan = make_plan(rich())
+    assert set(cells(plan, "import")) == {"bars.r17.s1", "bars.r29.s0"}
+    assert set(cells(plan, "finetune")) == {"late.r17.s0", "late.r17.s1"}
+    assert set(cells(plan, "untrained")) == {"bars.r29.u0", "bars.r17.u0"}
+    assert set(cells(plan, "train")) == {"bars.r17.s0", "dots.r17.s0", "dots.r17.s1"}
+    imported = cells(plan, "import")["bars.r17.s1"]
+    assert "mine/model.pth" in imported.deps
+    assert not any("history" in out for out in imported.outs)
+    assert cells(plan, "finetune")["late.r17.s0"].deps[-1] == "artifacts/edges/dots.r17.s0/model.safetensors"
+    assert "finetune" in cells(plan, "finetune")["late.r17.s0"].params
+    assert "train" in cells(plan, "train")["bars.r17.s0"].params
+
+
+def test_a_base_is_that_of_the_pretrain_task_with_the_same_architecture_and_seed() -> None:
+    params = rich()
+    assert base_edge(params, Edge("late", "r29", 1)) == Edge("dots", "r29", 1)
+    assert base_edge(params, Edge("late", "r29", 1, trained=False)) is None
+    assert base_edge(params, Edge("bars", "r17", 0)) is None
+
+
+def test_every_edge_is_scored_and_every_group_has_its_ensemble(params: Params) -> None:
+    plan = make_plan(params)
+    assert set(cells(plan, "evaluate-edge")) == {str(edge) for edge in plan.edges}
+    assert set(cells(plan, "evaluate-ensemble")) == {str(group) for group in plan.groups}
+    assert set(cells(plan, "evaluate")) == set(cells(plan, "merge")) == {str(merge) for merge in plan.merges}
+    assert set(cells(plan, "predict")) == {str(prediction) for prediction in plan.predictions}
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def stages_in(text: str) -> int:
+    return sum(len(group["foreach"]) for group in yaml.safe_load(text)["stages"].values())
+
+
+def test_no_file_of_the_demo_is_too_long_for_dvc() -> None:
+    files = render(make_plan(demo()))
+    sizes = {path: stages_in(text) for path, text in files.items()}
+    assert sum(sizes.values()) == len(make_plan(demo()).stages)
+    assert max(sizes.values()) <= 60
+    assert all(text.startswith(HEADER) for text in files.values())
+
+
+def test_writing_twice_changes_nothing_the_second_time(tmp_path: Path) -> None:
+    plan = make_plan(parse_params(bench_values()))
+    written, gone = write_pipelines(plan, tmp_path)
+    assert {path.relative_to(tmp_path).as_posix() for path in written} == {str(path) for path in render(plan)}
+    assert not gone
+    assert write_pipelines(plan, tmp_path) == ([], [])
+    assert drift(plan, tmp_path) == ({}, [])
+    assert not list(tmp_path.rglob("*.new"))
+
+
+def test_files_that_the_plan_no_longer_has_are_removed_with_their_locks_and_empty_folders(tmp_path: Path) -> None:
+    write_pipelines(make_plan(rich()), tmp_path)
+    for path in tmp_path.rglob("dvc.yaml"):
+        path.with_suffix(".lock").write_text("schema: '2.0'\n")
+    small = make_plan(parse_params(bench_values(merges={"same": {"tasks": ["bars"], "homogeneous_only": True}})))
+    written, gone = write_pipelines(small, tmp_path)
+    assert written
+    assert gone
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("dvc.yaml")} == set(
+        map(str, render(small))
+    )
+    assert all(path.with_suffix(".yaml").is_file() for path in tmp_path.rglob("dvc.lock"))
+    assert all(any(folder.iterdir()) for folder in tmp_path.rglob("*") if folder.is_dir())
+
+
+def test_files_that_no_plan_wrote_are_left_alone(tmp_path: Path) -> None:
+    own = tmp_path / "pipelines" / "mine" / "dvc.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("stages: {}\n")
+    assert write_pipelines(make_plan(parse_params(bench_values())), tmp_path)[1] == []
+    assert own.is_file()
+
+
+def test_an_edited_file_is_seen_and_written_again(tmp_path: Path) -> None:
+    plan = make_plan(parse_params(bench_values()))
+    write_pipelines(plan, tmp_path)
+    path = next(iter(sorted(tmp_path.rglob("dvc.yaml"))))
+    text = path.read_text()
+    path.write_text(text + "# edited\n")
+    assert list(drift(plan, tmp_path)[0]) == [path]
+    assert write_pipelines(plan, tmp_path) == ([path], [])
+    assert path.read_text() == text
+
+
+def test_the_committed_pipelines_are_those_of_params_yaml() -> None:
+    if not (ROOT / "pipelines").is_dir():
+        pytest.skip("no pipelines are committed here")
+    changed, gone = drift(make_plan(load_params(ROOT / "params.yaml")), ROOT)
+    assert not changed, "run: mergeline plan"
+    assert not gone, "run: mergeline plan"
+
+
+# -- what DVC makes of it ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repo(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo]:
+    """A DVC repository with the pipelines of a benchmark and the root's own stages."""
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    values = params.model_dump(exclude_none=True)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    write_pipelines(make_plan(params), tmp_path)
+    with Repo.init(str(tmp_path)) as made:
+        yield made
+
+
+def relative(repo: Repo, path: str) -> str:
+    return Path(path).relative_to(repo.root_dir).as_posix()
+
+
+@pytest.mark.slow
+def test_dvc_resolves_exactly_the_planned_stages_in_a_sound_graph(params: Params, repo: Repo) -> None:
+    planned = {
+        f"pipelines/{stage.family}/dvc.yaml:{stage.group}@{stage.cell}": stage for stage in make_plan(params).stages
+    }
+    resolved = {stage.addressing: stage for stage in repo.index.stages if stage.addressing.startswith("pipelines/")}
+    assert set(resolved) == set(planned)
+    for name, stage in resolved.items():
+        cell = planned[name]
+        assert stage.cmd == cell.command
+        assert Path(stage.wdir) == Path(repo.root_dir)
+        files = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
+        assert [relative(repo, dep.fs_path) for dep in files] == list(cell.deps)
+        assert [relative(repo, out.fs_path) for out in stage.outs] == list(cell.outs)
+        keys = [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
+        assert [relative(repo, dep.fs_path) for dep in keys] == ["params.yaml"] * len(keys)
+        assert sorted(key for dep in keys for key in dep.params) == sorted(cell.params)
+    check_graph(repo, params)
+
+
+def check_graph(repo: Repo, params: Params) -> None:
+    """No cycle, no overlapping outputs, and the root's ``collect`` waits for every evaluation."""
+    repo.index.check_graph()
+    names = {stage.addressing for stage in repo.index.stages}
+    assert {"code", "collect", *(f"prepare@{task}" for task in params.tasks)} <= names
+    graph = repo.index.graph
+    collect = next(stage for stage in graph if stage.addressing == "collect")
+    upstream = {stage.addressing for stage in graph.successors(collect)}
+    assert {name for name in upstream if ":evaluate" in name} == {name for name in names if ":evaluate" in name}
