@@ -13,6 +13,7 @@ import fcntl
 import multiprocessing
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -88,11 +89,28 @@ def die_with_parent() -> None:
 def _start_worker(folder: str, mark: str) -> None:
     die_with_parent()
     os.setpgid(0, 0)
+    # The parent is the server that workers are forked from, which lives as long as any of them: watch the flow itself.
+    flow, _, start = mark.partition("-")
+    threading.Thread(target=_die_with, args=(int(flow), start), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(folder)
     os.environ["MERGELINE_RUN"] = mark
     _note_process(folder, os.getpid())
+
+
+def _die_with(pid: int, start: str) -> None:
+    """Wait for a process to end, then kill this one and all it started."""
+    try:
+        descriptor = os.pidfd_open(pid)
+        if process_start(pid) == start:
+            waiter = select.poll()
+            waiter.register(descriptor, select.POLLIN)
+            waiter.poll()
+    except OSError:  # gone already, or an old kernel
+        while process_start(pid) == start:
+            time.sleep(0.5)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _note_process(folder: str, pid: int) -> None:

@@ -7,6 +7,7 @@ inputs give the same bytes.
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +39,8 @@ __all__ = [
 FORMAT = 1
 KEY = "mergeline"
 """The one metadata key of a safetensors file (more than one would be written in a random order)."""
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+"""What numpy raises for a damaged npz file."""
 
 
 # -- tasks -----------------------------------------------------------------------------------------------------------
@@ -71,7 +74,7 @@ def read_task(path: Path) -> PreparedTask:
             images, labels, test = arrays["images"], arrays["labels"], arrays["test"]
     except FileNotFoundError:
         raise StageError(f"{path} is missing; make it: mergeline run prepare@{path.stem}") from None
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise StageError(
             f"{path} is damaged ({error}); make it again: mergeline run --force prepare@{path.stem}"
         ) from error
@@ -329,5 +332,5 @@ def read_predictions(path: Path) -> Tensor:
             return torch.from_numpy(arrays["logits"])
     except FileNotFoundError:
         raise StageError(f"{path} is missing; run the stage that makes it: mergeline run") from None
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise StageError(f"{path} is damaged ({error}); delete it and run again: mergeline run") from error

@@ -149,7 +149,7 @@ def _plain(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, float):  # short, but never another number than what was set
-        short = f"{value:g}"
+        short = f"{value + 0:g}"  # no -0
         return short if float(short) == value else repr(value)
     return str(value)
 

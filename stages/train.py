@@ -109,15 +109,19 @@ def check_checkpoint(path: Path, model: nn.Module, cell: str) -> dict[str, torch
     except FileNotFoundError:
         raise StageError(f"{path} is missing (imports.{cell})") from None
     except Exception as error:
-        raise StageError(f"{path} cannot be read as a state dict (imports.{cell}): {error}") from error
+        reason = str(error).strip().split("\n")[0]
+        raise StageError(f"{path} cannot be read as a state dict (imports.{cell}): {reason}") from error
+    if not isinstance(state, dict):
+        raise StageError(f"{path} holds no state dict but a {type(state).__name__} (imports.{cell})")
     expected = model.state_dict()
     faults = [f"{name} is missing" for name in expected if name not in state]
     faults += [f"{name} is unknown" for name in state if name not in expected]
-    faults += [
-        f"{name} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
+    for name, tensor in expected.items():
+        found = state.get(name, tensor)
+        if not isinstance(found, torch.Tensor):
+            faults.append(f"{name} is no tensor but a {type(found).__name__}")
+        elif found.shape != tensor.shape:
+            faults.append(f"{name} has shape {tuple(found.shape)}, expected {tuple(tensor.shape)}")
     if faults:
         raise StageError(
             f"{path} does not fit {cell} (imports.{cell}): {'; '.join(faults[:3])}"

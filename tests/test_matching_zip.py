@@ -227,6 +227,14 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> N
         match_groups(**{"correlation": np.eye(4), "sizes": [2, 2], "n_groups": 2, **change})
 
 
+def test_the_diagonal_is_not_read() -> None:
+    correlation = correlate(np.random.default_rng(5).normal(size=(8, 20)))
+    expected = match_groups(correlation, [4, 4], 4).tolist()
+    for value in (np.nan, -np.inf, 7.0):
+        np.fill_diagonal(correlation, value)
+        assert match_groups(correlation, [4, 4], 4).tolist() == expected
+
+
 def test_groups_of_units_stay_together() -> None:
     rng = np.random.default_rng(4)
     features = rng.normal(size=(12, 300))

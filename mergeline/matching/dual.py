@@ -205,6 +205,7 @@ class ZippedWeights:
     ) -> None:
         self.spaces = spaces
         self.n_models = len(states)
+        self.device = next(iter(states[0].values())).device
         self.layout = blocks(spaces, states)
         self.tensors = [[arrange(block, spaces, state) for block in self.layout] for state in states]
         self.activations = activations
@@ -268,7 +269,7 @@ class ZippedWeights:
                     for model in range(self.n_models):
                         parts[model].append(self._side(number, block, side, model))
         size = self.spaces[space].size
-        vectors = torch.cat([torch.cat(own, 1) if own else torch.zeros(size, 0) for own in parts])
+        vectors = torch.cat([torch.cat(own, 1) if own else torch.zeros(size, 0, device=self.device) for own in parts])
         sums = vectors.sum(1, dtype=torch.float64).cpu().numpy()
         squares = vectors.square().sum(1, dtype=torch.float64).cpu().numpy()
         return vectors, Spread.of(vectors.shape[1], sums, squares)

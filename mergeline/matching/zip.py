@@ -54,8 +54,8 @@ def match_groups(
 
     Again and again the largest entry of the correlation matrix, the first in row-major order among equals, joins its
     two groups; the joined group correlates with every other by ``alpha`` times the smaller of the two correlations. A
-    group belongs to the model of its first unit; joining two groups of one model costs that model one of its budget,
-    and when the budget is spent, pairs that belong to that model may join no more, nor may groups that came of them.
+    group belongs to the model of its first unit; joining two groups of one model costs that model one of its budget.
+    When the budget is spent, groups of that model may no longer join each other, nor what either of them is joined to.
 
     The budget of a model is its share of the joins by its number of units, times ``beta``, rounded down. It is tested
     after it is spent, as in the public code: where it rounds to 0, one join passes. Without ``compatible``, ``beta=0``
@@ -90,6 +90,9 @@ def match_groups(
     _check(values, sizes, n_groups, alpha, beta)
     owners = np.repeat(np.arange(len(sizes)), sizes)
     budgets = _budgets(sizes, n_units - n_groups, beta)
+    np.fill_diagonal(values, 0.0)
+    if not np.isfinite(values.sum()) and not np.isfinite(values).all():  # the sum alone is quicker
+        raise ValueError("the correlation matrix has values that are not finite")
     np.fill_diagonal(values, -np.inf)
     if beta == 0 and not compatible:
         values[owners[:, None] == owners[None, :]] = -np.inf
@@ -118,8 +121,6 @@ def _check(values: Values, sizes: Sequence[int], n_groups: int, alpha: float, be
         )
     if not 1 <= n_groups <= n_units:
         raise ValueError(f"{n_units} units cannot form {n_groups} groups")
-    if not np.isfinite(values).all():
-        raise ValueError("the correlation matrix has values that are not finite")
     ZipOptions(alpha, beta)
 
 

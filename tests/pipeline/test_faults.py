@@ -53,7 +53,7 @@ def lock_is_free(workspace: Workspace) -> bool:
     return True
 
 
-def retrain(workspace: Workspace, epochs: int = 150) -> None:
+def retrain(workspace: Workspace, epochs: int = 80) -> None:
     """Make the edges stale, and their training long enough to be killed in."""
     workspace.edit("params.yaml", "train: {epochs: 1,", f"train: {{epochs: {epochs},")
 
@@ -106,7 +106,7 @@ def test_kill_9_of_a_worker_in_a_real_training_is_retried_and_resumes(benchmark_
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_ending_the_flow_ends_everything_and_the_next_run_resumes(benchmark_copy: Workspace, number: int) -> None:
-    retrain(benchmark_copy, epochs=150)
+    retrain(benchmark_copy, epochs=80)
     run = benchmark_copy.start()
     wait_for(lambda: training_runs(benchmark_copy), what="a checkpoint")
     begun = time.monotonic()
@@ -128,8 +128,8 @@ def test_ending_the_flow_ends_everything_and_the_next_run_resumes(benchmark_copy
 
 def test_an_interrupted_and_resumed_run_gives_the_same_bytes(benchmark_copy: Workspace, tmp_path: Path) -> None:
     straight = Workspace(shutil.copytree(benchmark_copy.root, tmp_path / "straight", symlinks=True))
-    retrain(benchmark_copy, epochs=150)
-    retrain(straight, epochs=150)
+    retrain(benchmark_copy, epochs=80)
+    retrain(straight, epochs=80)
     straight.run()
     run = benchmark_copy.start()
     wait_for(lambda: training_runs(benchmark_copy), what="a checkpoint")
