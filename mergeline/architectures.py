@@ -31,7 +31,10 @@ BLOCKS: dict[str, tuple[int, int, int, int]] = {
 INPUT_SIZES = (32, 64, 224)
 """Pixels; each has a stem of its own."""
 
-ARCHITECTURES: tuple[str, ...] = (*BLOCKS,)
+ARCHITECTURES: tuple[str, ...] = (
+    *BLOCKS, "resnet20", "resnet20-gn", "vgg11", "vgg11-bn", "vgg11-ln", "vgg16", "vgg16-bn", "vgg16-ln",
+)  # fmt: skip
+"""Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels) and VGG (64 channels)."""
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,7 @@ def train(
     recipe: Recipe,
     generator: torch.Generator,
     *,
+    readout: Callable[[Tensor], Tensor] = lambda outputs: outputs,
     resume: TrainState | None = None,
     on_epoch: Callable[[TrainState], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -96,6 +97,7 @@ def train(
     images, labels: ``(N, H, W, C)`` uint8 and ``(N,)`` int64, on the model's device (or on the CPU: then each batch is
         copied over as it is needed).
     generator: draws order and augmentation, on the images' device.
+    readout: turns the network's outputs into logits (see mergeline.text).
     resume: go on from this state instead of from the model's weights.
     on_epoch, on_step: called after each epoch with the state, and after each step with (steps done, steps in all).
 
@@ -131,7 +133,7 @@ def train(
             target = labels[chosen].to(device, non_blocking=True)
             inputs = normalize(batch.to(device, non_blocking=True))
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
-                logits = network(inputs)
+                logits = readout(network(inputs))
                 loss = F.cross_entropy(logits, target, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -38,6 +38,7 @@ class StageEntry:
 STAGES: dict[str, StageEntry] = {
     "code": StageEntry("stages.code", "run", "hash the code that each stage runs"),
     "prepare": StageEntry("stages.prepare", "run", "bring a task's images to the input size", "TASK"),
+    "targets": StageEntry("stages.targets", "run", "embed a task's class names", "TASK"),
     "train": StageEntry("stages.train", "run_train", "train an edge model", "task.architecture.s0", True),
     "finetune": StageEntry("stages.train", "run_finetune", "finetune an edge model", "task.architecture.s0", True),
     "untrained": StageEntry("stages.train", "run_untrained", "make an untrained network", "task.architecture.u0", True),

@@ -8,17 +8,20 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from mergeline.images import batches, to_device
 from mergeline.tasks.task import PreparedTask
+from mergeline.text import text_logits
 from stages import paths
 from stages.artifacts import read_task
 from stages.cells import known
+from stages.errors import StageError
 from stages.params import Params
 
 __all__ = ["Context", "Progress"]
@@ -39,6 +42,31 @@ class Context:
         if name == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("compute.device is cuda, but torch finds no CUDA device; set it to auto or cpu")
         return torch.device(name)
+
+    @property
+    def outputs_are_text(self) -> bool:
+        """Whether networks put out points in the space of text embeddings."""
+        return self.params.targets.kind == "text"
+
+    def outputs(self, task: str, n_classes: int) -> int:
+        """Size of a network's output for a task."""
+        return self._embeddings(task).shape[1] if self.outputs_are_text else n_classes
+
+    def readout(self, task: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What turns a network's outputs into logits over a task's classes."""
+        if not self.outputs_are_text:
+            return _as_they_are
+        return partial(text_logits, embeddings=self._embeddings(task), scale=self.params.targets.scale)
+
+    def _embeddings(self, task: str) -> torch.Tensor:
+        path = self.path(paths.targets(task))
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return torch.from_numpy(arrays["embeddings"])
+        except FileNotFoundError:
+            raise StageError(f"{path} is missing; make it: mergeline run targets@{task}") from None
+        except (OSError, ValueError, KeyError) as error:
+            raise StageError(f"{path} is damaged ({error}); delete it and run again: mergeline run") from error
 
     def path(self, relative: object) -> Path:
         """A file below the root."""
@@ -82,4 +110,5 @@ class Progress:
             print(f"\r{self.label}: {done}/{total}, {left:.0f} s left ", end=end, file=sys.stderr, flush=True)
 
 
-OnStep = Callable[[int, int], None]
+def _as_they_are(outputs: torch.Tensor) -> torch.Tensor:
+    return outputs

@@ -79,6 +79,16 @@ class Model(Section):
     width: Positive
 
 
+class Targets(Section):
+    """What a network's output means."""
+
+    kind: Literal["logits", "text"] = "logits"
+    """"logits": a score per class; "text": a point in the space of text embeddings, compared with the class names'."""
+    encoder: str = "minilm"
+    template: Annotated[str, Field(pattern=r"\{\}")] = "a photo of {}"
+    scale: Positive = 20.0
+
+
 class Task(Section):
     """One task: where its images come from and which of them are used."""
 
@@ -235,6 +245,7 @@ class Params(Section):
     tasks: Annotated[dict[Name, Task], Field(min_length=1)]
     train: Training
     finetune: Training
+    targets: Targets
     imports: dict[str, str]
     """Checkpoints that stand in for trained edges: edge name (task.architecture.s0) to file."""
     statistics: Statistics

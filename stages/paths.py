@@ -28,6 +28,7 @@ __all__ = [
     "prediction",
     "similarity",
     "statistics",
+    "targets",
     "task",
 ]  # fmt: skip
 
@@ -51,6 +52,10 @@ def code(name: str) -> PurePosixPath:
 
 def task(name: str) -> PurePosixPath:
     return ARTIFACTS / "tasks" / f"{name}.npz"
+
+
+def targets(name: str) -> PurePosixPath:
+    return ARTIFACTS / "targets" / f"{name}.npz"
 
 
 def edge_model(edge: Edge) -> PurePosixPath:

@@ -22,6 +22,7 @@ from stages.params import Method, Params
 __all__ = ["HEADER", "Plan", "StageCell", "drift", "make_plan", "matcher_blocks", "render", "write_pipelines"]
 
 GROUPS = (
+    "targets",
     "import", "train", "finetune", "untrained", "predict", "evaluate-edge", "statistics", "match", "match-weights",
     "match-control", "merge", "merge-plain", "evaluate", "evaluate-ensemble", "similarity",
 )  # fmt: skip
@@ -68,9 +69,11 @@ def make_plan(params: Params) -> Plan:
             + [Prediction(edge, task) for group in groups for edge in group.edges for task in group.tasks]
         )
     )
+    used = [task for task in params.tasks if any(edge.task == task for edge in edges)]
     stages = [
+        *(_targets_stage(task) for task in (used if params.targets.kind == "text" else [])),
         *(_edge_stage(params, edge) for edge in edges),
-        *(_predict_stage(prediction) for prediction in predictions),
+        *(_predict_stage(params, prediction) for prediction in predictions),
         *(_evaluate_edge_stage(edge) for edge in edges),
     ]
     stages += [_similarity_stage(first, second) for first, second in combinations(params.tasks, 2)]
@@ -112,13 +115,13 @@ def base_edge(params: Params, edge: Edge) -> Edge | None:
 def _edge_stage(params: Params, edge: Edge) -> StageCell:
     outs = (str(paths.edge_model(edge)), str(paths.edge_metrics(edge)), str(paths.edge_history(edge)))
     base = base_edge(params, edge)
-    deps = [str(paths.task(edge.task))]
-    keys = ["compute", "model", f"tasks.{edge.task}"]
+    deps = [str(paths.task(edge.task)), *_target_files(params, [edge.task])]
+    keys = ["compute", "model", "targets", f"tasks.{edge.task}"]
     if not edge.trained:
-        name, keys = "untrained", ["compute", "model", "seed", "normalize.reset"]
+        name, keys = "untrained", ["compute", "model", "targets", "seed", "normalize.reset"]
         outs = (outs[0],)
     elif str(edge) in params.imports:
-        name, keys = "import", ["model", f"tasks.{edge.task}"]
+        name, keys = "import", ["model", "targets", f"tasks.{edge.task}"]
         deps.append(params.imports[str(edge)])
         outs = outs[:2]
     elif base is not None:
@@ -131,14 +134,26 @@ def _edge_stage(params: Params, edge: Edge) -> StageCell:
     return _stage(name, edge, f"edges/{edge.task}", deps, keys, outs)
 
 
-def _predict_stage(prediction: Prediction) -> StageCell:
-    deps = [str(paths.edge_model(prediction.edge)), str(paths.task(prediction.task))]
+def _target_files(params: Params, tasks: Iterable[str]) -> list[str]:
+    return [str(paths.targets(task)) for task in tasks] if params.targets.kind == "text" else []
+
+
+def _targets_stage(task: str) -> StageCell:
+    return _stage("targets", task, "targets", [str(paths.task(task))], ["targets"], [str(paths.targets(task))])
+
+
+def _predict_stage(params: Params, prediction: Prediction) -> StageCell:
+    deps = [
+        str(paths.edge_model(prediction.edge)),
+        str(paths.task(prediction.task)),
+        *_target_files(params, [prediction.edge.task]),
+    ]
     return _stage(
         "predict",
         prediction,
         f"predictions/{prediction.edge.task}",
         deps,
-        ["compute", "evaluate"],
+        ["compute", "evaluate", "targets"],
         [str(paths.prediction(prediction))],
     )
 
@@ -198,7 +213,7 @@ def _group_stages(params: Params, group: Group, merges: list[Merge]) -> list[Sta
                 merge,
                 family,
                 [*models, match_file, *tasks],
-                ["compute", "seed", *([] if plain else [f"normalize.{merge.normalize}"])],
+                ["compute", "seed", "targets", *([] if plain else [f"normalize.{merge.normalize}"])],
                 [str(paths.merged_model(merge))],
                 group="merge-plain" if plain else "merge",
             )
@@ -208,8 +223,8 @@ def _group_stages(params: Params, group: Group, merges: list[Merge]) -> list[Sta
                 "evaluate",
                 merge,
                 family,
-                [str(paths.merged_model(merge)), *models, *tasks, *predictions],
-                ["compute", "evaluate"],
+                [str(paths.merged_model(merge)), *models, *tasks, *predictions, *_target_files(params, group.tasks)],
+                ["compute", "evaluate", "targets"],
                 [str(paths.evaluation(merge))],
             )
         )

@@ -16,7 +16,7 @@ from mergeline.matching import MATCHERS, Matching, Problem
 from mergeline.matching.cca import CcaOptions, match_cca
 from mergeline.matching.optimal import optimal_grouped
 from mergeline.matching.permute import match_grouped
-from mergeline.matching.transport import TransportOptions, transport_plan, unit_distances
+from mergeline.matching.transport import TransportOptions, transport_map, transport_plan, unit_distances
 from mergeline.merging import merge_states
 from mergeline.models import build
 from mergeline.moments import Moments, collect_moments, full_pairs
@@ -120,13 +120,15 @@ def test_cca_keeps_groups_apart() -> None:
 
 def test_cca_leaves_dead_units_and_dead_models_in_place() -> None:
     a, b = features(7, 6), features(8, 6)
-    a[2] = b[2] = 0.0
+    dead = [1, 2, 4]
+    a[dead] = b[dead] = 0.0
     moments = moments_of(a, b)
     blocks = (moments.covariance(0, 0), moments.covariance(1, 1), moments.covariance(0, 1))
     to_merged, _ = match_cca(*blocks)
-    assert abs(to_merged[2, 2]) > 0.1
-    assert np.allclose(np.delete(to_merged[2], 2), 0, atol=1e-12)
-    assert np.allclose(np.delete(to_merged[:, 2], 2), 0, atol=1e-12)
+    scale = np.sqrt(np.trace(blocks[0]) / np.trace(blocks[1]))
+    assert np.allclose(to_merged[np.ix_(dead, dead)], scale * np.eye(3), atol=1e-10)
+    assert np.allclose(np.delete(to_merged[dead], dead, axis=1), 0, atol=1e-10)
+    assert np.allclose(np.delete(to_merged[:, dead], dead, axis=0), 0, atol=1e-10)
     nothing = np.zeros((6, 6))
     for xx, yy in ((nothing, nothing), (blocks[0], nothing), (nothing, blocks[1])):
         to_merged, to_own = match_cca(xx, yy, nothing)
@@ -247,6 +249,17 @@ def test_a_soft_plan_keeps_groups_apart() -> None:
     assert filled.sum(axis=0).tolist() == filled.sum(axis=1).tolist() == [1] * 4
     with pytest.raises(ValueError, match="have no plan"):
         match("transport", TransportOptions(), moments_of(features(5, 8), features(6, 4)), 4)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_the_objective_is_minus_the_distance_that_mass_moves(groups: int) -> None:
+    moments = moments_of(features(5, 8), features(6, 8))
+    space = Space("space", 8, (), "", 1, groups)
+    distances = unit_distances(moments, 1)
+    exact, soft = (-transport_map(space, distances, regularization)[1] for regularization in (0.0, 1e-4))
+    index = match_grouped(-distances, groups)
+    assert exact == pytest.approx(-distances[np.arange(8), index].mean())
+    assert soft == pytest.approx(exact, abs=1e-3)
 
 
 def test_without_pot_the_error_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:

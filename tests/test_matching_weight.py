@@ -300,6 +300,29 @@ def test_a_space_on_both_axes_of_a_tensor_never_ends_below_its_start() -> None:
         assert torch.allclose(merged["update.weight"], states[0]["update.weight"], atol=1e-6)
 
 
+def test_a_space_on_both_axes_of_a_tensor_is_looked_at_until_it_rests() -> None:
+    spaces = trace(Recurrent(), torch.zeros(2, 6))
+    longest = 0
+    for seed in range(20):
+        states = [state_of(Recurrent, seed), state_of(Recurrent, seed + 50)]
+        start: dict[str, Index] = {"stem": np.arange(9)}
+        history = literal_descent(
+            spaces,
+            states[1],
+            lambda space, own, _, reference=states[0]: literal_product(spaces, reference, own, space),
+            start,
+            seed,
+            6,
+        )
+        values = [AlignedWeights(spaces, *states, start=index).objective() for index in (start, *history)]
+        rises = next((n for n in range(6) if values[n + 1] <= values[n]), 6)
+        weights = AlignedWeights(spaces, *states)
+        descend(weights, spaces.free, neighbours(weights.layout), np.random.default_rng(seed), max_sweeps=6)
+        assert np.array_equal(weights.index["stem"], (start, *history)[rises]["stem"])
+        longest = max(longest, rises)
+    assert longest > 1
+
+
 def test_going_back_to_a_snapshot_gives_the_same_weights() -> None:
     spaces, states = various()
     weights = AlignedWeights(spaces, *states)

@@ -100,6 +100,19 @@ def test_the_groups_are_those_of_the_public_algorithm(case: Case, alpha: float, 
         assert match_groups(correlation, [width, width], width, alpha, beta).tolist() == expected.tolist()
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.sampled_from([0.25, 0.5, 1.0]), st.sampled_from(BETAS))
+@settings(max_examples=250)
+def test_ties_go_to_the_first_in_row_major_order(seed: int, width: int, alpha: float, beta: float) -> None:
+    """Values and factor are powers of 2: a joined pair often equals another, from above and from below."""
+    values = np.random.default_rng(seed).choice([-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0], size=(2 * width, 2 * width))
+    similarity = np.triu(values) + np.triu(values, 1).T
+    expected = literal(similarity, 2, alpha, beta).tolist()
+    assert match_groups(similarity, [width, width], width, alpha, beta, compatible=True).tolist() == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zip_module, "_compiled", lambda: None)
+        assert match_groups(similarity, [width, width], width, alpha, beta, compatible=True).tolist() == expected
+
+
 @pytest.mark.parametrize("rank", [3, 12, 200])
 def test_the_groups_are_those_of_the_public_algorithm_at_a_real_width(rank: int) -> None:
     rng = np.random.default_rng(rank)
@@ -136,6 +149,15 @@ def test_budgets_are_respected(case: Case, alpha: float, beta: float) -> None:
     # A group with units of model 0 belongs to model 0, so that only joins within it make its groups fewer.
     within = width - len(set(labels[:width].tolist()))
     assert within <= (max(1, int(width // 2 * beta + 1e-4)) if beta > 0 else 0)
+
+
+def test_budgets_are_the_share_of_the_joins_rounded_down() -> None:
+    budgets = zip_module._budgets
+    assert budgets([200, 200], 200, 0.29).tolist() == [29, 29]  # 28.999... in floats
+    assert budgets([64, 64], 64, 0.125).tolist() == [4, 4]
+    assert budgets([27, 27], 27, 0.075).tolist() == [0, 0]  # of 13 joins each, not of 13.5
+    assert budgets([10, 10, 10], 20, 0.5).tolist() == [3, 3, 3]
+    assert budgets([60, 20], 20, 0.5).tolist() == [7, 2]
 
 
 @given(correlations(), st.sampled_from(ALPHAS))

@@ -163,6 +163,21 @@ def test_variances_are_never_negative(level: float, spread: float, cuts: list[in
     assert np.isfinite(found.correlation(0, 1)).all()
 
 
+@pytest.mark.parametrize("pairs", [cross_pairs(2), full_pairs(2)], ids=["cross", "full"])
+def test_a_variance_that_rounding_made_negative_is_zero(pairs: Sequence[tuple[int, int]]) -> None:
+    """Sums of constant units whose squares were rounded to float32, as a batch far from the shift would leave them."""
+    levels = torch.rand(100, generator=torch.Generator().manual_seed(0))
+    squares = (7 * levels.square()).double()
+    assert (squares / 7 < levels.double().square()).any()
+    accumulator = MomentAccumulator("space", pairs)
+    accumulator.update([torch.zeros(7, 100)] * 2)
+    accumulator._sums = [7 * levels.double()] * 2
+    accumulator._squares = [squares] * 2
+    accumulator._products = dict.fromkeys(pairs, torch.diag(squares))
+    found = accumulator.finish()
+    assert all(variance.min() == 0 for variance in found.variances)
+
+
 def test_correlations_lie_between_minus_one_and_one() -> None:
     found = accumulate(samples(400, [6, 6]), [100], full_pairs(2))
     joint = found.joint_correlation()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mergeline.moments import Moments
     from mergeline.spaces import Space
 
-__all__ = ["TRANSPORT", "TransportOptions", "transport_plan", "unit_distances"]
+__all__ = ["TRANSPORT", "TransportOptions", "transport_map", "transport_plan", "unit_distances"]
 
 Float64 = NDArray[np.float64]
 Distance = Literal["correlation", "euclidean"]
@@ -152,13 +152,21 @@ def _match(space: Space, moments: Moments, options: TransportOptions) -> tuple[l
     total = 0.0
     for model in range(1, len(moments.sizes)):
         distances = unit_distances(moments, model, options.distance)
-        unit_map, moved = _map(space, distances, options.regularization)
+        unit_map, moved = transport_map(space, distances, options.regularization)
         maps.append(unit_map)
         total -= moved
     return maps, total / max(1, len(maps) - 1)
 
 
-def _map(space: Space, distances: Float64, regularization: float) -> tuple[UnitMap, float]:
+def transport_map(space: Space, distances: Float64, regularization: float) -> tuple[UnitMap, float]:
+    """The map of another model's units to the reference's, and the mean distance over which it moves them.
+
+    In a space with groups, groups are assigned first and units moved inside assigned groups (mudsc Sec. 3.3).
+
+    Parameters
+    ----------
+    distances: ``(C_reference, C)``.
+    """
     width, own_width = distances.shape
     if space.groups > 1 and width != own_width:
         raise ValueError(f"space {space.name!r}: {width} and {own_width} units in {space.groups} groups have no plan")

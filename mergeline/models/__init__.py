@@ -14,11 +14,18 @@ from torch import nn
 
 from mergeline.architectures import BLOCKS, Architecture
 from mergeline.models.resnet import BottleneckResNet
+from mergeline.models.resnet20 import ResNet20, group_norm
+from mergeline.models.vgg import LAYERS, VGG, ChannelNorm
 
-__all__ = ["BUILDERS", "Architecture", "BottleneckResNet", "build"]
+__all__ = ["BUILDERS", "VGG", "Architecture", "BottleneckResNet", "ResNet20", "build"]
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     **{name: partial(BottleneckResNet, blocks) for name, blocks in BLOCKS.items()},
+    "resnet20": partial(ResNet20, nn.BatchNorm2d),
+    "resnet20-gn": partial(ResNet20, group_norm),
+    **{name: partial(VGG, layers, None) for name, layers in LAYERS.items()},
+    **{f"{name}-bn": partial(VGG, layers, nn.BatchNorm2d) for name, layers in LAYERS.items()},
+    **{f"{name}-ln": partial(VGG, layers, ChannelNorm) for name, layers in LAYERS.items()},
 }
 
 

@@ -38,6 +38,7 @@ merges:
   pairs: {tasks: [[digits, optdigits]], seeds: [0, 1]}
 evaluate: {batch_size: 100}
 similarity: {encoder: efficientnet-lite0@64, images: 40, batch_size: 20, tau: 1000.0}
+targets: {kind: logits}
 imports: {}
 report: {title: micro}
 execution: {jobs: 2, timeout: 300.0, retries: 1}
