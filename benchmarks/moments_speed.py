@@ -47,6 +47,7 @@ def measure(device: str = "cpu", threads: int = 1, images: int = 384) -> dict[st
         for index, model in enumerate(models):
             for name, module in model.named_modules():
                 if isinstance(module, torch.nn.ReLU):
+
                     def hook(_m: object, _i: object, out: Tensor, name: str = name, index: int = index) -> None:
                         count = sum(key.startswith(name) for key in kept[index])
                         kept[index][f"{name}{f'_{count}' if count else ''}"] = out.clone()
@@ -69,7 +70,10 @@ def measure(device: str = "cpu", threads: int = 1, images: int = 384) -> dict[st
         done()
 
     seconds = in_turn({"forward": forward, "moments": moments, "full": full})
-    return {"against full covariance": ratio(seconds, "full", "moments"), "against forward": ratio(seconds, "moments", "forward")}
+    return {
+        "against full covariance": ratio(seconds, "full", "moments"),
+        "against forward": ratio(seconds, "moments", "forward"),
+    }
 
 
 def line(found: dict[str, float | str]) -> str:

@@ -164,19 +164,21 @@ def check_inputs(
                 faults.append(f"tasks.{name}: {error}")
     if faults:
         raise ParamsError("\n".join(faults))
-    _check_imports(root, params, names)
+    _check_models(root, params, names)
 
 
-def _check_imports(root: Path, params: Params, names: set[str] | None) -> None:
+def _check_models(root: Path, params: Params, names: set[str] | None) -> None:
     wanted = [edge for edge in params.imports if names is None or f"import@{edge}" in names]
     faults = [
         f"imports.{edge}: {root / params.imports[edge]} is missing"
         for edge in wanted
         if not (root / params.imports[edge]).is_file()
     ]
-    if not faults and wanted:  # shapes are compared in a process of its own: it needs torch
+    stops = any(stop is not None for family in params.merges.values() for stop in family.stops)
+    merging = names is None or any(name.startswith("merge") for name in names)
+    if not faults and (wanted or (stops and merging)):  # in a process of its own: it needs torch
         ended = subprocess.run(
-            [*_python(), "-m", "stages.check_imports", *wanted],
+            [*_python(), "-m", "stages.check_models", *wanted],
             cwd=root,
             capture_output=True,
             text=True,

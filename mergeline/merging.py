@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mergeline.maps import Dense, Permutation, UnitMap
 from mergeline.spaces import Axis, Spaces, trace
@@ -28,6 +29,7 @@ __all__ = [
     "merge_states",
     "multi_head",
     "multi_head_from_state",
+    "stop_space",
     "trace_network",
     "uniform_weights",
 ]
@@ -201,6 +203,41 @@ def _tensors_of(node: fx.Node, state: Mapping[str, Tensor]) -> list[str]:
     if node.op == "call_module":
         return [name for name in state if name.startswith(f"{node.target}.")]
     return [str(node.target)] if node.op == "get_attr" else []
+
+
+def stop_space(model: nn.Module, spaces: Spaces, stop: str | None, input_size: int) -> str | None:
+    """The space to cut after: ``stop`` as it is, or, if it is a number, the first space by whose end at least that share
+    of the network's multiply-adds is done.
+
+    Raises
+    ------
+    ValueError: a share outside 0 to 1.
+    """
+    try:
+        share = float(stop) if stop is not None else None
+    except ValueError:
+        return stop
+    if share is None:
+        return None
+    if not 0 <= share <= 1:
+        raise ValueError(f"stop {stop}: a share of the multiply-adds must lie between 0 and 1")
+    done = _cumulative_flops(model, spaces, input_size)
+    total = max(done.values())
+    return next((space.name for space in spaces.free if done[space.node] >= share * total), spaces.free[-1].name)
+
+
+@torch.no_grad()
+def _cumulative_flops(model: nn.Module, spaces: Spaces, input_size: int) -> dict[str, int]:
+    """Floating-point operations up to and including each node of the graph."""
+    interpreter = fx.Interpreter(fx.GraphModule(model.eval(), spaces.graph), garbage_collect_values=False)
+    interpreter.args_iter = iter([example_input(input_size, 1)])
+    counter = FlopCounterMode(display=False)
+    done = {}
+    with counter:
+        for node in spaces.graph.nodes:
+            interpreter.env[node] = interpreter.run_node(node)
+            done[node.name] = counter.get_total_flops()
+    return done
 
 
 class Restore(nn.Module):

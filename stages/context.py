@@ -19,9 +19,9 @@ from mergeline.images import batches, to_device
 from mergeline.tasks.task import PreparedTask
 from mergeline.text import text_logits
 from stages import paths
-from stages.artifacts import read_task
 from stages.cells import known
 from stages.errors import StageError
+from stages.formats.tasks import read_task
 from stages.params import Params
 
 __all__ = ["Context", "Progress"]

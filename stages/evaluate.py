@@ -26,11 +26,14 @@ from mergeline.evaluation import (
 )
 from mergeline.images import normalize
 from stages import paths
-from stages.artifacts import load_edge, load_merged, read_predictions
 from stages.cells import Edge, Group, Merge, Prediction, parse_cell, parse_edge, parse_group, parse_merge
 from stages.context import Context
 from stages.errors import StageError
 from stages.files import file_hash, write_json
+from stages.formats.merged import load_merged
+from stages.formats.models import load_edge
+from stages.formats.predictions import read_predictions
+from stages.groups import head_names
 
 __all__ = ["run_edge", "run_ensemble", "run_merge"]
 
@@ -46,11 +49,17 @@ def run_merge(context: Context, cell: str) -> None:
     group = merge.group
     path = context.path(paths.merged_model(merge))
     network = context.place(load_merged(path))
+    heads = head_names(group)
     logits: Logits = {}
     for task in group.tasks:
         images, _ = context.task(task).part("test")
-        found = predict(network, context.image_batches(images, context.params.evaluate.batch_size))
-        logits[task] = list(found.values()) if isinstance(found, dict) else [found]
+        outputs = predict(network, context.image_batches(images, context.params.evaluate.batch_size))
+        if isinstance(outputs, dict):
+            logits[task] = [
+                context.readout(edge.task)(outputs[head]) for head, edge in zip(heads, group.edges, strict=True)
+            ]
+        else:  # one output for all: a single task, or text embeddings that any task's classes are compared with
+            logits[task] = [context.readout(name)(outputs) for name in group.tasks]
     result = _scores(context, group, logits)
     sources = _source_logits(context, group)
     for index, task in enumerate(group.tasks):
@@ -102,6 +111,8 @@ def _own_head(group: Group, task: str, heads: list[Tensor]) -> Tensor:
     """The logits that a task's images are judged by: its own head's, or the mean of the heads that share the task."""
     if len(heads) == 1:
         return heads[0]
+    if len(heads) == len(group.tasks):
+        return heads[group.tasks.index(task)]
     own = [heads[index] for index, edge in enumerate(group.edges) if edge.task == task]
     return own[0] if len(own) == 1 else ensemble_logits(own)
 

@@ -15,13 +15,13 @@ from mergeline.merging import trace_network
 from mergeline.seeds import numpy_generator
 from mergeline.spaces import Spaces
 from stages import paths
-from stages.artifacts import load_edge
 from stages.cells import Group
 from stages.context import Context
 from stages.errors import StageError
 from stages.files import file_hash
+from stages.formats.models import load_edge
 
-__all__ = ["LoadedGroup", "load_group", "training_images"]
+__all__ = ["LoadedGroup", "head_names", "load_group", "training_images"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +70,10 @@ def training_images(context: Context, group: Group, purpose: str, count: int) ->
         order = numpy_generator(context.params.seed, purpose, name).permutation(len(images))[:count]
         chosen[name] = to_device(images[np.sort(order)], context.device)
     return chosen
+
+
+def head_names(group: Group) -> list[str]:
+    """A name per model: its task, or task and place where several models have one task."""
+    if len(group.tasks) == len(group.edges):
+        return list(group.tasks)
+    return [f"{edge.task}#{index}" for index, edge in enumerate(group.edges)]

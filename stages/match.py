@@ -5,9 +5,10 @@ from __future__ import annotations
 from mergeline.matching import MATCHERS, Problem
 from mergeline.seeds import numpy_generator
 from stages import paths
-from stages.artifacts import MomentFile, write_maps
 from stages.cells import CellError, known, parse_match
 from stages.context import Context
+from stages.formats.maps import write_maps
+from stages.formats.moments import MomentFile
 from stages.groups import load_group
 from stages.params import Method
 

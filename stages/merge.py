@@ -6,25 +6,19 @@ import torch
 from torch import nn
 
 from mergeline.images import batches
-from mergeline.merging import MultiHead, merge_network, multi_head
+from mergeline.merging import MultiHead, merge_network, multi_head, stop_space
 from mergeline.models import build
 from mergeline.normalization import NORMALIZATIONS, reset, reset_multi_head
 from mergeline.seeds import numpy_generator
 from stages import paths
-from stages.artifacts import read_maps, save_merged
-from stages.cells import Group, Merge, known, parse_merge
+from stages.cells import Merge, known, parse_merge
 from stages.context import Context
 from stages.errors import StageError
-from stages.groups import load_group, training_images
+from stages.formats.maps import read_maps
+from stages.formats.merged import save_merged
+from stages.groups import head_names, load_group, training_images
 
-__all__ = ["head_names", "run"]
-
-
-def head_names(group: Group) -> list[str]:
-    """A name per model: its task, or task and place where several models have one task."""
-    if len(group.tasks) == len(group.edges):
-        return list(group.tasks)
-    return [f"{edge.task}#{index}" for index, edge in enumerate(group.edges)]
+__all__ = ["run"]
 
 
 def run(context: Context, cell: str) -> None:
@@ -36,14 +30,16 @@ def run(context: Context, cell: str) -> None:
     if description["models"] != loaded.hashes:
         raise StageError(f"{paths.match(merge.match)} was made from other models; run again: mergeline run")
     names = head_names(merge.group)
-    whole = merge.group.same_task and merge.stop is None
+    whole = merge.stop is None and (merge.group.same_task or context.outputs_are_text)
     network: nn.Module
+    stop = None
     if whole:
         states = [model.state_dict() for model in loaded.models]
         network = merge_network(build(loaded.architectures[0]), loaded.spaces, states, maps, merge.weights)
     else:
         models = dict(zip(names, loaded.models, strict=True))
-        network = multi_head(models, loaded.spaces, maps, merge.weights, merge.stop)
+        stop = stop_space(loaded.models[0], loaded.spaces, merge.stop, loaded.architectures[0].input_size)
+        network = multi_head(models, loaded.spaces, maps, merge.weights, stop)
     context.place(network)
     if merge.normalize == "reset":
         _reset(context, merge, network)
@@ -51,7 +47,7 @@ def run(context: Context, cell: str) -> None:
         context.path(paths.merged_model(merge)),
         network,
         dict(zip(names[: 1 if whole else None], loaded.architectures, strict=False)),
-        merge.stop,
+        stop,
         heads=not whole,
     )
 

@@ -18,8 +18,8 @@ from mergeline.images import batches, to_device
 from mergeline.models import build
 from mergeline.tasks import TASKS, prepare
 from mergeline.tasks.task import PreparedTask
-from stages.artifacts import save_merged
 from stages.errors import InputError, StageError
+from stages.formats.merged import save_merged
 from stages.train import check_checkpoint
 
 __all__ = ["merge_files"]

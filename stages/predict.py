@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from mergeline.evaluation import predict
 from stages import paths
-from stages.artifacts import load_edge, write_predictions
 from stages.cells import parse_prediction
 from stages.context import Context
+from stages.formats.models import load_edge
+from stages.formats.predictions import write_predictions
 
 __all__ = ["run"]
 
@@ -19,5 +20,6 @@ def run(context: Context, cell: str) -> None:
     prediction = parse_prediction(cell)
     model, _ = load_edge(context.path(paths.edge_model(prediction.edge)))
     images, _ = context.task(prediction.task).part("test")
-    logits = predict(context.place(model), context.image_batches(images, context.params.evaluate.batch_size))
-    write_predictions(context.path(paths.prediction(prediction)), logits)  # type: ignore[arg-type]
+    outputs = predict(context.place(model), context.image_batches(images, context.params.evaluate.batch_size))
+    logits = context.readout(prediction.edge.task)(outputs)  # type: ignore[arg-type]
+    write_predictions(context.path(paths.prediction(prediction)), logits)

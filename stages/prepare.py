@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mergeline.tasks import TASKS, prepare
 from stages import paths
-from stages.artifacts import write_task
 from stages.cells import known
 from stages.context import Context
+from stages.formats.tasks import write_task
 
 __all__ = ["run"]
 

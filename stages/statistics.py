@@ -5,9 +5,9 @@ from __future__ import annotations
 from mergeline.images import batches
 from mergeline.moments import collect_moments, cross_pairs, full_pairs
 from stages import paths
-from stages.artifacts import write_moments
 from stages.cells import parse_group
 from stages.context import Context
+from stages.formats.moments import write_moments
 from stages.groups import load_group, training_images
 
 __all__ = ["run"]

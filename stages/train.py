@@ -22,11 +22,11 @@ from mergeline.tasks import TASKS
 from mergeline.tasks.task import PreparedTask
 from mergeline.training import EpochRecord, Recipe, TrainState, train
 from stages import paths
-from stages.artifacts import load_edge, save_edge
 from stages.cells import Edge, known, parse_edge
 from stages.context import Context, Progress
 from stages.errors import StageError
 from stages.files import file_hash, write_json, writing
+from stages.formats.models import load_edge, save_edge
 from stages.params import Training
 from stages.plan import base_edge
 from stages.tables import write_table
@@ -40,8 +40,11 @@ TEST_BATCH = 250
 def run_train(context: Context, cell: str) -> None:
     """``cell``: an edge, ``digits.r35.s0``. Trains from a random start that depends on the edge's name alone."""
     edge = parse_edge(cell)
+    if not edge.trained or base_edge(context.params, edge) is not None:
+        other = "untrained" if not edge.trained else "finetune"
+        raise StageError(f"{cell} is not trained from scratch: python -m stages {other} {cell}")
     task = context.task(edge.task)
-    architecture = _architecture(context, edge, task.n_classes)
+    architecture = _architecture(context, edge, task)
     model = build(architecture, derive_seed(context.params.seed, "init", cell))
     _train(context, edge, task, architecture, model, context.params.train, start="random")
 
@@ -53,7 +56,7 @@ def run_finetune(context: Context, cell: str) -> None:
     if base is None:
         raise StageError(f"{cell} is not finetuned: tasks.{edge.task}.pretrain is not set")
     task = context.task(edge.task)
-    architecture = _architecture(context, edge, task.n_classes)
+    architecture = _architecture(context, edge, task)
     model = build(architecture, derive_seed(context.params.seed, "init", cell))
     path = context.path(paths.edge_model(base))
     source, _ = load_edge(path)
@@ -71,7 +74,7 @@ def run_untrained(context: Context, cell: str) -> None:
     """``cell``: ``digits.r35.u0``, a network that never trained (a control); only its batch statistics are set."""
     edge = parse_edge(cell)
     task = context.task(edge.task)
-    architecture = _architecture(context, edge, task.n_classes)
+    architecture = _architecture(context, edge, task)
     model = context.place(build(architecture, derive_seed(context.params.seed, "init", cell)))
     images, _ = task.part("train")
     options = context.params.normalize.reset
@@ -84,7 +87,7 @@ def run_import(context: Context, cell: str) -> None:
     """``cell``: an edge that ``imports`` in params.yaml names a checkpoint for."""
     edge = parse_edge(cell)
     task = context.task(edge.task)
-    architecture = _architecture(context, edge, task.n_classes)
+    architecture = _architecture(context, edge, task)
     path = context.path(context.params.imports[known("import", cell, context.params.imports)])
     model = build(architecture)
     model.load_state_dict(check_checkpoint(path, model, cell))
@@ -130,10 +133,10 @@ def check_checkpoint(path: Path, model: nn.Module, cell: str) -> dict[str, torch
     return state
 
 
-def _architecture(context: Context, edge: Edge, n_classes: int) -> Architecture:
+def _architecture(context: Context, edge: Edge, task: PreparedTask) -> Architecture:
     model = context.params.model
     known("architecture", edge.architecture, ARCHITECTURES)
-    return Architecture(edge.architecture, n_classes, model.width, model.input_size)
+    return Architecture(edge.architecture, context.outputs(edge.task, task.n_classes), model.width, model.input_size)
 
 
 def _head_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -162,13 +165,18 @@ def _train(
     device = context.device
     context.place(model)
     generator = torch_generator(context.params.seed, "train", str(edge), device=device)
-    checkpoint = _Checkpoint(context, edge, [task.hash, start, architecture, recipe, context.params.seed, str(device)])
+    checkpoint = _Checkpoint(
+        context,
+        edge,
+        [task.hash, start, context.params.targets.model_dump(), architecture, recipe, context.params.seed, str(device)],
+    )
     history = train(
         model,
         to_device(images, device),
         torch.from_numpy(labels).to(device),
         recipe,
         generator,
+        readout=context.readout(edge.task),
         resume=checkpoint.load(),
         on_epoch=checkpoint.save,
         on_step=Progress(f"train {edge}"),
@@ -190,9 +198,9 @@ def _write_edge(
     more: dict[str, Any],
 ) -> None:
     images, labels = task.part("test")
-    logits = predict(model, context.image_batches(images, TEST_BATCH))
-    assert isinstance(logits, torch.Tensor)
-    scores = score(logits, torch.from_numpy(labels))
+    outputs = predict(model, context.image_batches(images, TEST_BATCH))
+    assert isinstance(outputs, torch.Tensor)
+    scores = score(context.readout(edge.task)(outputs), torch.from_numpy(labels))
     save_edge(context.path(paths.edge_model(edge)), model, architecture, edge.task, edge.seed)
     write_json(
         context.path(paths.edge_metrics(edge)),

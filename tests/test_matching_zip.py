@@ -103,14 +103,28 @@ def test_the_groups_are_those_of_the_public_algorithm(case: Case, alpha: float, 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.sampled_from([0.25, 0.5, 1.0]), st.sampled_from(BETAS))
 @settings(max_examples=250)
 def test_ties_go_to_the_first_in_row_major_order(seed: int, width: int, alpha: float, beta: float) -> None:
-    """Values and factor are powers of 2: a joined pair often equals another, from above and from below."""
-    values = np.random.default_rng(seed).choice([-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0], size=(2 * width, 2 * width))
+    """Values and factor are powers of 2: a joined pair often equals another, where all are negative from below."""
+    rng = np.random.default_rng(seed)
+    choices = [-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0] if seed % 2 else [-1.0, -0.5, -0.25, -0.125]
+    values = rng.choice(choices, size=(2 * width, 2 * width))
     similarity = np.triu(values) + np.triu(values, 1).T
     expected = literal(similarity, 2, alpha, beta).tolist()
     assert match_groups(similarity, [width, width], width, alpha, beta, compatible=True).tolist() == expected
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zip_module, "_compiled", lambda: None)
         assert match_groups(similarity, [width, width], width, alpha, beta, compatible=True).tolist() == expected
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_joined_pair_that_rises_to_a_tie_comes_first(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    similarity = np.full((8, 8), -1.0)
+    for i, j, value in ((1, 2, -0.125), (0, 1, -0.5), (0, 2, -0.5), (0, 3, -0.25)):
+        similarity[i, j] = similarity[j, i] = value
+    if not compiled:
+        monkeypatch.setattr(zip_module, "_compiled", lambda: None)
+    labels = match_groups(similarity, [4, 4], 4, alpha=0.5, beta=1.0)
+    assert labels.tolist() == literal(similarity, 2, 0.5, 1.0).tolist()
+    assert labels[:3].tolist() == [0, 0, 0]  # 0 with 1 and 2, at half of -0.5, before 0 with 3, at -0.25
 
 
 @pytest.mark.parametrize("rank", [3, 12, 200])

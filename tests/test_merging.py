@@ -26,7 +26,7 @@ from mergeline.merging import (
 from mergeline.models import build
 from mergeline.moments import collect_moments
 from mergeline.spaces import Spaces, permute_state, random_permutation, trace
-from stages.artifacts import load_merged, save_merged
+from stages.formats.merged import load_merged, save_merged
 from tests.conftest import TINY, Trained
 
 Enliven = Callable[..., nn.Module]

@@ -28,17 +28,14 @@ from mergeline.models import build
 from mergeline.normalization import batch_norms
 from stages import paths
 from stages.__main__ import STAGES, main
-from stages.artifacts import (
-    MomentFile,
-    load_edge,
-    load_merged,
-    read_maps,
-    read_predictions,
-    read_task,
-    write_task,
-)
 from stages.cells import Edge, parse_edge, parse_group, parse_merge, parse_prediction
 from stages.code import code_names
+from stages.formats.maps import read_maps
+from stages.formats.merged import load_merged
+from stages.formats.models import load_edge
+from stages.formats.moments import MomentFile
+from stages.formats.predictions import read_predictions
+from stages.formats.tasks import read_task, write_task
 from stages.params import Params, load_params, parse_params
 from stages.plan import StageCell, make_plan
 from stages.train import _Checkpoint
@@ -647,13 +644,17 @@ def half_written(path: object) -> None:
 
 
 WRITERS: dict[str, tuple[str, str, Callable[..., None]]] = {
-    "task": ("prepare bars", "stages.artifacts.np.savez", lambda stream, **arrays: half_written(stream)),
-    "model": (f"train {EDGE}", "stages.artifacts.save_file", lambda tensors, path, **more: half_written(path)),
-    "predictions": (f"predict {EDGE}.on-bars", "stages.artifacts.np.savez", lambda s, **arrays: half_written(s)),
+    "task": ("prepare bars", "stages.formats.tasks.np.savez", lambda stream, **arrays: half_written(stream)),
+    "model": (f"train {EDGE}", "stages.formats.models.save_file", lambda tensors, path, **more: half_written(path)),
+    "predictions": (
+        f"predict {EDGE}.on-bars",
+        "stages.formats.predictions.np.savez",
+        lambda s, **arrays: half_written(s),
+    ),
     "maps": (f"match {GROUP}.permute", "stages.tables.pq.write_table", lambda table, path, **more: half_written(path)),
     "moments": (
         f"statistics {GROUP}",
-        "stages.artifacts.pq.ParquetWriter",
+        "stages.formats.moments.pq.ParquetWriter",
         lambda path, *more, **m: half_written(path),
     ),
     "scores": (f"evaluate {MERGE}", "stages.files.Path.write_text", lambda path, text, **more: half_written(path)),

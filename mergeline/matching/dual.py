@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from mergeline.spaces import Space, Spaces
 
-__all__ = ["DUAL_PERMUTE", "DUAL_ZIP", "DualOptions", "DualZipOptions", "ZippedWeights"]
+__all__ = ["DUAL_PERMUTE", "DUAL_ZIP", "AlignedUnits", "DualOptions", "DualZipOptions", "ZippedWeights"]
 
 Index = NDArray[np.int64]
 Float64 = NDArray[np.float64]

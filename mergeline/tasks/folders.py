@@ -214,40 +214,56 @@ def _read_dtd(images: Path, lists: Path) -> tuple[tuple[str, ...], list[Path], l
 # -- birds, numbers, infographics ------------------------------------------------------------------------------------
 
 
+def _bird_lists(files: Mapping[str, Path]) -> tuple[list[str], dict[str, str], dict[str, str], NDArray[np.bool_]]:
+    """Image ids in order, their paths, their class numbers, and which are tested on.
+
+    Raises
+    ------
+    TaskError: a list lacks an image or a class that another names.
+    """
+    images, labels, training, names = (
+        _two_columns(files[name])
+        for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
+    )
+    for table, name in ((labels, "image_class_labels.txt"), (training, "train_test_split.txt")):
+        absent = sorted(set(images) - set(table))
+        if absent:
+            raise TaskError(f"{files[name]} lacks the image {absent[0]!r} of images.txt")
+    unknown = sorted({labels[i] for i in images} - set(names))
+    if unknown:
+        raise TaskError(f"{files['classes.txt']} lacks the class {unknown[0]!r} of image_class_labels.txt")
+    ids = sorted(images, key=lambda number: (len(number), number))
+    return ids, images, labels, np.array([training[i] == "0" for i in ids])
+
+
 def _load_cub(files: Mapping[str, Path]) -> RawTask:
-    names = dict(_two_columns(files["classes.txt"]).items())
+    ids, images, labels, test = _bird_lists(files)
+    names = _two_columns(files["classes.txt"])
     order = sorted(names, key=int)
-    images = _two_columns(files["images.txt"])
-    labels = _two_columns(files["image_class_labels.txt"])
-    training = _two_columns(files["train_test_split.txt"])
     index = {number: i for i, number in enumerate(order)}
-    ids = sorted(images, key=int)
     return _independent(
         ImageFiles([files["images"] / images[i] for i in ids]),
         [index[labels[i]] for i in ids],
         classes=tuple(names[number].split(".", 1)[-1] for number in order),
         licence="non-commercial research",
         source="CUB-200-2011",
-        test=np.array([training[i] == "0" for i in ids]),
+        test=test,
     )
 
 
 def _load_nabirds(files: Mapping[str, Path]) -> RawTask:
     """Class ids are not contiguous: the leaf classes that images use, in numeric order."""
+    ids, images, labels, test = _bird_lists(files)
     names = _two_columns(files["classes.txt"])
-    images = _two_columns(files["images.txt"])
-    labels = _two_columns(files["image_class_labels.txt"])
-    training = _two_columns(files["train_test_split.txt"])
     used = sorted({labels[i] for i in images}, key=int)
     index = {number: i for i, number in enumerate(used)}
-    ids = sorted(images)
     return _independent(
         ImageFiles([files["images"] / images[i] for i in ids]),
         [index[labels[i]] for i in ids],
         classes=tuple(names[number] for number in used),
         licence="non-commercial research (NABirds terms)",
         source="NABirds",
-        test=np.array([training[i] == "0" for i in ids]),
+        test=test,
     )
 
 

@@ -1,0 +1,69 @@
+"""``python -m stages.check_models [EDGE ...]``: whether imported checkpoints fit their edges, and merges can stop where
+``stops`` says.
+
+Exit status 2, with a line for each fault.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mergeline.architectures import Architecture
+from mergeline.merging import cut, stop_space, trace_network
+from mergeline.models import build
+from mergeline.tasks import TASKS
+from stages.cells import expand_cells, parse_edge
+from stages.errors import StageError
+from stages.params import Params, load_params
+from stages.train import check_checkpoint
+
+__all__ = ["main"]
+
+
+def main(names: list[str]) -> int:
+    root = Path.cwd()
+    params = load_params(root / "params.yaml")
+    faults = [*_imports(root, params, names), *_stops(params)]
+    print("\n".join(faults))
+    return 2 if faults else 0
+
+
+def _imports(root: Path, params: Params, names: list[str]) -> list[str]:
+    faults = []
+    for name in names:
+        edge = parse_edge(name)
+        task = params.tasks[edge.task]
+        if task.classes is not None:
+            n_classes = len(task.classes)
+        elif task.n_classes is not None:
+            n_classes = task.n_classes
+        else:
+            adapter = TASKS[task.source or edge.task]
+            n_classes = len(adapter.load(adapter.find(root / task.root if task.root else None)).classes)
+        model = build(Architecture(edge.architecture, n_classes, params.model.width, params.model.input_size))
+        try:
+            check_checkpoint(root / params.imports[name], model, name)
+        except StageError as error:
+            faults.append(str(error))
+    return faults
+
+
+def _stops(params: Params) -> list[str]:
+    faults = []
+    for family, values in params.merges.items():
+        stops = [stop for stop in values.stops if stop is not None]
+        topologies = {cell.group.topology for cell in expand_cells(params, {family: values})} if stops else set()
+        for name in sorted(topologies):
+            model = build(Architecture(name, 2, params.model.width, params.model.input_size))
+            spaces = trace_network(model, params.model.input_size)
+            for stop in stops:
+                try:
+                    cut(model, spaces, stop_space(model, spaces, stop, params.model.input_size))
+                except ValueError as error:
+                    faults.append(f"merges.{family}.stops: {name}: {error}")
+    return faults
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

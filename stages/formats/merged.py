@@ -1,0 +1,46 @@
+"""Merged networks: one network, or a trunk with a head per model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mergeline.architectures import Architecture
+from mergeline.merging import multi_head_from_state, trace_network
+from mergeline.models import build
+from stages.formats.models import load_strictly, read_model, save_model
+
+__all__ = ["load_merged", "save_merged"]
+
+
+def save_merged(
+    path: Path, model: nn.Module, architectures: Mapping[str, Architecture], stop: str | None, heads: bool
+) -> None:
+    """A merged network: one network where ``heads`` is false, else a trunk with a head per task.
+
+    ``architectures``: each task's topology.
+    """
+    description = {
+        "kind": "multi-head" if heads else "merged",
+        "architectures": {task: asdict(architecture) for task, architecture in architectures.items()},
+        "stop": stop,
+    }
+    save_model(path, model, description)
+
+
+def load_merged(path: Path) -> nn.Module:
+    """A merged network in eval mode, channels last: a plain network, or a ``MultiHead``."""
+    tensors, description = read_model(path)
+    architectures = {task: Architecture(**values) for task, values in description["architectures"].items()}
+    models = {task: build(architecture) for task, architecture in architectures.items()}
+    model: nn.Module = next(iter(models.values()))
+    if description["kind"] == "multi-head":
+        spaces = trace_network(model, next(iter(architectures.values())).input_size)
+        model = multi_head_from_state(models, spaces, tensors, description["stop"])
+    else:
+        load_strictly(path, model, tensors)
+    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,31 @@
+"""Logits of one edge model on the test images of one task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.errors import StageError
+from stages.files import writing
+from stages.formats import UNREADABLE
+
+__all__ = ["read_predictions", "write_predictions"]
+
+
+def write_predictions(path: Path, logits: Tensor) -> None:
+    """Logits ``(N, classes)`` of one edge on the test images of one task."""
+    with writing(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, logits=logits.numpy())
+
+
+def read_predictions(path: Path) -> Tensor:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return torch.from_numpy(arrays["logits"])
+    except FileNotFoundError:
+        raise StageError(f"{path} is missing; run the stage that makes it: mergeline run") from None
+    except UNREADABLE as error:
+        raise StageError(f"{path} is damaged ({error}); delete it and run again: mergeline run") from error

@@ -1,0 +1,54 @@
+"""Prepared tasks: images, labels and split as arrays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from mergeline.tasks.task import PreparedTask
+from stages.errors import StageError
+from stages.files import writing
+from stages.formats import FORMAT, UNREADABLE, check_format
+
+__all__ = ["read_task", "write_task"]
+
+
+def write_task(path: Path, task: PreparedTask) -> None:
+    description = {
+        "format": FORMAT, "name": task.name, "classes": list(task.classes), "licence": task.licence,
+        "source": task.source, "hash": task.hash,
+    }  # fmt: skip
+    with writing(path) as temporary, temporary.open("wb") as stream:
+        np.savez(
+            stream,
+            images=task.images,
+            labels=task.labels,
+            test=task.test,
+            description=np.array(json.dumps(description)),
+        )
+
+
+def read_task(path: Path) -> PreparedTask:
+    """A prepared task.
+
+    Raises
+    ------
+    StageError: missing, damaged, or of another version.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            description = json.loads(str(arrays["description"]))
+            images, labels, test = arrays["images"], arrays["labels"], arrays["test"]
+    except FileNotFoundError:
+        raise StageError(f"{path} is missing; make it: mergeline run prepare@{path.stem}") from None
+    except UNREADABLE as error:
+        raise StageError(
+            f"{path} is damaged ({error}); make it again: mergeline run --force prepare@{path.stem}"
+        ) from error
+    check_format(path, description)
+    return PreparedTask(
+        description["name"], images, labels, test, tuple(description["classes"]), description["licence"],
+        description["source"], description["hash"],
+    )  # fmt: skip
