@@ -16,14 +16,14 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flows.events import Event
 from flows.execution import die_with_parent, process_start
 from flows.server import configured_url, own_server, server_environment
 
 if TYPE_CHECKING:
-    from prefect.states import State
+    from prefect.client.schemas.objects import State
 
 __all__ = ["Mirror", "benchmark_flow", "follow", "follow_command", "main"]
 
@@ -129,14 +129,14 @@ def follow(events: Iterable[Event], root: Path) -> State:
     def stage_task(stage: str) -> Any:
         return _task_state(ends[stage].get())
 
-    futures: dict[str, PrefectFuture] = {}
+    futures: dict[str, Any] = {}
     planned: list[Event] = []
     final: dict[str, Event] = {}
     outcome = "cancelled"
 
     def submit(event: Event) -> None:
         wait_for = [futures[up] for up in event.upstream if up in futures] if event.state == "running" else None
-        named = stage_task.with_options(name=event.stage, task_run_name=event.stage, tags=list(event.tags) or None)
+        named: Any = stage_task.with_options(name=event.stage, task_run_name=event.stage, tags=list(event.tags) or None)
         futures[event.stage] = named.submit(event.stage, wait_for=wait_for)
 
     for event in events:
@@ -256,7 +256,7 @@ def benchmark_flow(events: Iterable[Event], root: Path) -> bool:
     @flow(
         name="benchmark",
         persist_result=False,
-        task_runner=ThreadPoolTaskRunner(max_workers=64),
+        task_runner=cast(Any, ThreadPoolTaskRunner(max_workers=64)),
         validate_parameters=False,
     )
     def benchmark(folder: str) -> Any:
@@ -265,7 +265,7 @@ def benchmark_flow(events: Iterable[Event], root: Path) -> bool:
     from prefect import tags
 
     with tags("mergeline", run_tag(os.getppid())):
-        state = benchmark(str(root), return_state=True)
+        state: Any = benchmark(str(root), return_state=True)
     return bool(state.is_completed())
 
 

@@ -517,7 +517,8 @@ class Pipeline:
     def _fill_inputs(self, stage: Any, snapshot: Snapshot) -> None:
         for dep in stage.deps:
             if isinstance(dep, ParamsDependency):
-                dep.hash_info = HashInfo(dep.PARAM_PARAMS, snapshot.params[dep.fs_path])
+                values: Any = snapshot.params[dep.fs_path]  # DVC keeps the values where a hash would be
+                dep.hash_info = HashInfo(dep.PARAM_PARAMS, values)
             else:
                 dep.hash_name = "md5"
                 dep.meta, dep.hash_info = snapshot.hashes[dep.fs_path]

@@ -249,7 +249,7 @@ def write_history(root: Path, rows: list[Any], comparison: Comparison) -> Path:
         "mean_accuracy": sum(settings.values()) / len(settings) if settings else None,
         "regressions": len(comparison.regressions),
         "improvements": len(comparison.improvements),
-        "seconds": sum(float(entry["seconds"]) for entry in read_timings(root)),  # type: ignore[arg-type]
+        "seconds": sum(float(str(entry["seconds"])) for entry in read_timings(root)),
         "accuracies": json.dumps(settings, sort_keys=True),
     }
     path = root / "reports" / "history.parquet"

@@ -120,7 +120,7 @@ def drop_late_runs(flow_name: str) -> int:
         )
         missed = sorted(
             (run for run in found if run.expected_start_time is not None and run.expected_start_time < now),
-            key=lambda run: run.expected_start_time,
+            key=lambda run: run.expected_start_time or now,
         )
         for run in missed[:-1]:
             client.set_flow_run_state(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 __all__ = [
     "ARCHITECTURES",
     "BLOCKS",
+    "GROUP_NORM_GROUPS",
     "INPUT_SIZES",
     "Architecture",
     "deepest",
@@ -37,6 +38,9 @@ ARCHITECTURES: tuple[str, ...] = (
 """Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels) and VGG (64 channels)."""
 
 
+GROUP_NORM_GROUPS = 8
+
+
 @dataclass(frozen=True)
 class Architecture:
     """What it takes to build a network again: its name, classes, width multiplier and input size in pixels."""
@@ -53,6 +57,11 @@ class Architecture:
             raise ValueError(
                 f"architecture {self.name!r}: needs num_classes >= 1 and width > 0, "
                 f"got num_classes={self.num_classes}, width={self.width}"
+            )
+        if self.name == "resnet20-gn" and round(16 * self.width) % GROUP_NORM_GROUPS:
+            raise ValueError(
+                f"architecture {self.name!r}: group norm needs 16 * width divisible by {GROUP_NORM_GROUPS}, "
+                f"got width={self.width}; take 0.5, 1, 2, ..."
             )
         if self.input_size not in INPUT_SIZES:
             raise ValueError(f"input size {self.input_size} has no stem; known: {', '.join(map(str, INPUT_SIZES))}")

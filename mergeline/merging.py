@@ -257,7 +257,7 @@ class Restore(nn.Module):
         if hasattr(self, "index"):
             x = x.index_select(self.axis, self.index)  # type: ignore[arg-type]
         else:
-            x = torch.tensordot(x, self.matrix, dims=([self.axis], [1])).movedim(-1, self.axis)  # type: ignore[arg-type]
+            x = torch.tensordot(x, self.matrix, dims=([self.axis], [1])).movedim(-1, self.axis)
         return x.flatten(self.axis, self.axis + 1) if self.repeat > 1 else x
 
 
@@ -324,7 +324,8 @@ def multi_head_from_state(
 
 def _trunk_module(model: nn.Module, spaces: Spaces, plan: Cut) -> fx.GraphModule:
     inside = set(plan.trunk)
-    graph, copies = fx.Graph(), {}
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     for node in spaces.graph.nodes:
         if node.name in inside:
             copies[node] = graph.node_copy(node, lambda used: copies[used])
@@ -373,7 +374,7 @@ def _own_module(model: nn.Module, graph: fx.Graph, extra: Mapping[str, nn.Module
         elif node.op == "get_attr":
             root[str(node.target)] = copy.deepcopy(_attribute(model, str(node.target)))
     module = fx.GraphModule(root, graph, class_name="Part")
-    return module.eval()  # type: ignore[return-value]
+    return module.eval()
 
 
 def _attribute(model: nn.Module, path: str) -> object:

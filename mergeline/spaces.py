@@ -124,6 +124,7 @@ class Walk:
         self.observed = {space.node: space for space in spaces.free}
         module = fx.GraphModule(model.eval(), spaces.graph)
         folded = fuse(module)
+        assert isinstance(folded, fx.GraphModule)
         if set(self.observed) <= {node.name for node in folded.graph.nodes}:
             module = folded.to(memory_format=torch.channels_last)
         self.nodes = list(module.graph.nodes)
@@ -408,8 +409,8 @@ class _Tracer:
     def finish(self) -> Spaces:
         fixed = {self.find(element): name for element, name in self.fixed.items()}
         axes: dict[int, list[Axis]] = {}
-        for (tensor, axis), (element, repeat, produces) in self.axes.items():
-            axes.setdefault(self.find(element), []).append(Axis(tensor, axis, repeat, produces))
+        for (tensor, number), (element, repeat, produces) in self.axes.items():
+            axes.setdefault(self.find(element), []).append(Axis(tensor, number, repeat, produces))
         order = {node: position for position, node in enumerate(self.graph.nodes)}
         observed: dict[int, tuple[fx.Node, _Channel]] = {}
         for element, value in self.consumers:
@@ -419,29 +420,30 @@ class _Tracer:
                 observed[root] = (node, channel)
         roots = sorted(axes, key=lambda root: order[observed[root][0]] if root in observed else len(order))
         names = self.names(roots, axes, fixed)
-        spaces, tensors = {}, {}
+        spaces: dict[str, Space] = {}
+        found: dict[str, list[tuple[str, Axis]]] = {}
         for root in roots:
             name = names[root]
             if root not in fixed and root not in observed:
                 raise SpaceError(f"spaces: the units of {axes[root][0].tensor!r} are never consumed")
-            node, channel = observed.get(root, (None, None))
+            where = observed.get(root)
             spaces[name] = Space(
                 name=name,
                 size=self.sizes[root],
                 axes=tuple(axes[root]),
-                node=node.name if node is not None else "",
-                channel_axis=channel.axis if channel is not None else 1,
+                node=where[0].name if where is not None else "",
+                channel_axis=where[1].axis if where is not None else 1,
                 groups=self.groups[root],
                 fixed=root in fixed,
             )
             for axis in axes[root]:
-                tensors.setdefault(axis.tensor, []).append((name, axis))
+                found.setdefault(axis.tensor, []).append((name, axis))
         carried = {
             node.name: (names[self.find(channel.element)], channel.axis, channel.repeat)
             for node, channel in self.channels.items()
             if channel is not None and self.find(channel.element) in names
         }
-        tensors = {name: tuple(sorted(entries, key=lambda entry: entry[1].axis)) for name, entries in tensors.items()}
+        tensors = {name: tuple(sorted(entries, key=lambda entry: entry[1].axis)) for name, entries in found.items()}
         return Spaces(self.graph, spaces, tensors, carried)
 
     def before_collapse(self, node: fx.Node) -> tuple[fx.Node, _Channel]:
@@ -592,7 +594,7 @@ def _reduced(tracer: _Tracer, node: fx.Node, module: nn.Module | None) -> _Chann
     channel = tracer.channel(node, value)
     before = tracer.shape(value)
     assert before is not None
-    dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+    dims: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
     keepdim = bool(node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False))
     reduced = {int(d) % len(before) for d in (dims if isinstance(dims, tuple | list) else [dims]) if d is not None}
     if dims is None or channel.axis in reduced:

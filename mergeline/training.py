@@ -106,7 +106,7 @@ def train(
     FloatingPointError: the loss is not finite.
     """
     device = next(model.parameters()).device
-    model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last).train()
     optimizer = _optimizer(model, recipe, device)
     history: list[EpochRecord] = []
     first = 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 
 from mergeline.analysis import Deviation, PairResult, Row, Sample, deviations, pair_results, simplicity, spearman
 
@@ -56,7 +57,7 @@ class FigureSpec:
     rows: str
 
 
-def style() -> dict[str, Any]:
+def style() -> Any:
     """Settings for all figures; text stays text in SVG, and the same data give the same bytes."""
     return {
         "figure.figsize": (6.0, 4.2), "figure.constrained_layout.use": True, "figure.dpi": 100, "savefig.dpi": 150,
@@ -64,7 +65,7 @@ def style() -> dict[str, Any]:
         "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "text.color": INK,
         "axes.titlesize": 11, "axes.titlecolor": INK, "legend.frameon": False, "legend.fontsize": 8.5,
         "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.6, "svg.fonttype": "none",
-        "svg.hashsalt": "mergeline", "axes.prop_cycle": mpl.cycler(color=CYCLE), "lines.markersize": 6,
+        "svg.hashsalt": "mergeline", "axes.prop_cycle": cycler(color=CYCLE), "lines.markersize": 6,
     }  # fmt: skip
 
 
@@ -374,9 +375,9 @@ def confusions(data: FigureData) -> Figure | None:
         return None
     figure, panels_ = _new(9.0, 3.1 * len(shown), columns=3, rows=len(shown), squeeze=False)
     for line, group in zip(panels_, shown, strict=True):
-        for axes, (title, row) in zip(line, group, strict=False):
-            assert row is not None
-            flat = np.array(row["confusion"], dtype=np.float64)
+        for axes, (title, shown_row) in zip(line, group, strict=False):
+            assert shown_row is not None
+            flat = np.array(shown_row["confusion"], dtype=np.float64)
             size = round(len(flat) ** 0.5)
             matrix = flat.reshape(size, size)
             axes.imshow(matrix / matrix.sum(1, keepdims=True).clip(min=1), cmap="cividis", vmin=0, vmax=1)

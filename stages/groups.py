@@ -46,7 +46,7 @@ def load_group(context: Context, group: Group) -> LoadedGroup:
         path = context.path(paths.edge_model(edge))
         model, architecture = load_edge(path)
         expanded, topology = expand_to(model, architecture, group.topology)
-        models.append(expanded.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        models.append(expanded.to(memory_format=torch.channels_last))
         architectures.append(topology)
         hashes.append(file_hash(path))
     first = architectures[0]

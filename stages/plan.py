@@ -8,7 +8,7 @@ uses, and on the hash of the code it runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -113,7 +113,9 @@ def base_edge(params: Params, edge: Edge) -> Edge | None:
 
 
 def _edge_stage(params: Params, edge: Edge) -> StageCell:
-    outs = (str(paths.edge_model(edge)), str(paths.edge_metrics(edge)), str(paths.edge_history(edge)))
+    outs: tuple[str, ...] = (
+        str(paths.edge_model(edge)), str(paths.edge_metrics(edge)), str(paths.edge_history(edge)),
+    )  # fmt: skip
     base = base_edge(params, edge)
     deps = [str(paths.task(edge.task)), *_target_files(params, [edge.task])]
     keys = ["compute", "model", "targets", f"tasks.{edge.task}"]
@@ -316,7 +318,7 @@ def _family_stages(family: str, groups: dict[str, dict[str, StageCell]]) -> dict
     return stages
 
 
-def _common_list(items: dict[str, dict[str, str]], lists: dict[str, tuple[str, ...]]) -> list[str]:
+def _common_list(items: dict[str, dict[str, str]], lists: Mapping[str, tuple[str, ...]]) -> list[str]:
     """One list for all cells; fields that it needs are added to the cells' items."""
     if len({len(values) for values in lists.values()}) > 1:
         raise ValueError(f"cells of one group differ in the length of a list: {', '.join(lists)}")

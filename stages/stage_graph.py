@@ -21,7 +21,7 @@ def stage_graph(plan: Plan, tasks: list[str]) -> str:
     columns = _columns(set(counts), links)
     height = max(len(column) for column in columns) * (BOX_HEIGHT + GAP_Y)
     width = len(columns) * (BOX_WIDTH + GAP_X) - GAP_X
-    place = {}
+    place: dict[str, tuple[float, float]] = {}
     for x, column in enumerate(columns):
         top = (height - len(column) * (BOX_HEIGHT + GAP_Y) + GAP_Y) / 2
         for y, kind in enumerate(column):
@@ -34,12 +34,12 @@ def stage_graph(plan: Plan, tasks: list[str]) -> str:
         parts.append(
             f'<path class="link" d="M{a:.0f},{b:.0f} C{middle:.0f},{b:.0f} {middle:.0f},{d:.0f} {c:.0f},{d:.0f}"/>'
         )
-    for kind, (x, y) in place.items():
+    for kind, (left, top) in place.items():
         number = f"× {counts[kind]}" if counts[kind] > 1 else ""
         parts.append(
-            f'<g class="box"><rect x="{x}" y="{y:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6"/>'
-            f'<text x="{x + 10}" y="{y + 25:.0f}">{escape(kind)}</text>'
-            f'<text class="count" x="{x + BOX_WIDTH - 8}" y="{y + 25:.0f}" text-anchor="end">{number}</text></g>'
+            f'<g class="box"><rect x="{left}" y="{top:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6"/>'
+            f'<text x="{left + 10}" y="{top + 25:.0f}">{escape(kind)}</text>'
+            f'<text class="count" x="{left + BOX_WIDTH - 8}" y="{top + 25:.0f}" text-anchor="end">{number}</text></g>'
         )
     return "".join([*parts, "</svg>"])
 

@@ -40,10 +40,10 @@ TEST_BATCH = 250
 def run_train(context: Context, cell: str) -> None:
     """``cell``: an edge, ``digits.r35.s0``. Trains from a random start that depends on the edge's name alone."""
     edge = parse_edge(cell)
+    task = context.task(edge.task)
     if not edge.trained or base_edge(context.params, edge) is not None:
         other = "untrained" if not edge.trained else "finetune"
         raise StageError(f"{cell} is not trained from scratch: python -m stages {other} {cell}")
-    task = context.task(edge.task)
     architecture = _architecture(context, edge, task)
     model = build(architecture, derive_seed(context.params.seed, "init", cell))
     _train(context, edge, task, architecture, model, context.params.train, start="random")
@@ -52,10 +52,10 @@ def run_train(context: Context, cell: str) -> None:
 def run_finetune(context: Context, cell: str) -> None:
     """``cell``: an edge whose task has a pretrain task. Starts from that task's edge, with a new head."""
     edge = parse_edge(cell)
+    task = context.task(edge.task)
     base = base_edge(context.params, edge)
     if base is None:
         raise StageError(f"{cell} is not finetuned: tasks.{edge.task}.pretrain is not set")
-    task = context.task(edge.task)
     architecture = _architecture(context, edge, task)
     model = build(architecture, derive_seed(context.params.seed, "init", cell))
     path = context.path(paths.edge_model(base))

@@ -138,6 +138,7 @@ def bench_values(**changes: Any) -> dict[str, Any]:
         },
         "evaluate": {"batch_size": 20},
         "similarity": {"encoder": "efficientnet-lite0", "tau": 1000.0},
+        "targets": {"kind": "logits"},
         "imports": {},
         "report": {"title": "a test"},
     }

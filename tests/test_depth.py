@@ -134,7 +134,7 @@ def test_blocks_that_do_not_fit_are_refused(shallow: tuple[int, ...], deep: tupl
         place_append(shallow, deep)
 
 
-@pytest.mark.parametrize(("shallow", "deep"), list(combinations(ARCHITECTURES, 2)))
+@pytest.mark.parametrize(("shallow", "deep"), list(combinations(BLOCKS, 2)))
 def test_appending_keeps_every_block_in_order(shallow: str, deep: str) -> None:
     placement = place_append(stage_blocks(shallow), stage_blocks(deep))
     assert tuple(map(len, placement)) == stage_blocks(deep)
@@ -167,7 +167,7 @@ def test_equal_depths_do_not_mismatch(name: str) -> None:
     assert size_mismatch(name, name) == 0
 
 
-@pytest.mark.parametrize(("first", "second"), list(product(ARCHITECTURES, repeat=2)))
+@pytest.mark.parametrize(("first", "second"), list(product(BLOCKS, repeat=2)))
 def test_the_deepest_holds_every_block_of_the_other(first: str, second: str) -> None:
     name = deepest([first, second])
     assert name == max((first, second), key=lambda n: sum(stage_blocks(n)))

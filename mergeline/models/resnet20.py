@@ -10,15 +10,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mergeline.architectures import GROUP_NORM_GROUPS
+
 __all__ = ["BasicBlock", "ResNet20", "group_norm"]
 
-GROUPS = 8
 Norm = Callable[[int], nn.Module]
 
 
 def group_norm(channels: int) -> nn.Module:
     """Group norm with 8 groups."""
-    return nn.GroupNorm(GROUPS, channels)
+    return nn.GroupNorm(GROUP_NORM_GROUPS, channels)
 
 
 class BasicBlock(nn.Module):

@@ -122,7 +122,7 @@ def _load_idx(classes: tuple[str, ...], licence: str, files: Mapping[str, Path])
     labels = np.concatenate([train_labels, test_labels]).astype(np.int64)
     test = np.arange(len(labels)) >= len(train_labels)
     return RawTask(
-        images=images, labels=labels, groups=np.arange(len(labels)), classes=classes, licence=licence,
+        images=list(images), labels=labels, groups=np.arange(len(labels)), classes=classes, licence=licence,
         source=files["train_images"].name, test=test,
     )  # fmt: skip
 

@@ -43,4 +43,4 @@ def load_merged(path: Path) -> nn.Module:
         model = multi_head_from_state(models, spaces, tensors, description["stop"])
     else:
         load_strictly(path, model, tensors)
-    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.eval().to(memory_format=torch.channels_last)

@@ -52,7 +52,7 @@ def load_edge(path: Path) -> tuple[nn.Module, Architecture]:
     architecture = Architecture(**description["architecture"])
     model = build(architecture)
     load_strictly(path, model, tensors)
-    return model.eval().to(memory_format=torch.channels_last), architecture  # type: ignore[call-overload]
+    return model.eval().to(memory_format=torch.channels_last), architecture
 
 
 def load_strictly(path: Path, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
