@@ -120,7 +120,6 @@ def follow(events: Iterable[Event], root: Path) -> State:
     """Inside a flow run: a task run for each stage, as the events come; the state that the flow should end in."""
     from prefect import task
     from prefect.cache_policies import NO_CACHE
-    from prefect.futures import PrefectFuture
     from prefect.states import Cancelled, Completed, Failed
 
     ends: dict[str, queue.SimpleQueue[Event]] = {}

@@ -261,7 +261,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Params:
-        from mergeline.architectures import ARCHITECTURES
+        from mergeline.architectures import ARCHITECTURES, Architecture
         from mergeline.encoder_names import describe_encoder
         from mergeline.matching import MATCHERS
         from mergeline.tasks import TASKS
@@ -276,7 +276,11 @@ class Params(Section):
             return False
 
         for index, architecture in enumerate(self.architectures):
-            known(f"architectures[{index}]", architecture, ARCHITECTURES)
+            if known(f"architectures[{index}]", architecture, ARCHITECTURES):
+                try:
+                    Architecture(architecture, 1, self.model.width, self.model.input_size)
+                except ValueError as error:
+                    faults.append(f"architectures[{index}]: {error}")
         for name, task in self.tasks.items():
             known(f"tasks.{name}" + (".source" if task.source else ""), task.source or name, TASKS)
             if task.pretrain is not None and known(f"tasks.{name}.pretrain", task.pretrain, self.tasks):

@@ -41,7 +41,8 @@ R17_SPACES = {
 
 
 def tiny(name: str = "r17", size: int = 32) -> nn.Module:
-    return build(Architecture(name, 10, 1 / 16, size), seed=0)
+    width = 1 / 2 if name.endswith("-gn") else 1 / 16  # eight groups need eight channels
+    return build(Architecture(name, 10, width, size), seed=0)
 
 
 def noise(*shape: int) -> Tensor:
