@@ -265,8 +265,7 @@ class Pipeline:
             else:
                 reasons += self._file_reasons("dependency", dep, predicted)
         for out in stage.outs:
-            if self._relative(out) not in predicted:
-                reasons += self._file_reasons("output", out, {})
+            reasons += self._file_reasons("output", out, {})
         return reasons
 
     def _lock_entry(self, stage: Any) -> Any:
@@ -660,9 +659,11 @@ class Pipeline:
                 if time.monotonic() > deadline:
                     raise PipelineError(f"another DVC process holds {self.root}/.dvc/tmp/lock: {error}") from error
                 time.sleep(0.1)
+        self.repo._lock_depth += 1  # what DVC does in here (push, fetch) does not lock again
         try:
             yield
         finally:
+            self.repo._lock_depth -= 1
             self.repo.lock.unlock()
 
     def close(self) -> None:

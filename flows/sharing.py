@@ -6,6 +6,7 @@ A remote that is away is never in the way: what cannot be fetched is computed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from dvc.exceptions import DvcException
 
@@ -45,8 +46,6 @@ def _fetch_run_cache_objects(pipeline: Pipeline, problems: list[str]) -> int:
     try:
         cache = pipeline.repo.stage_cache
         used = []
-        from pathlib import Path
-
         for folder in Path(cache.cache_dir).glob("??/*"):
             used += [(folder.name, entry.name) for entry in folder.iterdir() if entry.is_file()]
         count = 0

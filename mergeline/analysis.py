@@ -104,8 +104,8 @@ class Correlation:
 
     @property
     def evident(self) -> bool:
-        """Whether there is evidence of a correlation at all."""
-        return self.n >= 4 and self.p_value < 0.05
+        """Whether there is evidence of a correlation at all: by the p-value, and the interval leaves zero out."""
+        return self.n >= 4 and self.p_value < 0.05 and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -256,13 +256,11 @@ def spearman(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Correlati
     if n < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return nothing
     found = spearmanr(first, second)
-    rng = np.random.default_rng(seed)
-    draws = []
-    for chosen in rng.integers(0, n, (RESAMPLES, n)):
-        a, b = rankdata(first[chosen]), rankdata(second[chosen])
-        if np.ptp(a) and np.ptp(b):
-            draws.append(np.corrcoef(a, b)[0, 1])
-    low, high = np.quantile(draws, [0.025, 0.975]) if draws else (float("nan"), float("nan"))
+    chosen = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
+    a, b = (ranks - ranks.mean(1, keepdims=True) for ranks in (rankdata(v[chosen], axis=1) for v in (first, second)))
+    scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    draws = (a * b).sum(1)[scale > 0] / scale[scale > 0]
+    low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) else (float("nan"), float("nan"))
     return Correlation(float(found.statistic), float(found.pvalue), float(low), float(high), n)
 
 

@@ -36,6 +36,9 @@ __all__ = [
 
 Maps = Mapping[str, UnitMap]
 
+INPUT = "input"
+"""The space of a network's inputs (:func:`mergeline.spaces.trace`)."""
+
 
 def uniform_weights(n_models: int) -> tuple[float, ...]:
     """``1/N`` for each model."""
@@ -156,14 +159,19 @@ class Cut:
 def cut(model: nn.Module, spaces: Spaces, stop: str | None = None) -> Cut:
     """Cut the network after space ``stop`` is complete (by default the last free one: only classifiers stay apart).
 
+    After ``input``, nothing is merged: the heads are the whole models.
+
     Raises
     ------
-    ValueError: unknown or fixed space; names the spaces there are.
+    ValueError: unknown space, or the output; names the spaces there are.
     """
     free = [space.name for space in spaces.free]
     stop = free[-1] if stop is None else stop
-    if stop not in free:
-        raise ValueError(f"unknown space {stop!r} to stop at; this network's spaces are: {', '.join(free)}")
+    if stop not in (INPUT, *free):
+        raise ValueError(
+            f"unknown space {stop!r} to stop at; besides {INPUT} (nothing is merged), this network's spaces are: "
+            f"{', '.join(free)}"
+        )
     nodes = list(spaces.graph.nodes)
     names = [node.name for node in nodes]
     position = names.index(spaces[stop].node)
@@ -223,7 +231,8 @@ def stop_space(model: nn.Module, spaces: Spaces, stop: str | None, input_size: i
         raise ValueError(f"stop {stop}: a share of the multiply-adds must lie between 0 and 1")
     done = _cumulative_flops(model, spaces, input_size)
     total = max(done.values())
-    return next((space.name for space in spaces.free if done[space.node] >= share * total), spaces.free[-1].name)
+    stops = [spaces[INPUT], *spaces.free]
+    return next((space.name for space in stops if done[space.node] >= share * total), stops[-1].name)
 
 
 @torch.no_grad()
@@ -309,17 +318,24 @@ def multi_head_from_state(
 ) -> MultiHead:
     """A multi-head network again from its state dict; ``models`` give the layers, not the weights."""
     plan = cut(next(iter(models.values())), spaces, stop)
-    dense = any(name.endswith(".matrix") for name in state)
-    blank: dict[str, UnitMap] = {}
-    for name in plan.trunk_spaces:
-        eye = np.eye(spaces[name].size)
-        blank[name] = Dense(eye, eye) if dense else Permutation.identity(len(eye))
-    network = multi_head(models, spaces, [blank] * len(models), stop=stop)
+    blanks = [
+        {name: _blank(spaces, plan, name, f"heads.{index}", state) for name in plan.trunk_spaces}
+        for index in range(len(models))
+    ]
+    network = multi_head(models, spaces, blanks, stop=stop)
     if set(network.state_dict()) != set(state):
         odd = sorted(set(network.state_dict()) ^ set(state))
         raise ValueError(f"the state dict is of another network; tensors that differ: {', '.join(odd[:4])}")
     _load_resized(network, state)
     return network
+
+
+def _blank(spaces: Spaces, plan: Cut, space: str, head: str, state: Mapping[str, Tensor]) -> UnitMap:
+    """A map of the kind, dense or not, that a head was given its units back with; methods mix them."""
+    nodes = [node for node in plan.boundary if spaces.carried[node][0] == space]
+    if any(f"{head}.restore_{node}.matrix" in state for node in nodes):
+        return Dense(np.eye(spaces[space].size), np.eye(spaces[space].size))
+    return Permutation.identity(spaces[space].size)
 
 
 def _trunk_module(model: nn.Module, spaces: Spaces, plan: Cut) -> fx.GraphModule:

@@ -7,6 +7,7 @@ above its ensemble, a model merged with itself that is no longer that model).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -74,31 +75,36 @@ def _impossible(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
             value = row[key]
             if value is None and (key == "accuracy" or row["scope"] != "joint"):
                 yield row["cell"], f"{key} on {row['scope']} is missing"
-            elif value is not None and not low <= value <= high:  # also NaN
+            elif value is not None and not (low <= value <= high and math.isfinite(value)):  # NaN is not between
                 yield row["cell"], f"{key} on {row['scope']} is {value}"
 
 
 def _image_counts(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     """All evaluations on a scope must have the same number of test images."""
-    counts: dict[tuple[str, str], int] = {}
-    for row in rows:
-        if row["status"] != "ok":
-            continue
-        key = (
-            row["scope"],
-            "" if row["scope"] in row["tasks"].split("+") else "+".join(sorted(row["tasks"].split("+"))),
-        )
-        expected = counts.setdefault(key, row["n"])
+    counts: dict[tuple[str, str], Counter[int]] = {}
+    done = [row for row in rows if row["status"] == "ok"]
+    for row in done:
+        counts.setdefault(_scored_on(row), Counter())[row["n"]] += 1
+    for row in done:
+        expected = counts[_scored_on(row)].most_common(1)[0][0]
         if row["n"] != expected:
-            yield row["cell"], f"{row['n']} test images on {row['scope']}, others have {expected}"
+            yield row["cell"], f"{row['n']} test images on {row['scope']}, most have {expected}"
+
+
+def _scored_on(row: Row) -> tuple[str, str]:
+    """The task, or the tasks together, whose test images a row is scored on."""
+    tasks = row["tasks"].split("+")
+    return row["scope"], "" if row["scope"] in tasks else "+".join(sorted(tasks))
+
+
+def _scored(row: Row) -> bool:
+    return row["status"] == "ok" and row["accuracy"] is not None
 
 
 def _above_ensemble(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    ensembles = {
-        (r["cell"], r["scope"]): r["accuracy"] for r in rows if r["kind"] == "ensemble" and r["status"] == "ok"
-    }
+    ensembles = {(r["cell"], r["scope"]): r["accuracy"] for r in rows if r["kind"] == "ensemble" and _scored(r)}
     for row in rows:
-        if row["kind"] != "merge" or row["status"] != "ok" or row["scope"] != main_scope(row):
+        if row["kind"] != "merge" or not _scored(row) or row["scope"] != main_scope(row):
             continue
         group = f"{row['tasks']}.{row['architectures']}.{row['seeds']}"
         bound = ensembles.get((group, row["scope"]))
@@ -107,9 +113,9 @@ def _above_ensemble(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
 
 
 def _self_merges(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    edges = {row["cell"]: row["accuracy"] for row in rows if row["kind"] == "edge" and row["status"] == "ok"}
+    edges = {row["cell"]: row["accuracy"] for row in rows if row["kind"] == "edge" and _scored(row)}
     for row in rows:
-        if row["control"] == "self" and row["kind"] == "merge" and row["status"] == "ok":
+        if row["control"] == "self" and row["kind"] == "merge" and _scored(row):
             source = edges.get(source_edges(row)[0])
             if source is not None and abs(row["accuracy"] - source) > SELF_CHANGE:
                 yield (

@@ -13,7 +13,17 @@ import matplotlib as mpl
 import numpy as np
 from cycler import cycler
 
-from mergeline.analysis import Deviation, PairResult, Row, Sample, deviations, pair_results, simplicity, spearman
+from mergeline.analysis import (
+    Deviation,
+    PairResult,
+    Row,
+    Sample,
+    deviations,
+    method_label,
+    pair_results,
+    simplicity,
+    spearman,
+)
 
 mpl.use("Agg")
 
@@ -48,13 +58,16 @@ class FigureData:
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """A figure: its file name, title, the sentence below it, what makes it, and which rows it shows."""
+    """A figure: its file name, title, the sentence below it, what makes it, which rows it shows, and the table of the
+    report that has them in numbers."""
 
     name: str
     title: str
     caption: str
     draw: Callable[[FigureData], Figure | None]
     rows: str
+    table: str
+    source: str = "results.parquet"
 
 
 def style() -> Any:
@@ -113,7 +126,8 @@ def same_task_homogeneous(data: FigureData) -> Figure | None:
 def same_task_parity(data: FigureData) -> Figure | None:
     """Heterogeneous merges against the range of the two homogeneous ones (Fig. 1 middle)."""
     found = [d for d in deviations(data.results, data.method) if "+" not in d.tasks]
-    return _parity(found, lambda d: d.architectures) if found else None
+    several = len({d.tasks for d in found}) > 1
+    return _parity(found, lambda d: f"{d.tasks} {d.architectures}" if several else d.architectures) if found else None
 
 
 def _parity(found: Sequence[Deviation], label: Callable[[Deviation], str]) -> Figure:
@@ -273,6 +287,7 @@ def methods_compared(data: FigureData) -> Figure | None:
     figure, axes = _new(max(6.0, 0.9 * len(pairs) + 2), 4.2)
     width = 0.8 / (len(methods) + 1)
     for index, method in enumerate([*methods, "ensemble"]):
+        label: str | None = method
         for place, pair in enumerate(pairs):
             results = [r for r in chosen if (r.tasks, r.architectures) == pair]
             result = next((r for r in results if r.method == method), results[0] if method == "ensemble" else None)
@@ -283,47 +298,50 @@ def methods_compared(data: FigureData) -> Figure | None:
             colour = GRAY if method == "ensemble" else CYCLE[index % len(CYCLE)]
             axes.bar(
                 x, 100 * sample.mean, width * 0.92, yerr=_error(sample) or None, color=colour,
-                error_kw={"lw": 0.8, "ecolor": INK}, label=method if place == 0 else None,
+                error_kw={"lw": 0.8, "ecolor": INK}, label=label,
             )  # fmt: skip
-    tasks = {task for task, _ in pairs}
-    labels = [pair if len(tasks) == 1 else f"{task}\n{pair}" for task, pair in pairs]
-    axes.set_xticks(range(len(pairs)), labels, fontsize=8, rotation=30 if len(pairs) > 7 else 0)
+            label = None
+    axes.set_xticks(range(len(pairs)), _pair_labels(pairs), fontsize=8, rotation=30 if len(pairs) > 7 else 0)
     axes.set(ylabel="accuracy (%)")
     axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.14))
     return figure
 
 
+def _pair_labels(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Architectures, below their task where there are several tasks."""
+    several = len({task for task, _ in pairs}) > 1
+    return [f"{task}\n{architectures}" if several else architectures for task, architectures in pairs]
+
+
 def controls(data: FigureData) -> Figure | None:
     """What is left when one side was never trained, or units are shuffled: heterogeneous merges and their controls."""
-    rows = [r for r in data.rows if r["kind"] == "merge" and r["status"] == "ok" and r["control"]]
-    if not rows:
-        return None
-    real = {r.architectures: r for r in _same_task(data)}
-    names = {"": "both trained", "untrained-0": "deep side untrained", "untrained-1": "shallow side untrained",
-             "random": "random permutation"}  # fmt: skip
-    pairs = [p for p in dict.fromkeys(r["architectures"] for r in rows) if len(set(p.split("+"))) > 1 and p in real]
+    rows = [
+        r
+        for r in data.rows
+        if r["kind"] == "merge" and r["status"] == "ok" and r["control"] and r["scope"] == r["tasks"]
+    ]
+    real = {(r.tasks, r.architectures): r.accuracy.mean for r in _same_task(data) if not r.homogeneous}
+    pairs = [pair for pair in dict.fromkeys((r["tasks"], r["architectures"]) for r in rows) if pair in real]
     if not pairs:
         return None
+    names = {"": "both trained", "untrained-0": "deep side untrained", "untrained-1": "shallow side untrained",
+             "random": "random permutation"}  # fmt: skip
     figure, axes = _new(max(6.0, 1.4 * len(pairs) + 2), 4.2)
-    for index, (control, label) in enumerate(names.items()):
+    for index, (control, name) in enumerate(names.items()):
+        method = "random" if control == "random" else data.method
+        label: str | None = name
         for place, pair in enumerate(pairs):
-            if not control:
-                value = real[pair].accuracy.mean
-            else:
-                method = "random" if control == "random" else data.method
-                found = [
-                    r["accuracy"]
-                    for r in rows
-                    if (r["architectures"], r["control"], r["method"]) == (pair, control, method)
-                    and r["scope"] == r["tasks"]
-                ]
-                if not found:
-                    continue
-                value = float(np.mean(found))
-            axes.bar(
-                place + (index - 1.5) * 0.2, 100 * value, 0.18, color=CYCLE[index], label=label if place == 0 else None
-            )
-    axes.set_xticks(range(len(pairs)), pairs)
+            found = [
+                r["accuracy"]
+                for r in rows
+                if ((r["tasks"], r["architectures"]), r["control"], method_label(r)) == (pair, control, method)
+            ]
+            if control and not found:
+                continue
+            value = float(np.mean(found)) if control else real[pair]
+            axes.bar(place + (index - 1.5) * 0.2, 100 * value, 0.18, color=CYCLE[index], label=label)
+            label = None
+    axes.set_xticks(range(len(pairs)), _pair_labels(pairs))
     axes.set(ylabel=f"accuracy, {data.method} (%)")
     axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.2))
     return figure
@@ -362,7 +380,7 @@ def confusions(data: FigureData) -> Figure | None:
         for row in data.rows:
             if (row["kind"], row["control"], row["status"], row["homogeneous"]) != ("merge", "", "ok", homogeneous):
                 continue
-            if "+" in row["tasks"] or row["method"] != data.method or not row.get("confusion"):
+            if "+" in row["tasks"] or method_label(row) != data.method or not row.get("confusion"):
                 continue
             names = row["architectures"].split("+")
             seeds = row["seeds"].split("+")
@@ -373,15 +391,18 @@ def confusions(data: FigureData) -> Figure | None:
                 break
     if not shown:
         return None
-    figure, panels_ = _new(9.0, 3.1 * len(shown), columns=3, rows=len(shown), squeeze=False)
+    columns = max(len(group) for group in shown)
+    figure, panels_ = _new(3.0 * columns, 3.1 * len(shown), columns=columns, rows=len(shown), squeeze=False)
     for line, group in zip(panels_, shown, strict=True):
+        for axes in line[len(group) :]:
+            axes.set_visible(False)
         for axes, (title, shown_row) in zip(line, group, strict=False):
             assert shown_row is not None
             flat = np.array(shown_row["confusion"], dtype=np.float64)
             size = round(len(flat) ** 0.5)
             matrix = flat.reshape(size, size)
             axes.imshow(matrix / matrix.sum(1, keepdims=True).clip(min=1), cmap="cividis", vmin=0, vmax=1)
-            axes.set_title(f"{title}\n{100 * row['accuracy']:.1f} %", fontsize=8.5)
+            axes.set_title(f"{title}\n{100 * shown_row['accuracy']:.1f} %", fontsize=8.5)
             axes.grid(visible=False)
             axes.set_xticks([])
             axes.set_yticks([])
@@ -393,30 +414,32 @@ def confusions(data: FigureData) -> Figure | None:
 
 FIGURES: tuple[FigureSpec, ...] = (
     FigureSpec("same_task_methods", "Methods on one task", "Mean over runs; whiskers are one standard deviation.",
-               methods_compared, "kind merge or ensemble, one task, control empty"),
+               methods_compared, "kind merge or ensemble, one task, control empty", "merges_same_task"),
     FigureSpec("same_task_homogeneous", "Homogeneous merges against their sources",
                "As depth_heterogeneity Fig. 1 left: what merging costs where both models have one depth.",
-               same_task_homogeneous, "kind merge, one task, homogeneous"),
+               same_task_homogeneous, "kind merge, one task, homogeneous", "merges_same_task"),
     FigureSpec("same_task_parity", "Heterogeneous against homogeneous merges",
                "As depth_heterogeneity Fig. 1 middle: a span from the worse to the better of the two homogeneous merges; on "
-               "the diagonal a mixed pair does as well as they do.", same_task_parity, "kind merge, one task"),
+               "the diagonal a mixed pair does as well as they do.", same_task_parity, "kind merge, one task",
+               "merges_same_task"),
     FigureSpec("same_task_deviation", "Deviation against size mismatch",
                "As depth_heterogeneity Fig. 1 right; bars are 95 % bootstrap intervals over runs.",
-               same_task_deviation, "kind merge, one task"),
+               same_task_deviation, "kind merge, one task", "merges_same_task"),
     FigureSpec("controls", "What one side alone is worth",
                "The same merges with one side replaced by a network that never trained, and with shuffled units.",
-               controls, "kind merge, control not empty"),
+               controls, "kind merge, one task, control not empty", "controls"),
     FigureSpec("task_pairs_simplicity", "Task pairs by simplicity", "As depth_heterogeneity Fig. 2.",
-               task_pairs_by_simplicity, "kind merge, several tasks, homogeneous, scope mean"),
+               task_pairs_by_simplicity, "kind merge, several tasks, homogeneous, scope mean", "merges_task_pairs"),
     FigureSpec("task_pairs_parity", "Heterogeneous against homogeneous merges of task pairs",
-               "As depth_heterogeneity Fig. 3 left.", task_pairs_parity, "kind merge, several tasks, scope mean"),
+               "As depth_heterogeneity Fig. 3 left.", task_pairs_parity, "kind merge, several tasks, scope mean",
+               "merges_task_pairs"),
     FigureSpec("task_pairs_deviation_simplicity", "Deviation against simplicity", "As depth_heterogeneity Fig. 3 middle.",
-               task_pairs_by_pair_simplicity, "kind merge, several tasks, scope mean"),
+               task_pairs_by_pair_simplicity, "kind merge, several tasks, scope mean", "merges_task_pairs"),
     FigureSpec("task_pairs_deviation_similarity", "Deviation against similarity", "As depth_heterogeneity Fig. 3 right.",
-               task_pairs_by_similarity, "kind merge, several tasks, scope mean; similarities.parquet"),
+               task_pairs_by_similarity, "kind merge, several tasks, scope mean", "merges_task_pairs"),
     FigureSpec("learning_curves", "Learning curves", "Training accuracy of every edge model, on augmented images.",
-               learning_curves, "histories.parquet"),
+               learning_curves, "all", "edges", "histories.parquet"),
     FigureSpec("confusion", "Confusion of merged models and their sources", "Rows sum to one; bright is often.",
-               confusions, "kind edge and merge, one task, column confusion"),
+               confusions, "kind edge and merge, one task, column confusion", "edges"),
 )  # fmt: skip
 """All figures in the order of the report."""

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mergeline.analysis import Correlation, Paired, deviations, method_label, paired_difference, run_values, spearman
+from mergeline.analysis import (
+    Correlation,
+    Deviation,
+    Paired,
+    deviations,
+    method_label,
+    paired_difference,
+    run_values,
+    spearman,
+)
 from stages.figures import FigureData
 
 __all__ = ["sentences"]
@@ -64,15 +73,25 @@ def _against_homogeneous(data: FigureData, tasks: str, label: str) -> Iterator[s
     if not found:
         return
     values = [d.value for d in found]
-    below = sum(d.high < 0 for d in found)
-    above = sum(d.low > 0 for d in found)
     yield (
         f"On {label}, merges of different depths differ from the mean of the homogeneous ones by "
         f"{100 * min(values):+.1f} to {100 * max(values):+.1f} points (mean {_points(float(np.mean(values)))}, "
-        f"{len(found)} depth pairs, {data.method}); the interval leaves zero out for {below} below and {above} above."
+        f"{len(found)} depth pairs, {data.method}); {_intervals(found)}."
     )
     correlation = spearman([d.size_mismatch for d in found], values)
     yield f"Deviation against size mismatch on {label}: {_correlation(correlation)}."
+
+
+def _intervals(found: Sequence[Deviation]) -> str:
+    """What the bootstrap intervals of some deviations say together."""
+    known = [d for d in found if not math.isnan(d.low)]
+    if not known:
+        return "too few runs for intervals"
+    below, above = sum(d.high < 0 for d in known), sum(d.low > 0 for d in known)
+    if not below and not above:
+        return "every interval holds zero, no evidence of a difference"
+    text = f"the interval leaves zero out for {below} below and {above} above"
+    return text if len(known) == len(found) else f"{text} of {len(known)} with enough runs"
 
 
 def _correlation(found: Correlation) -> str:
@@ -133,7 +152,7 @@ def _task_pairs(data: FigureData) -> Iterator[str]:
         yield (
             f"On task pairs, merges of different depths are on average {_points(mean)} from the mean of the homogeneous "
             f"ones (from {100 * min(d.value for d in found):+.1f} to {100 * max(d.value for d in found):+.1f}, "
-            f"{len(found)} combinations)."
+            f"{len(found)} combinations); {_intervals(found)}."
         )
     known = {
         frozenset((row["first"], row["second"])): row["similarity"]

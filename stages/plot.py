@@ -31,11 +31,13 @@ def figure_data(params: Params, root: Path) -> FigureData:
     method = params.report.method or next(
         (label for label in labels if label != "identity"), labels[0] if labels else ""
     )
+    if method not in labels:  # a grid's cells are named after their method
+        method = next((label for label in labels if label.split("-")[0] == method), method)
     return FigureData(
         rows=rows,
         histories=pq.read_table(root / paths.HISTORIES).to_pylist(),
         similarities=pq.read_table(root / paths.SIMILARITIES).to_pylist(),
-        method=next((label for label in labels if label.split("-")[0] == method or label == method), method),
+        method=method,
         reference=params.report.simplicity_reference or params.architectures[-1],
     )
 

@@ -111,7 +111,7 @@ def _figures(root: Path) -> list[dict[str, str]]:
             found.append(
                 {
                     "name": spec.name, "title": spec.title, "caption": spec.caption, "rows": spec.rows,
-                    "svg": _inline(path.read_text(encoding="utf-8")),
+                    "table": spec.table, "source": spec.source, "svg": _inline(path.read_text(encoding="utf-8")),
                 }
             )  # fmt: skip
     return found

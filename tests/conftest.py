@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -19,6 +19,9 @@ from mergeline.merging import trace_network
 from mergeline.models import build
 from mergeline.spaces import Spaces
 from mergeline.training import Recipe, train
+
+if TYPE_CHECKING:
+    from tests.small_report import SmallReport
 
 torch.set_num_threads(1)
 settings.register_profile("mergeline", deadline=None, derandomize=True, max_examples=40, database=None)
@@ -83,6 +86,14 @@ def train_tiny(toy: Toy, seed: int, architecture: Architecture = TINY, epochs: i
     recipe = Recipe(epochs=epochs, batch_size=32, learning_rate=0.1, shift=1)
     train(model, *toy.tensors(), recipe, torch.Generator().manual_seed(seed))
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def small_report(tmp_path_factory: pytest.TempPathFactory) -> SmallReport:
+    """A report of made-up numbers; tests must not change its files."""
+    from tests.small_report import make_report
+
+    return make_report(tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="session")

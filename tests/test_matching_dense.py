@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from mergeline.maps import Dense, Permutation
 from mergeline.matching import MATCHERS, Matching, Problem
 from mergeline.matching.cca import CcaOptions, match_cca
-from mergeline.matching.optimal import optimal_grouped
+from mergeline.matching.optimal import optimal_grouped, optimal_pairs
 from mergeline.matching.permute import match_grouped
 from mergeline.matching.transport import TransportOptions, transport_map, transport_plan, unit_distances
+from mergeline.matching.zip import match_groups
 from mergeline.merging import merge_states
 from mergeline.models import build
 from mergeline.moments import Moments, collect_moments, full_pairs
@@ -280,7 +281,7 @@ def test_transport_refuses_what_does_not_fit() -> None:
         TransportOptions(distance="cosine")  # type: ignore[arg-type]
 
 
-# -- grouped assignments ---------------------------------------------------------------------------------------------
+# -- trying them all -------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 5), (2, 3), (3, 2), (4, 2), (2, 4), (5, 1)]))
@@ -295,7 +296,44 @@ def test_the_grouped_assignment_is_optimal(seed: int, shape: tuple[int, int]) ->
     assert all(len(set(own // per_group)) == 1 for own in best.reshape(groups, per_group))
 
 
+def summed(similarity: Float64, labels: NDArray[np.int64]) -> float:
+    """Over pairs, of their similarity."""
+    same = np.triu(labels[:, None] == labels[None, :], 1)
+    return float(similarity[same].sum())
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4))
+def test_optimal_pairs_beat_every_other_way_to_pair(seed: int, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    half = rng.random((2 * width, 2 * width))
+    similarity = half + half.T
+    pairs = optimal_pairs(similarity)
+    assert np.bincount(pairs).tolist() == [2] * width
+    best = summed(similarity, pairs)
+    for _ in range(30):
+        other = rng.permutation(np.repeat(np.arange(width), 2))
+        assert summed(similarity, other) <= best + 1e-9
+    between = match_grouped(similarity[:width, width:], 1)
+    assert summed(similarity, np.concatenate([np.arange(width), np.argsort(between)])) <= best + 1e-9
+    # Greedy pairs have at least half of the best sum; a tiny alpha lets no unit be joined twice.
+    greedy = match_groups(similarity, [width, width], width, alpha=1e-12, beta=1.0)
+    if np.bincount(greedy).tolist() == [2] * width:
+        assert best / 2 - 1e-9 <= summed(similarity, greedy) <= best + 1e-9
+
+
+def test_optimal_pairs_are_those_that_were_planted() -> None:
+    rng = np.random.default_rng(0)
+    planted = rng.permutation(np.repeat(np.arange(5), 2))
+    similarity = (planted[:, None] == planted[None, :]) + 0.1 * rng.random((10, 10))
+    labels = optimal_pairs((similarity + similarity.T) / 2)
+    assert ((labels[:, None] == labels) == (planted[:, None] == planted)).all()
+    assert labels[0] == 0
+
+
 def test_trying_them_all_is_for_a_handful_of_units() -> None:
+    for units in (18, 3):
+        with pytest.raises(ValueError, match="even number of at most 16"):
+            optimal_pairs(np.eye(units))
     for units, groups in ((9, 1), (6, 4)):
         with pytest.raises(ValueError, match="needs at most 8 units"):
             optimal_grouped(np.eye(units), groups)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mergeline.maps import Groups, Permutation
+from mergeline.maps import Groups, Permutation, UnitMap
 from mergeline.matching import MATCHERS, Matching, Problem
-from mergeline.matching.dual import AlignedUnits, DualOptions, DualZipOptions, ZippedWeights
+from mergeline.matching.dual import GRID, AlignedUnits, DualOptions, DualZipOptions, ZippedWeights
+from mergeline.matching.judge import TrainingAccuracy
 from mergeline.matching.permute import match_grouped
 from mergeline.matching.weight import AlignedWeights, descend, neighbours
 from mergeline.matching.zip import ZipOptions, group_similarity, zip_space
-from mergeline.merging import merge_states
+from mergeline.merging import merge_network, merge_states, multi_head
+from mergeline.models import build
 from mergeline.moments import collect_moments, full_pairs
+from mergeline.normalization import reset
 from mergeline.spaces import Space, Spaces, trace
+from tests.conftest import Trained
 from tests.test_matching_weight import Various, literal_descent, permuted, state_of
 
 Index = NDArray[np.int64]
@@ -246,10 +253,58 @@ def test_every_unit_has_a_group_and_every_group_a_unit(n_models: int) -> None:
         assert used == set(range(space.size))
 
 
+# -- the balance -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("matcher", "options"), [("dual_permute", DualOptions()), ("dual_zip", DualZipOptions())])
+def test_a_grid_keeps_the_balance_that_is_judged_best(matcher: str, options: DualOptions) -> None:
+    problem = various()
+    seen: list[Sequence[Mapping[str, UnitMap]]] = []
+
+    def judge(maps: Sequence[Mapping[str, UnitMap]]) -> float:
+        seen.append(maps)
+        return [0.1, 0.2, 0.7, 0.3, 0.7, 0.1, 0.1, 0.1, 0.1][len(seen) - 1]
+
+    found = MATCHERS[matcher].match(replace(problem, judge=judge), replace(options, balance="grid"))
+    assert len(seen) == len(GRID)
+    assert found.maps is seen[2]
+    assert found.objective["balance"] == 0.3
+    assert found.objective["accuracy.balance0.3"] == 0.7
+    fixed = MATCHERS[matcher].match(various(), replace(options, balance=0.3))
+    assert indices(found) == indices(fixed)
+    assert fixed.objective.items() <= found.objective.items()
+
+
+def test_a_grid_without_labelled_images_is_refused() -> None:
+    with pytest.raises(ValueError, match="set balance to a number"):
+        MATCHERS["dual_permute"].match(various(), DualOptions(balance="grid"))
+
+
+def test_merges_are_judged_by_their_accuracy_on_training_images(trained: Trained) -> None:
+    images, labels = trained.toy.inputs(), trained.toy.tensors()[1]
+    models = dict(zip("ab", trained.models[:2], strict=True))
+    maps = [{space.name: Permutation.identity(space.size) for space in trained.spaces.free}] * 2
+    one_task = TrainingAccuracy(models, trained.spaces, {"a": [(images, labels)]}, whole=True)
+    merged = merge_network(build(trained.architecture), trained.spaces, trained.states()[:2], maps)
+    reset(merged, [images])
+    assert one_task(maps) == pytest.approx(float((merged(images).argmax(1) == labels).float().mean()))
+    whole = TrainingAccuracy(models, trained.spaces, {"a": [(images, labels)]}, whole=True, weights=(1.0, 0.0))
+    assert whole(maps) == pytest.approx(float((trained.models[0](images).argmax(1) == labels).float().mean()), abs=0.02)
+
+    half = {name: [(images[part::2], labels[part::2])] for part, name in enumerate(models)}
+    two_tasks = TrainingAccuracy(models, trained.spaces, half, readouts={"b": lambda outputs: -outputs})
+    network = multi_head(models, trained.spaces, maps)
+    reset(network.trunk, [images[0::2], images[1::2]])
+    outputs = [network(images[part::2])[name] for part, name in enumerate(models)]
+    right = [(outputs[0].argmax(1) == labels[0::2]), ((-outputs[1]).argmax(1) == labels[1::2])]
+    assert two_tasks(maps) == pytest.approx(float(torch.stack(right).float().mean()), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "values"),
     [
         (DualOptions, {"balance": 1.1}),
+        (DualOptions, {"balance": "best"}),
         (DualOptions, {"patience": 0}),
         (DualZipOptions, {"max_sweeps": 0}),
         (DualZipOptions, {"alpha": 0.0}),

@@ -421,7 +421,7 @@ def test_a_multi_head_network_shares_no_memory_with_its_sources(trained: Trained
     assert equal(before, trained.models[0].state_dict())
 
 
-@pytest.mark.parametrize("stop", ["layer9", "input", "output", "layer1"])
+@pytest.mark.parametrize("stop", ["layer9", "output", "layer1"])
 def test_an_unknown_stop_lists_the_spaces(stop: str, trained: Trained) -> None:
     with pytest.raises(ValueError, match=rf"unknown space '{stop}'.*spaces are: conv1, layer1.0.conv1, .*, layer4.0$"):
         cut(trained.models[0], trained.spaces, stop)

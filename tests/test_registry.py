@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import subprocess
 import sys
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import mergeline.matching
-from mergeline.maps import Permutation, UnitMap
-from mergeline.matching import MATCHERS, Matcher, Matching, Problem
+from mergeline.api import merge
+from mergeline.matching import MATCHERS, Matcher, Problem
 from mergeline.merging import merge_states
 from mergeline.models import build
 from mergeline.moments import collect_moments, cross_pairs, full_pairs
 from mergeline.normalization import reset
 from tests.conftest import Trained
+from tests.test_matching_weight import permuted
 
 NAMES = {
     "identity", "random", "permute", "zip", "weight", "dual_permute", "dual_zip", "cca", "transport",
@@ -80,35 +81,76 @@ def test_the_same_seed_gives_the_same_maps(name: str, trained: Trained) -> None:
         assert torch.equal(*sides)
 
 
+@pytest.mark.parametrize("name", sorted(NAMES - {"random"}))
+def test_three_copies_of_one_model_merge_to_it(name: str, trained: Trained) -> None:
+    state = trained.states()[0]
+    # Copies with their units in another order, for all methods that align.
+    states = [state, *(state if name == "identity" else permuted(trained.spaces, state, seed)[0] for seed in (1, 2))]
+    models = []
+    for own in states:
+        models.append(build(trained.architecture))
+        models[-1].load_state_dict(own)
+    matcher = MATCHERS[name]
+    # A joined pair must go on to correlate with its third copy by 1, more than with any other unit.
+    options = matcher.options(**({"alpha": 1.0, "beta": 0.0} if "zip" in name else {}))
+    moments = collect_moments(models, trained.spaces, [trained.toy.inputs()], full_pairs(3))
+    matching = matcher.match(Problem(trained.spaces, states, moments, np.random.default_rng(0)), options)
+    merged = build(trained.architecture)
+    merged.load_state_dict(merge_states(trained.spaces, states, matching.maps))
+    inputs = trained.toy.inputs(32)
+    reference = build(trained.architecture)
+    reference.load_state_dict(state)
+    for model in (merged, reference):
+        reset(model, [inputs])  # linear maps leave no variance as it was
+    with torch.no_grad():
+        difference = (merged(inputs) - reference(inputs)).abs().max() / reference(inputs).abs().max()
+    assert float(difference) < (0.02 if name == "cca" else 1e-4)
+
+
+NEW_METHOD = """
+from dataclasses import dataclass
+
+import numpy as np
+
+from mergeline.maps import Permutation
+from mergeline.matching.problem import Matcher, Matching
+
+
 @dataclass(frozen=True)
 class TurnOptions:
-    """``steps``: by how many units to turn every space."""
-
     steps: int = 1
 
 
-def turn(problem: Problem, options: TurnOptions) -> Matching:
-    """A method that a test makes up."""
-
-    def maps(model: int) -> dict[str, UnitMap]:
-        return {
-            space.name: Permutation(np.roll(np.arange(space.size), model * options.steps))
-            for space in problem.spaces.free
-        }
-
-    return Matching(tuple(maps(model) for model in range(problem.n_models)), {"steps": float(options.steps)})
+def _match(problem, options):
+    turned = {space.name: Permutation(np.roll(np.arange(space.size), options.steps)) for space in problem.spaces.free}
+    same = {space.name: Permutation.identity(space.size) for space in problem.spaces.free}
+    return Matching((same, *[turned] * (problem.n_models - 1)), {"steps": float(options.steps)})
 
 
-def test_a_new_method_takes_one_entry(monkeypatch: pytest.MonkeyPatch, trained: Trained) -> None:
-    monkeypatch.setitem(MATCHERS, "turn", Matcher("turn", "turns every space", "none", TurnOptions, turn))
-    matcher = mergeline.matching.MATCHERS["turn"]
-    matching = matcher.match(problem_of(trained, matcher), matcher.options(steps=2))
-    state = trained.states()[0]
-    merged = merge_states(trained.spaces, [state, state], matching.maps, (0.0, 1.0))
-    model = build(trained.architecture)
-    model.load_state_dict(merged)
+TURN = Matcher("turn", "turns every space", "none", TurnOptions, _match)
+"""
+
+
+def test_a_new_method_takes_one_file_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Trained
+) -> None:
+    (tmp_path / "turn_method.py").write_text(NEW_METHOD)
+    monkeypatch.syspath_prepend(tmp_path)
+    turn = importlib.import_module("turn_method").TURN
+    monkeypatch.setitem(MATCHERS, turn.name, turn)  # the line
+
+    found = merge(
+        trained.models[:2],
+        [trained.toy.inputs(32)],
+        "turn",
+        "none",
+        options={"steps": 2},
+        weights=(0.0, 1.0),
+    )
+    assert found.report["objective"] == {"steps": 2.0}
     inputs = trained.toy.inputs(16)
-    assert torch.allclose(model.eval()(inputs), trained.models[0](inputs), atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(inputs), trained.models[1](inputs), rtol=1e-3, atol=1e-3)
 
 
 def test_reading_the_registry_loads_nothing_slow() -> None:

@@ -48,9 +48,7 @@ def by_matrix_root(first: Gaussian, second: Gaussian) -> float:
     tiny = 1e-10 * np.eye(len(first.mean)) * (first.n <= len(first.mean))
     root = sqrtm((first.covariance + tiny) @ (second.covariance + tiny))
     difference = first.mean - second.mean
-    return float(
-        difference @ difference + np.trace(first.covariance + second.covariance) - 2 * np.trace(np.real(root))
-    )
+    return float(difference @ difference + np.trace(first.covariance + second.covariance) - 2 * np.trace(np.real(root)))
 
 
 # -- the distance ------------------------------------------------------------------------------------------------
@@ -91,9 +89,7 @@ def test_the_distance_is_that_of_torch_fidelity(pair: tuple[Gaussian, Gaussian])
     assert distance(*pair) == pytest.approx(float(expected), rel=1e-6)
 
 
-@given(
-    scales=st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100), st.floats(-50, 50)), min_size=1, max_size=12)
-)
+@given(scales=st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100), st.floats(-50, 50)), min_size=1, max_size=12))
 def test_diagonal_gaussians_have_the_closed_form(scales: list[tuple[float, float, float]]) -> None:
     a, b, shift = (np.array(column) for column in zip(*scales, strict=True))
     expected = (shift**2).sum() + ((a - b) ** 2).sum()

@@ -26,13 +26,15 @@ class Problem:
     """Models of one topology that are to be matched; model 0 is the reference.
 
     ``states``: each model's state dict. ``moments``: by space name, read when asked for (it may come from disk);
-    empty for matchers that need none. ``generator``: for matchers that draw.
+    empty for matchers that need none. ``generator``: for matchers that draw. ``judge``: how good the merge by some maps
+    is, one per model (``mergeline.matching.judge``), for options that are chosen by it.
     """
 
     spaces: Spaces
     states: Sequence[Mapping[str, Tensor]]
     moments: Mapping[str, Moments]
     generator: np.random.Generator
+    judge: Callable[[Sequence[Mapping[str, UnitMap]]], float] | None = None
 
     @property
     def n_models(self) -> int:

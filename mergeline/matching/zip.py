@@ -177,11 +177,13 @@ def join_rows(values: Values, owners: Index, budgets: Index, joins: Index, done:
     where = values.argmax(axis=1)
     bound = values[np.arange(len(values)), where]
     fresh = np.ones(len(values), dtype=bool)
+    gone = np.where(owners == JOINED, -np.inf, 0.0).astype(values.dtype)  # what to add to leave joined units out
     while done < len(joins):
         row = int(bound.argmax())
         while not fresh[row]:
-            where[row] = values[row].argmax()
-            bound[row] = values[row, where[row]]
+            candidates = values[row] + gone
+            where[row] = candidates.argmax()
+            bound[row] = candidates[where[row]]
             fresh[row] = True
             row = int(bound.argmax())
         if bound[row] == -np.inf:
@@ -189,18 +191,21 @@ def join_rows(values: Values, owners: Index, budgets: Index, joins: Index, done:
         i, j = sorted((row, int(where[row])))
         joins[done] = i, j
         done += 1
-        values[i] = np.minimum(values[i], values[j]) * alpha
-        values[:, i] = np.minimum(values[:, i], values[:, j]) * alpha
-        values[j] = values[:, j] = -np.inf
-        changed = values[:, i]
+        gone[j] = -np.inf
+        joined = np.minimum(values[i], values[j]) * alpha
+        values[i] = joined
+        changed = np.minimum(values[:, i], values[:, j]) * alpha  # columns are slow to read: once
+        values[:, i] = changed
+        changed += gone
         lost = (where == j) | ((where == i) & (changed < bound))
         higher = (changed > bound) | (fresh & ~lost & (changed == bound) & (i < where))
         fresh[lost] = False
         where[higher] = i
         fresh[higher] = True
         np.maximum(bound, changed, out=bound)
-        where[i] = values[i].argmax()
-        bound[i], bound[j] = values[i, where[i]], -np.inf
+        joined += gone
+        where[i] = joined.argmax()
+        bound[i], bound[j] = joined[where[i]], -np.inf
         fresh[i] = fresh[j] = True
         model = owners[i]
         within = model == owners[j]

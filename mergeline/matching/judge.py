@@ -1,0 +1,70 @@
+"""How good a merge is by its accuracy on training images: what options are chosen by that the data must decide.
+
+mudsc Sec. 4 chooses its balance so. Never judge on test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from mergeline.maps import UnitMap
+from mergeline.merging import MultiHead, merge_network, multi_head
+from mergeline.normalization import reset, reset_multi_head
+from mergeline.spaces import Spaces
+
+__all__ = ["TrainingAccuracy"]
+
+
+@dataclass(frozen=True)
+class TrainingAccuracy:
+    """Called with each model's maps: merges, recomputes batch statistics, and answers the mean accuracy over tasks.
+
+    Parameters
+    ----------
+    models: by head, of one topology up to their classifiers.
+    batches: by head, normalised images ``(B, C, H, W)`` of its task and labels ``(B,)``, on the models' device. Where
+        ``whole``, heads of one task may share them.
+    whole: one network of all layers, for models of one task, in place of a trunk with a head for each.
+    weights: each model's weight; uniform by default.
+    readouts: by head, what turns outputs into logits (see :mod:`mergeline.text`); by default they are.
+    """
+
+    models: Mapping[str, nn.Module]
+    spaces: Spaces
+    batches: Mapping[str, Sequence[tuple[Tensor, Tensor]]]
+    whole: bool = False
+    weights: Sequence[float] | None = None
+    readouts: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def __call__(self, maps: Sequence[Mapping[str, UnitMap]]) -> float:
+        network = self._merged(maps)
+        accuracies = []
+        for name, batches in self.batches.items():
+            readout = self.readouts.get(name, lambda outputs: outputs)
+            right = count = 0
+            for images, labels in batches:
+                outputs = network(images)
+                logits = readout(outputs[name] if isinstance(network, MultiHead) else outputs)
+                right += int((logits.argmax(1) == labels).sum())
+                count += len(labels)
+            accuracies.append(right / count)
+        return sum(accuracies) / len(accuracies)
+
+    def _merged(self, maps: Sequence[Mapping[str, UnitMap]]) -> nn.Module:
+        own = {name: [images for images, _ in batches] for name, batches in self.batches.items()}
+        mixed = [images for parts in own.values() for images in parts]
+        if self.whole:
+            networks = list(self.models.values())
+            states = [model.state_dict() for model in networks]
+            network = merge_network(deepcopy(networks[0]), self.spaces, states, maps, self.weights)
+            reset(network, mixed)
+            return network
+        trunk = multi_head(self.models, self.spaces, maps, self.weights)
+        reset_multi_head(trunk, mixed, own)
+        return trunk

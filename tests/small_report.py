@@ -1,0 +1,150 @@
+"""A small benchmark that looks finished: made-up evaluations of every planned cell, read by the real stages.
+
+Nothing is trained: numbers are drawn around a level for each kind of merge, so that their order is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages import check, collect, paths, plot, report
+from stages.cells import Group
+from stages.context import Context
+from stages.files import write_json
+from stages.params import Params, parse_params
+from stages.plan import Plan, make_plan
+from tests.conftest import bench_values
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES = {"bars": 200, "dots": 150, "late": 120}
+CLASSES = {"bars": 4, "dots": 3, "late": 2}
+LEVELS = {"edge": 0.95, "ensemble": 0.97, "identity": 0.45, "permute": 0.8, "random": 0.3}
+MISSING = "bars.r35+r17.s0+s1.identity.reset"
+"""The one planned cell without an evaluation."""
+
+
+@dataclass(frozen=True)
+class SmallReport:
+    """The benchmark's root folder, its parameters and its plan."""
+
+    root: Path
+    params: Params
+    plan: Plan
+
+    @property
+    def page(self) -> Path:
+        return self.root / paths.REPORTS / "index.html"
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return pq.read_table(self.root / paths.RESULTS).to_pylist()
+
+
+def small_params() -> Params:
+    values = bench_values()
+    values["architectures"] = ["r17", "r29", "r35"]
+    values["seeds"] = [0, 1, 2]
+    values["merges"] = {
+        "same": {"tasks": ["bars"], "controls": ["self", "random", "untrained"]},
+        "pairs": {"tasks": [["bars", "dots"], ["bars", "late"]], "both_directions": True, "runs": "neighbours"},
+    }
+    values["report"] = {"title": "a small <report>", "method": "permute", "simplicity_reference": "r35"}
+    return parse_params(values)
+
+
+def make_report(root: Path) -> SmallReport:
+    """Write the evaluations, then run collect, check, plot and report in ``root``."""
+    params = small_params()
+    plan = make_plan(params)
+    _write_evaluations(root, params, plan)
+    _write_similarities(root, params)
+    shutil.copytree(ROOT / "reports" / "templates", root / "reports" / "templates")
+    context = Context(root, params)
+    with contextlib.chdir(root):
+        for stage in (collect, check, plot, report):
+            stage.run(context, "")
+    return SmallReport(root, params, plan)
+
+
+def _write_evaluations(root: Path, params: Params, plan: Plan) -> None:
+    rng = np.random.default_rng(0)
+    with contextlib.chdir(root):
+        for edge in plan.edges:
+            level = LEVELS["edge"] if edge.trained else 1 / CLASSES[edge.task]
+            write_json(root / paths.evaluation(edge), _evaluation(Group((edge,)), level, rng))
+            if edge.trained:
+                _write_history(root / paths.edge_history(edge), params.train.epochs, rng)
+        for group in plan.groups:
+            write_json(root / paths.evaluation(group), _evaluation(group, LEVELS["ensemble"], rng))
+        for merge in plan.merges:
+            level = LEVELS[merge.method.name] - 0.02 * len(set(merge.group.tasks)) + 0.01 * merge.group.homogeneous
+            level = LEVELS["edge"] if merge.group.control == "self" else level
+            level = 0.2 if merge.group.control.startswith("untrained") else level
+            if str(merge) != MISSING:
+                write_json(root / paths.evaluation(merge), _evaluation(merge.group, level, rng, merged=True))
+
+
+def _evaluation(group: Group, level: float, rng: np.random.Generator, merged: bool = False) -> dict[str, Any]:
+    tasks = {}
+    for task in group.tasks:
+        right = int(rng.binomial(IMAGES[task], min(level + rng.normal(0, 0.01), 0.99)))
+        tasks[task] = {
+            "accuracy": right / IMAGES[task], "loss": float(rng.uniform(0.1, 2)),
+            "calibration_error": float(rng.uniform(0, 0.2)), "n": IMAGES[task],
+            "confusion": _confusion(task, right),
+        }  # fmt: skip
+        if merged and group.same_task:
+            tasks[task] |= {"agree_0": 0.9, "agree_1": 0.8, "disagree": 0.1, "follow_0": 0.5, "follow_1": 0.4}
+        elif merged:
+            tasks[task]["agree_own"] = 0.85
+    values: dict[str, Any] = {
+        "tasks": tasks, "parameters": 1000 * len(group.edges), "flops": 10**6 * len(group.edges),
+        "model": f"{int(rng.integers(1 << 32)):064x}",
+        "sources": {str(edge): "0" * 64 for edge in group.edges}, "data": dict.fromkeys(group.tasks, "1" * 64),
+    }  # fmt: skip
+    if len(group.tasks) > 1:
+        values["joint_accuracy"] = 0.6 * float(np.mean([entry["accuracy"] for entry in tasks.values()]))
+    return values
+
+
+def _confusion(task: str, right: int) -> list[int]:
+    """As many right as said, spread over the classes; every error is the next class."""
+    classes, images = CLASSES[task], IMAGES[task]
+    matrix = np.zeros((classes, classes), dtype=int)
+    for image in range(images):
+        matrix[image % classes, (image + (image >= right)) % classes] += 1
+    return matrix.ravel().tolist()
+
+
+def _write_history(path: Path, epochs: int, rng: np.random.Generator) -> None:
+    columns = {
+        "epoch": list(range(1, epochs + 1)),
+        "learning_rate": [0.1] * epochs,
+        "loss": rng.uniform(0.1, 2, epochs).tolist(),
+        "accuracy": np.sort(rng.uniform(0.3, 1, epochs)).tolist(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+
+
+def _write_similarities(root: Path, params: Params) -> None:
+    with contextlib.chdir(root):
+        for index, (first, second) in enumerate(combinations(params.tasks, 2)):
+            if (first, second) == ("dots", "late"):
+                continue  # no merge needs it: it is said to be missing
+            distance = 500.0 * (index + 1)
+            values = {
+                "tasks": [first, second], "encoder": "efficientnet-lite0", "weights": "2" * 64, "dimensions": 320,
+                "n": [100, 90], "distance": distance, "floors": [40.0, 50.0], "tau": 1000.0,
+                "similarity": float(np.exp(-distance / 1000)),
+            }  # fmt: skip
+            write_json(root / paths.similarity(first, second), values)

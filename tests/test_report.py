@@ -1,0 +1,524 @@
+"""The report: what its figures draw, what its findings say, what its checks flag, and that it is one file."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+
+from stages import check, paths
+from stages.check import findings
+from stages.collect import SCHEMA
+from stages.context import Context
+from stages.figures import (
+    FIGURES,
+    FigureData,
+    confusions,
+    controls,
+    learning_curves,
+    methods_compared,
+    same_task_deviation,
+    same_task_homogeneous,
+    same_task_parity,
+    style,
+    task_pairs_by_similarity,
+    task_pairs_by_simplicity,
+)
+from stages.findings import sentences
+from stages.plot import figure_data
+from stages.report_tables import TABLES, percent
+from tests.small_report import MISSING, SmallReport
+
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def data(small_report: SmallReport) -> FigureData:
+    return figure_data(small_report.params, small_report.root)
+
+
+@pytest.fixture(autouse=True)
+def _closed_figures() -> Iterator[None]:
+    with plt.rc_context(style()):
+        yield
+    plt.close("all")
+
+
+def accuracies(rows: list[Row], **wanted: Any) -> list[float]:
+    """Accuracy of the rows that are ok and have these values, straight from the table."""
+    wanted = {"kind": "merge", "control": "", "status": "ok", **wanted}
+    return [row["accuracy"] for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def merged(rows: list[Row], pair: str, tasks: str = "bars", method: str = "permute") -> list[float]:
+    return accuracies(rows, tasks=tasks, architectures=pair, method=method, scope="mean" if "+" in tasks else tasks)
+
+
+def drawn(axes: Any) -> dict[str, tuple[float, float]]:
+    """The points of the error bars by label."""
+    return {
+        container.get_label(): tuple(float(value[0]) for value in container.lines[0].get_data())
+        for container in axes.containers
+    }
+
+
+PAIRS = ("r29+r17", "r35+r17", "r35+r29")
+
+
+# -- figures draw the table ----------------------------------------------------------------------------------------
+
+
+def test_the_table_has_the_format_of_collect(small_report: SmallReport) -> None:
+    assert pq.read_schema(small_report.root / paths.RESULTS).equals(SCHEMA)
+    assert [row["cell"] for row in small_report.rows if row["status"] == "missing"] == [MISSING]
+
+
+def test_homogeneous_merges_are_drawn_against_the_mean_of_their_sources(data: FigureData) -> None:
+    axes = same_task_homogeneous(data).axes[0]
+    points = drawn(axes)
+    assert set(points) == {"bars r17", "bars r29", "bars r35"}
+    edges = {row["cell"]: row["accuracy"] for row in data.rows if row["kind"] == "edge"}
+    for name in ("r17", "r29", "r35"):
+        runs = [(0, 1), (0, 2), (1, 2)]
+        sources = [(edges[f"bars.{name}.s{a}"] + edges[f"bars.{name}.s{b}"]) / 2 for a, b in runs]
+        found = merged(data.rows, f"{name}+{name}")
+        assert len(found) == 3
+        assert points[f"bars {name}"] == pytest.approx((100 * mean(sources), 100 * mean(found)))
+    whiskers = axes.containers[0].lines[2][1].get_segments()[0]
+    found = merged(data.rows, "r17+r17")
+    assert whiskers[:, 1] == pytest.approx([100 * (mean(found) - stdev(found)), 100 * (mean(found) + stdev(found))])
+
+
+def test_mixed_merges_are_drawn_over_the_span_of_the_homogeneous_ones(data: FigureData) -> None:
+    axes = same_task_parity(data).axes[0]
+    points = drawn(axes)
+    spans = [line for line in axes.lines if line.get_linewidth() == 3]
+    assert set(points) == set(PAIRS)
+    for span, pair in zip(spans, PAIRS, strict=True):
+        y = 100 * mean(merged(data.rows, pair))
+        ends = sorted(100 * mean(merged(data.rows, f"{name}+{name}")) for name in pair.split("+"))
+        assert list(span.get_xdata()) == pytest.approx(ends)
+        assert list(span.get_ydata()) == pytest.approx([y, y])
+        assert points[pair] == pytest.approx((mean(ends), y))
+
+
+def test_deviations_are_drawn_against_size_mismatch_with_their_correlation(data: FigureData) -> None:
+    axes = same_task_deviation(data).axes[0]
+    x, y = axes.containers[0].lines[0].get_data()
+    mismatch = {row["architectures"]: row["size_mismatch"] for row in data.rows}
+    expected = [
+        mean(merged(data.rows, pair)) - mean(mean(merged(data.rows, f"{n}+{n}")) for n in pair.split("+"))
+        for pair in PAIRS
+    ]
+    assert list(x) == pytest.approx([mismatch[pair] for pair in PAIRS])
+    assert list(y) == pytest.approx([100 * value for value in expected])
+    found = stats.spearmanr([mismatch[pair] for pair in PAIRS], expected)
+    assert axes.get_title() == f"Spearman {found.statistic:+.2f}, p = {found.pvalue:.2f}, n = 3"
+    for (low, high), value in zip(
+        (segment[:, 1] for segment in axes.containers[0].lines[2][0].get_segments()), y, strict=True
+    ):
+        assert low <= value <= high
+
+
+def test_deviations_of_task_pairs_are_drawn_against_similarity(data: FigureData) -> None:
+    axes = task_pairs_by_similarity(data).axes[0]
+    known = {
+        "bars+dots": math.exp(-0.5),
+        "dots+bars": math.exp(-0.5),
+        "bars+late": math.exp(-1),
+        "late+bars": math.exp(-1),
+    }
+    points = {c.get_label(): c.lines[0].get_data() for c in axes.containers}
+    assert set(points) == set(known)
+    for tasks, (x, y) in points.items():
+        assert list(x) == pytest.approx([known[tasks]] * 3)
+        expected = [
+            mean(merged(data.rows, pair, tasks))
+            - mean(mean(merged(data.rows, f"{n}+{n}", tasks)) for n in pair.split("+"))
+            for pair in PAIRS
+        ]
+        assert sorted(y) == pytest.approx(sorted(100 * value for value in expected))
+
+
+def test_task_pairs_stand_from_hard_to_simple(data: FigureData) -> None:
+    axes = task_pairs_by_simplicity(data).axes[0]
+    simple = {
+        task: mean(accuracies(data.rows, kind="edge", tasks=task, architectures="r35"))
+        for task in ("bars", "dots", "late")
+    }
+    names = [label.get_text().replace("\n", "") for label in axes.get_xticklabels()]
+    expected = [100 * mean(simple[task] for task in re.split(r"\+ ?", name)) for name in names]
+    sources = next(line for line in axes.lines if line.get_label().startswith("source models"))
+    assert list(sources.get_ydata()) == pytest.approx(expected)
+    assert expected == sorted(expected)
+    merged_17 = next(c for c in axes.containers if c.get_label() == "merged r17").lines[0].get_ydata()
+    assert list(merged_17) == pytest.approx(
+        [100 * mean(merged(data.rows, "r17+r17", name.replace("+ ", "+"))) for name in names]
+    )
+
+
+def test_bars_of_the_methods_are_their_means_and_every_method_is_in_the_legend(data: FigureData) -> None:
+    axes = methods_compared(data).axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["identity", "permute", "ensemble"]
+    pairs = [label.get_text() for label in axes.get_xticklabels()]
+    bars = {(round(bar.get_x() + bar.get_width() / 2, 3)): bar.get_height() for bar in axes.patches}
+    assert len(bars) == 3 * len(pairs)
+    for place, pair in enumerate(pairs):
+        heights = [height for x, height in sorted(bars.items()) if abs(x - place) < 0.5]
+        ensembles = accuracies(data.rows, kind="ensemble", architectures=pair, tasks="bars")
+        expected = [mean(merged(data.rows, pair, method=method)) for method in ("identity", "permute")]
+        assert heights == pytest.approx([100 * value for value in (*expected, mean(ensembles))])
+
+
+def test_a_method_that_the_first_pair_lacks_is_still_in_the_legend(data: FigureData) -> None:
+    rows = [row for row in data.rows if (row["architectures"], row["method"]) != ("r17+r17", "permute")]
+    legend = methods_compared(replace(data, rows=rows)).axes[0].get_legend()
+    assert {text.get_text() for text in legend.get_texts()} == {"identity", "permute", "ensemble"}
+
+
+def test_controls_stand_beside_the_merge_of_both_trained_models(data: FigureData) -> None:
+    axes = controls(data).axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == list(PAIRS)
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["both trained", "deep side untrained", "shallow side untrained", "random permutation"]
+    for place, pair in enumerate(PAIRS):
+        bars = sorted((bar.get_x(), bar.get_height()) for bar in axes.patches if abs(bar.get_x() + 0.09 - place) < 0.5)
+        wanted = [
+            mean(merged(data.rows, pair)),
+            *(
+                mean(accuracies(data.rows, control=f"untrained-{side}", method="permute", architectures=pair))
+                for side in (0, 1)
+            ),
+            mean(accuracies(data.rows, control="random", method="random", architectures=pair)),
+        ]
+        assert [height for _, height in bars] == pytest.approx([100 * value for value in wanted])
+
+
+def test_controls_of_two_tasks_are_not_mixed(data: FigureData) -> None:
+    def other(row: Row) -> Row:
+        return row | {"tasks": "dots", "scope": "dots", "accuracy": row["accuracy"] and row["accuracy"] / 2}
+
+    rows = [*data.rows, *(other(row) for row in data.rows if row["tasks"] == "bars" and row["kind"] == "merge")]
+    axes = controls(replace(data, rows=rows)).axes[0]
+    labels = [text.get_text() for text in axes.get_xticklabels()]
+    assert labels == [f"{task}\n{pair}" for task in ("bars", "dots") for pair in PAIRS]
+    heights = [bar.get_height() for bar in axes.patches[:6]]
+    assert heights[3:] == pytest.approx([height / 2 for height in heights[:3]])
+
+
+def test_confusions_are_titled_with_the_accuracy_that_they_show(data: FigureData) -> None:
+    figure = confusions(data)
+    panels = [axes for axes in figure.axes if axes.images]
+    assert len(panels) == 6
+    rows = {row["cell"]: row for row in data.rows if row["scope"] == "bars"}
+    for axes in panels:
+        name, said = axes.get_title().split("\n")
+        shown = np.asarray(axes.images[0].get_array())
+        candidates = [row for row in rows.values() if row["cell"] == name or name == f"merge {row['architectures']}"]
+        if name.startswith("merge"):
+            candidates = [
+                r for r in candidates if r["kind"] == "merge" and r["method"] == "permute" and not r["control"]
+            ]
+        row = candidates[0]
+        matrix = np.array(row["confusion"], dtype=float).reshape(4, 4)
+        assert shown == pytest.approx(matrix / matrix.sum(1, keepdims=True))
+        assert said == f"{100 * row['accuracy']:.1f} %"
+
+
+def test_a_learning_curve_is_the_history_of_its_edge(data: FigureData) -> None:
+    axes = {a.get_title(): a for a in learning_curves(data).axes}
+    for task, panel in axes.items():
+        edges = list(dict.fromkeys(row["edge"] for row in data.histories if row["edge"].startswith(f"{task}.")))
+        curves = [line for line in panel.lines if len(line.get_xdata())]
+        assert len(curves) == len(edges)
+        for line, edge in zip(curves, edges, strict=True):
+            expected = [(row["epoch"], 100 * row["accuracy"]) for row in data.histories if row["edge"] == edge]
+            assert np.column_stack(line.get_data()) == pytest.approx(np.array(expected))
+
+
+def test_nothing_to_draw_is_no_figure_rather_than_an_error(data: FigureData) -> None:
+    empty = replace(data, rows=[], histories=[], similarities=[])
+    assert [spec.draw(empty) for spec in FIGURES] == [None] * len(FIGURES)
+    missing = [row | {"status": "missing", "accuracy": None, "confusion": None} for row in data.rows]
+    assert [spec.draw(replace(data, rows=missing, histories=[])) for spec in FIGURES] == [None] * len(FIGURES)
+    assert sentences(empty) == []
+    for table in TABLES:
+        table.make(replace(data, rows=missing))
+
+
+# -- tables ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_tables_numbers_are_those_of_the_rows(data: FigureData, small_report: SmallReport) -> None:
+    path = small_report.root / paths.REPORTS / "tables" / "merges_same_task.csv"
+    lines = {(line["tasks"], line["models"]): line for line in csv.DictReader(path.read_text().splitlines())}
+    for pair in PAIRS:
+        found = merged(data.rows, pair)
+        assert lines["bars", pair]["permute"] == f"{100 * mean(found):.2f} ± {100 * stdev(found):.2f}"
+        assert lines["bars", pair]["runs"] == str(len(found)) == "9"
+
+
+def test_missing_runs_are_said_in_the_tables(data: FigureData, small_report: SmallReport) -> None:
+    found = merged(data.rows, "r35+r17", method="identity")
+    assert len(found) == 8
+    text = small_report.page.read_text()
+    assert f"{100 * mean(found):.2f} ± {100 * stdev(found):.2f} (1 missing)" in text
+    none = [row | ({"status": "missing", "accuracy": None} if row["method"] == "permute" else {}) for row in data.rows]
+    header, lines = next(spec for spec in TABLES if spec.name == "merges_same_task").make(replace(data, rows=none))
+    assert {line[header.index("permute")] for line in lines} == {"missing"}
+    _, similar = next(spec for spec in TABLES if spec.name == "similarity").make(data)
+    assert [line[1] for line in similar if line[0] == "dots+late"] == ["missing"]
+
+
+def test_a_percent_has_its_deviation_and_its_missing_runs() -> None:
+    from mergeline.analysis import Sample
+
+    assert percent(Sample((), 2)) == "missing"
+    assert percent(Sample((0.5,), 1)) == "50.00"
+    assert percent(Sample((0.5, 0.7), 3)) == "60.00 ± 14.14 (1 missing)"
+
+
+# -- findings --------------------------------------------------------------------------------------------------------
+
+
+def said(data: FigureData, start: str) -> str:
+    return next(text for text in sentences(data) if text.startswith(start))
+
+
+def test_findings_hold_the_numbers_of_the_table(data: FigureData) -> None:
+    text = said(data, "Merging two bars models of one depth")
+    runs = {
+        method: {
+            (row["architectures"], row["seeds"]): row["accuracy"]
+            for row in data.rows
+            if row["kind"] == "merge" and row["tasks"] == "bars" and row["homogeneous"] and not row["control"]
+            and row["method"] == method
+        }
+        for method in ("permute", "identity")
+    }  # fmt: skip
+    differences = [runs["permute"][key] - runs["identity"][key] for key in runs["permute"]]
+    interval = stats.t.interval(0.95, 8, mean(differences), stdev(differences) / 3)
+    assert f"permute reaches {100 * mean(runs['permute'].values()):.1f} %" in text
+    assert (
+        f"plain averaging {100 * mean(runs['identity'].values()):.1f} %: {100 * mean(differences):+.1f} points" in text
+    )
+    assert f"95 % interval {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}, paired over 9 runs" in text
+    assert "no evidence" not in text
+
+
+def test_runs_that_only_one_method_has_count_for_neither(data: FigureData) -> None:
+    assert "paired over 26 runs" in said(data, "Merging two bars models of different depths")  # 27 less one missing
+
+
+def test_a_difference_whose_interval_holds_zero_is_no_evidence(data: FigureData) -> None:
+    rng = np.random.default_rng(0)
+    same = [row | ({"accuracy": 0.6 + rng.normal(0, 0.05)} if row["kind"] == "merge" else {}) for row in data.rows]
+    alike = replace(data, rows=[row for row in same if row["status"] == "ok"])
+    for start in ("Merging two bars models of one depth", "Over all task pairs"):
+        text = said(alike, start)
+        low, high = (float(v) for v in re.search(r"interval ([+-][\d.]+) to ([+-][\d.]+)", text).groups())  # type: ignore[union-attr]
+        assert (low <= 0 <= high) == ("no evidence" in text)
+    assert "no evidence of a relation" in said(alike, "Deviation against size mismatch on bars")
+
+
+def test_deviations_whose_intervals_all_hold_zero_are_no_evidence(data: FigureData) -> None:
+    wide = [
+        row | ({"accuracy": 0.9 if row["seeds"] in ("s0+s1", "s1+s1", "s0+s0") else 0.5} if row["accuracy"] else {})
+        for row in data.rows
+    ]
+    text = said(replace(data, rows=wide), "On bars, merges of different depths")
+    assert text.endswith("every interval holds zero, no evidence of a difference.")
+
+
+def test_deviations_that_leave_zero_out_are_counted(data: FigureData) -> None:
+    lower = [
+        row | ({"accuracy": row["accuracy"] - 0.3} if row["accuracy"] and not row["homogeneous"] else {})
+        for row in data.rows
+    ]
+    text = said(replace(data, rows=lower), "On bars, merges of different depths")
+    assert "zero out for 3 below and 0 above" in text
+    assert "no evidence" not in text
+
+
+def test_single_runs_are_too_few_for_an_interval(data: FigureData) -> None:
+    rows = [row for row in data.rows if row["kind"] == "edge" or row["seeds"] == "s0+s1"]
+    assert "too few runs for intervals" in said(replace(data, rows=rows), "On bars, merges of different depths")
+
+
+# -- checks ----------------------------------------------------------------------------------------------------------
+
+
+def planted(report: SmallReport, cell: str, scope: str, **changes: Any) -> list[tuple[str, str, str]]:
+    """What the checks say of the table with one changed row, less what they say of it as it is."""
+    rows = report.rows
+    before = [tuple(entry.values()) for entry in findings(rows, report.plan)]
+    row = next(row for row in rows if (row["cell"], row["scope"]) == (cell, scope))
+    row |= changes
+    after = [tuple(entry.values()) for entry in findings(rows, report.plan)]
+    assert [entry for entry in before if entry not in after] == []
+    return [entry for entry in after if entry not in before]  # type: ignore[misc]
+
+
+MERGE = "bars.r35+r17.s0+s1.permute.reset"
+MIXED = "bars+dots.r35+r17.s0+s1.permute.reset"
+
+
+def test_a_planned_cell_without_a_number_is_the_only_fault(small_report: SmallReport) -> None:
+    found = json.loads((small_report.root / paths.CHECKS).read_text())
+    assert (found["errors"], found["warnings"]) == (1, 0)
+    assert found["findings"][0]["cell"] == MISSING
+    assert MISSING in small_report.page.read_text()
+
+
+@pytest.mark.parametrize("value", [float("nan"), -0.01, 1.01, None])
+def test_an_accuracy_that_cannot_be_is_an_error(small_report: SmallReport, value: float | None) -> None:
+    (found,) = planted(small_report, MERGE, "bars", accuracy=value)
+    assert found[:2] == ("error", MERGE)
+    assert "accuracy on bars" in found[2]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, None])
+def test_a_loss_that_cannot_be_is_an_error(small_report: SmallReport, value: float | None) -> None:
+    (found,) = planted(small_report, MIXED, "dots", loss=value)
+    assert found[:2] == ("error", MIXED)
+    assert "loss on dots" in found[2]
+
+
+@pytest.mark.parametrize("cell", ["bars.r17.s0", MERGE])
+def test_other_test_images_than_all_the_rest_are_an_error(small_report: SmallReport, cell: str) -> None:
+    assert planted(small_report, cell, "bars", n=199) == [
+        ("error", cell, "199 test images on bars, most have 200")
+    ]  # also where it is the very first row
+
+
+def test_a_merge_far_above_its_ensemble_is_a_warning(small_report: SmallReport) -> None:
+    rows = {row["cell"]: row for row in small_report.rows}
+    rows["bars.r35+r17.s0+s1"] |= {"accuracy": 0.6}
+    for accuracy, warned in ((0.69, False), (0.71, True)):
+        rows[MERGE] |= {"accuracy": accuracy}
+        found = [entry for entry in findings(list(rows.values()), small_report.plan) if entry["level"] == "warning"]
+        assert [entry["cell"] for entry in found if entry["cell"] == MERGE] == [MERGE] * warned
+    assert "far above its ensemble's 60.0 %" in found[0]["message"]
+
+
+def test_a_model_that_a_merge_with_itself_changed_is_a_warning(small_report: SmallReport) -> None:
+    cell = "bars.r17+r17.s0+s0.permute.reset"
+    (found,) = planted(small_report, cell, "bars", accuracy=0.5)
+    assert found[:2] == ("warning", cell)
+    assert "merged with itself has 50.0 %" in found[2]
+
+
+def test_the_stage_counts_what_it_flags(small_report: SmallReport, tmp_path: Path) -> None:
+    rows = small_report.rows
+    for row in rows:
+        if row["cell"] == MERGE:
+            row |= {"accuracy": float("nan"), "n": 3}
+    (tmp_path / paths.ARTIFACTS).mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / paths.RESULTS)
+    with contextlib.chdir(tmp_path):
+        check.run(Context(tmp_path, small_report.params), "")
+    found = json.loads((tmp_path / paths.CHECKS).read_text())
+    assert (found["rows"], found["errors"]) == (len(rows), 3)
+    assert {entry["cell"] for entry in found["findings"]} == {MERGE, MISSING}
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+class _Page(HTMLParser):
+    """Every address that a page loads from or links to, its ids, and the tags left open."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for key, value in attrs:
+            if key == "id":
+                self.ids.add(value or "")
+            elif key == "href" and tag == "a":
+                self.links.append(value or "")
+            elif key in ("src", "srcset", "href", "xlink:href", "data", "poster", "action"):
+                self.loads.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, tag
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_one_file_that_loads_nothing(small_report: SmallReport) -> None:
+    text = small_report.page.read_text(encoding="utf-8")
+    page = _Page(text)
+    assert page.open == []
+    assert [address for address in page.loads if not address.startswith(("data:", "#"))] == []
+    assert "@import" not in text
+    assert [
+        address for address in re.findall(r"url\(([^)]*)\)", text) if not address.strip("\"'").startswith("#")
+    ] == []
+    assert len(text.encode()) < 3_000_000
+
+
+def test_every_link_of_the_page_leads_somewhere(small_report: SmallReport) -> None:
+    page = _Page(small_report.page.read_text(encoding="utf-8"))
+    assert page.links
+    for link in page.links:
+        if link.startswith("#"):
+            assert link[1:] in page.ids, link
+        else:
+            assert (small_report.page.parent / link).resolve().is_file(), link
+
+
+def test_every_figure_and_table_is_on_the_page_with_its_files(small_report: SmallReport) -> None:
+    page = _Page(small_report.page.read_text(encoding="utf-8"))
+    for spec in FIGURES:
+        assert f"figure-{spec.name}" in page.ids
+        assert spec.table in page.ids
+        for suffix in ("svg", "png"):
+            assert (small_report.root / f"reports/figures/{spec.name}.{suffix}").stat().st_size > 1000
+    assert {spec.name for spec in TABLES} <= page.ids
+
+
+def test_what_people_wrote_is_text_and_no_markup(small_report: SmallReport) -> None:
+    text = small_report.page.read_text(encoding="utf-8")
+    assert "<title>a small &lt;report&gt;</title>" in text
+    assert "<report>" not in text
+
+
+def test_the_same_results_give_the_same_figures_and_tables(small_report: SmallReport, tmp_path: Path) -> None:
+    from stages import plot
+
+    shutil.copytree(small_report.root / paths.ARTIFACTS, tmp_path / paths.ARTIFACTS)
+    with contextlib.chdir(tmp_path):
+        plot.run(Context(tmp_path, small_report.params), "")
+    made = sorted(p.relative_to(tmp_path) for p in (tmp_path / "reports").rglob("*") if p.is_file())
+    assert len(made) == 2 * len(FIGURES) + 2 * len(TABLES) + 1
+    assert [str(p) for p in made if (tmp_path / p).read_bytes() != (small_report.root / p).read_bytes()] == []

@@ -1,0 +1,151 @@
+"""The report as people open it: in a browser, at the width of a desk and of a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.browser import CHROMIUM, Tab, chromium
+from tests.small_report import SmallReport
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine"),
+]
+WIDTHS = {"desk": 1280, "phone": 390}
+TABLE = "h2#merges_same_task + .scroll table"
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    pytest.importorskip("websockets.sync.client")
+    with chromium(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(params=WIDTHS.items(), ids=WIDTHS.keys())
+def page(request: pytest.FixtureRequest, tab: Tab, small_report: SmallReport) -> Tab:
+    name, width = request.param
+    tab.show(small_report.page, width, phone=name == "phone")
+    return tab
+
+
+def test_nothing_is_wider_than_the_window(page: Tab) -> None:
+    assert page.value("document.documentElement.scrollWidth <= innerWidth")
+    wide = (
+        "[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, pre, svg')"
+        " && e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.outerHTML.slice(0, 90))"
+    )
+    assert page.value(wide) == []
+
+
+def test_wide_tables_scroll_in_their_own_box(page: Tab) -> None:
+    boxes = page.value(
+        "[...document.querySelectorAll('.scroll')].map(e => [e.clientWidth, getComputedStyle(e).overflowX])"
+    )
+    assert boxes
+    for width, overflow in boxes:
+        assert overflow == "auto"
+        assert width <= page.value("innerWidth")
+
+
+def test_the_browser_has_nothing_to_complain_about_and_loads_nothing_else(page: Tab, small_report: SmallReport) -> None:
+    assert page.complaints() == []
+    assert [url for url in page.requests() if not url.startswith("data:")] == [small_report.page.resolve().as_uri()]
+
+
+def test_figures_are_seen_whole(page: Tab) -> None:
+    sizes = page.value(
+        "[...document.querySelectorAll('figure > svg')].map(e => [e.clientWidth, e.clientHeight, e.viewBox.baseVal.width"
+        " / e.viewBox.baseVal.height, e.parentElement.clientWidth])"
+    )
+    assert len(sizes) == page.value("document.querySelectorAll('figure').length") > 8
+    for width, height, ratio, room in sizes:
+        assert 250 < width <= room
+        assert width / height == pytest.approx(ratio, rel=0.02)
+
+
+def column(page: Tab, name: str) -> list[str]:
+    place = page.value(f"[...document.querySelectorAll('{TABLE} th')].findIndex(e => e.textContent === '{name}')")
+    assert place >= 0
+    cells = page.value(f"[...document.querySelectorAll('{TABLE} tbody tr')].map(r => r.cells[{place}].textContent)")
+    assert len(cells) == 6
+    return cells
+
+
+def click_heading(page: Tab, name: str) -> str:
+    place = page.value(f"[...document.querySelectorAll('{TABLE} th')].findIndex(e => e.textContent === '{name}')")
+    page.click(f"{TABLE} th:nth-child({place + 1}) button")
+    return page.value(f"document.querySelector('{TABLE} th:nth-child({place + 1})').ariaSort")
+
+
+@pytest.mark.parametrize("name", ["permute", "identity", "ensemble"])
+def test_a_click_on_a_heading_sorts_by_number_and_a_second_one_turns_it_around(page: Tab, name: str) -> None:
+    before = column(page, name)
+    assert click_heading(page, name) == "ascending"
+    rising = [float(text.split()[0]) for text in column(page, name)]
+    assert rising == sorted(rising)
+    assert click_heading(page, name) == "descending"
+    falling = [float(text.split()[0]) for text in column(page, name)]
+    assert falling == sorted(falling, reverse=True)
+    assert sorted(column(page, name)) == sorted(before)
+
+
+def test_a_heading_over_words_sorts_by_the_alphabet(page: Tab) -> None:
+    click_heading(page, "permute")
+    assert click_heading(page, "models") == "ascending"
+    models = column(page, "models")
+    assert models == sorted(models)
+    assert page.value("document.querySelectorAll('th[aria-sort]').length") == 1
+
+
+def test_missing_numbers_are_last_whichever_way(page: Tab) -> None:
+    selector = "h2#similarity + .scroll table"
+    for _ in range(2):
+        page.click(f"{selector} th:nth-child(2) button")
+        cells = page.value(f"[...document.querySelectorAll('{selector} tbody tr')].map(r => r.cells[1].textContent)")
+        assert cells[-1] == "missing"
+        assert "missing" not in cells[:-1]
+
+
+def test_headings_are_reached_and_pressed_with_the_keyboard(page: Tab) -> None:
+    page.value(f"document.querySelector('{TABLE} th:nth-child(2) button').focus()")
+    for kind in ("keyDown", "keyUp"):
+        page.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
+    assert page.value(f"document.querySelector('{TABLE} th:nth-child(2)').ariaSort") == "ascending"
+
+
+def test_the_link_of_every_figure_leads_to_its_numbers_and_rows(page: Tab, small_report: SmallReport) -> None:
+    figures = page.value("[...document.querySelectorAll('figure')].map(e => e.id)")
+    for figure in figures:
+        page.click(f"#{figure} a.rows")
+        assert page.value("document.querySelector(':target + .scroll tbody tr') !== null"), figure
+        top, height = page.value("[document.querySelector(':target').getBoundingClientRect().top, innerHeight]")
+        assert 0 <= top < height
+        rows = page.value(f"document.querySelector('#{figure} a[href$=parquet]').href")
+        assert Path(rows.removeprefix("file://")).is_relative_to(small_report.root.resolve())
+        assert Path(rows.removeprefix("file://")).is_file()
+
+
+def test_words_stand_out_from_the_page_in_light_and_in_the_dark(tab: Tab, small_report: SmallReport) -> None:
+    """WCAG's contrast of at least 4.5, for text on its page or card."""
+    for dark in (False, True):
+        tab.show(small_report.page, WIDTHS["desk"], dark=dark)
+        names = ("ink", "soft", "accent", "bad", "good", "page", "card")
+        colours = {
+            name: tab.value(f"getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()")
+            for name in names
+        }
+        assert (_luminance(colours["page"]) < 0.1) == dark
+        for text in names[:5]:
+            for ground in names[5:]:
+                bright, dim = sorted((_luminance(colours[text]), _luminance(colours[ground])), reverse=True)
+                assert (bright + 0.05) / (dim + 0.05) >= 4.5, (dark, text, ground)
+
+
+def _luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
