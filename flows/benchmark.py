@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flows.events import Event
-from flows.execution import die_with_parent, process_start
+from flows.execution import die_with_parent
+from flows.guard import start_of
 from flows.server import configured_url, own_server, server_environment
 
 if TYPE_CHECKING:
@@ -272,7 +273,7 @@ def run_tag(pid: int) -> str:
     """A tag that names a run's process on this machine for good."""
     import platform
 
-    return f"process:{platform.node()}:{pid}:{process_start(pid)}"
+    return f"process:{platform.node()}:{pid}:{start_of(pid)}"
 
 
 def close_dead_runs() -> int:
@@ -300,7 +301,7 @@ def close_dead_runs() -> int:
                 kind, _, rest = tag.partition(":")
                 host, _, process = rest.rpartition(":")[0].rpartition(":")
                 start = rest.rpartition(":")[2]
-                if kind == "process" and host == platform.node() and process_start(int(process)) != start:
+                if kind == "process" and host == platform.node() and start_of(int(process)) != start:
                     client.set_flow_run_state(found.id, Crashed(message=f"process {process} is gone"), force=True)
                     closed += 1
     return closed

@@ -13,7 +13,6 @@ import fcntl
 import multiprocessing
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -26,6 +25,8 @@ from pathlib import Path
 
 from pebble import ProcessExpired, ProcessPool
 
+from flows import guard
+from flows.guard import start_of, wait_for_end
 from stages.__main__ import DISK_FULL, TRANSIENT
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
     "die_with_parent",
     "kill_orphans",
     "orphans",
-    "process_start",
     "stage_arguments",
 ]
 
@@ -96,36 +96,20 @@ def _start_worker(folder: str, mark: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(folder)
     os.environ["MERGELINE_RUN"] = mark
-    _note_process(folder, os.getpid())
+    _note_process(folder, os.getpid(), mark)
 
 
 def _die_with(pid: int, start: str) -> None:
     """Wait for a process to end, then kill this one and all it started."""
-    try:
-        descriptor = os.pidfd_open(pid)
-        if process_start(pid) == start:
-            waiter = select.poll()
-            waiter.register(descriptor, select.POLLIN)
-            waiter.poll()
-    except OSError:  # gone already, or an old kernel
-        while process_start(pid) == start:
-            time.sleep(0.5)
+    wait_for_end(pid, start)
     os.killpg(0, signal.SIGKILL)
 
 
-def _note_process(folder: str, pid: int) -> None:
+def _note_process(folder: str | Path, pid: int, mark: str) -> None:
     """Leave a mark of every process that a run starts, so that a later run can tell what is left of it."""
-    notes = Path(folder) / ".mergeline" / "processes"
+    notes = _notes(Path(folder))
     notes.mkdir(parents=True, exist_ok=True)
-    (notes / str(pid)).write_text(process_start(pid), encoding="utf-8")
-
-
-def process_start(pid: int) -> str:
-    """A process's start time in clock ticks: with its number it names one process for good."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+    (notes / str(pid)).write_text(f"{start_of(pid)} {mark}", encoding="utf-8")
 
 
 def _run_stage(name: str, cell: str, log: str, progress: str, gpu: bool) -> int:
@@ -216,11 +200,12 @@ class Workers:
         self.jobs = jobs
         self.timeout = timeout
         self.done = done
-        self.mark = f"{os.getpid()}-{process_start(os.getpid())}"
+        self.mark = f"{os.getpid()}-{start_of(os.getpid())}"
         self._threads = threads
         self._pool: ProcessPool | None = None
         self._stages: dict[str, Future] = {}
         self._commands: dict[str, subprocess.Popen] = {}
+        self._guard: subprocess.Popen | None = None
         self._lock = threading.Lock()
         self._stopping = False
 
@@ -238,6 +223,8 @@ class Workers:
                 self._stages[key] = future
             future.add_done_callback(lambda ended: self._stage_done(key, ended, begun, log))
         else:
+            if self._guard is None:
+                self._guard = self._start_guard()
             threading.Thread(target=self._run_command, args=(key, command, folder, log), daemon=True).start()
 
     def stop(self) -> None:
@@ -254,6 +241,7 @@ class Workers:
             self._pool.join()
             self._pool = None
         clear_notes(self.root)
+        self._end_guard()
 
     def close(self) -> None:
         """End the workers once they are idle."""
@@ -262,6 +250,20 @@ class Workers:
             self._pool.join()
             self._pool = None
         clear_notes(self.root)
+        self._end_guard()
+
+    def _start_guard(self) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__, str(self.root), *self.mark.split("-")],
+            cwd="/", start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def _end_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.wait()
+            self._guard = None
 
     def _warm_pool(self) -> ProcessPool:
         if self._pool is None:
@@ -311,12 +313,14 @@ class Workers:
                 )  # fmt: skip
                 with self._lock:
                     self._commands[key] = process
+                _note_process(self.root, process.pid, self.mark)
                 try:
                     status = process.wait(self.timeout)
                 except subprocess.TimeoutExpired:
                     cause = f"stopped after {self.timeout:g} s (execution.timeout)"
                     _kill_group(process.pid)
                     status = process.wait()
+                (_notes(self.root) / str(process.pid)).unlink(missing_ok=True)
         except OSError as error:
             status, cause = 1, str(error)
             transient = error.errno not in (errno.ENOSPC, errno.EDQUOT)
@@ -348,25 +352,20 @@ def _kill_group(pid: int) -> None:
             kill(pid, signal.SIGKILL)
 
 
-def _noted_processes(root: Path) -> list[int]:
-    folder = root / ".mergeline" / "processes"
-    return [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()] if folder.is_dir() else []
-
-
 def orphans(root: Path) -> list[int]:
-    """Processes that this benchmark's runs started and that are still there."""
+    """Processes (or what is left of their groups) that this benchmark's runs started and that are still there."""
+    folder = _notes(root)
     found = []
-    folder = root / ".mergeline" / "processes"
-    for pid in _noted_processes(root):
-        try:
-            start = (folder / str(pid)).read_text(encoding="utf-8")
-        except OSError:
-            continue
-        if start and process_start(pid) == start and pid != os.getpid():
+    for pid, (start, _) in guard.noted(folder).items():
+        if pid != os.getpid() and guard.group_is_left(pid, start):
             found.append(pid)
         else:
             (folder / str(pid)).unlink(missing_ok=True)
     return found
+
+
+def _notes(root: Path) -> Path:
+    return root / ".mergeline" / "processes"
 
 
 def kill_orphans(root: Path) -> list[int]:
@@ -382,6 +381,6 @@ def kill_orphans(root: Path) -> list[int]:
 
 def clear_notes(root: Path) -> None:
     """Forget the processes of a run that has ended."""
-    folder = root / ".mergeline" / "processes"
-    for pid in _noted_processes(root):
+    folder = _notes(root)
+    for pid in guard.noted(folder):
         (folder / str(pid)).unlink(missing_ok=True)

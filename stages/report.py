@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +132,18 @@ def _tables(data: FigureData) -> list[dict[str, Any]]:
         header, lines = spec.make(data)
         if lines:
             found.append(
-                {"name": spec.name, "title": spec.title, "caption": spec.caption, "header": header, "lines": lines}
-            )
+                {
+                    "name": spec.name, "title": spec.title, "caption": spec.caption, "header": header, "lines": lines,
+                    "words": [_words(column) for column in zip(*lines, strict=True)],
+                }
+            )  # fmt: skip
     return found
+
+
+def _words(column: Sequence[Any]) -> bool:
+    """Whether a column holds words, which are set from the left, and no numbers."""
+    said = [str(value) for value in column if value not in ("", None, "missing")]
+    return bool(said) and not any(re.match(r"[+-]?\d", text) for text in said)
 
 
 def _data_hashes(data: FigureData) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from stages.plan import Plan
 
 __all__ = ["stage_graph"]
 
-BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 132, 40, 44, 16
+BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 128, 42, 26, 14
 SHARED = ("prepare", "embed", "collect", "check", "plot", "report")
 
 
@@ -26,7 +26,10 @@ def stage_graph(plan: Plan, tasks: list[str]) -> str:
         top = (height - len(column) * (BOX_HEIGHT + GAP_Y) + GAP_Y) / 2
         for y, kind in enumerate(column):
             place[kind] = (x * (BOX_WIDTH + GAP_X), top + y * (BOX_HEIGHT + GAP_Y))
-    parts = [f'<svg viewBox="-2 -2 {width + 4} {height + 4}" role="img" aria-label="stages of the pipeline">']
+    parts = [
+        f'<svg viewBox="-2 -2 {width + 4} {height + 4}" style="min-width:{0.85 * width:.0f}px" role="img" '
+        'aria-label="stages of the pipeline">'
+    ]
     for source, target in sorted(links):
         (x0, y0), (x1, y1) = place[source], place[target]
         a, b, c, d = x0 + BOX_WIDTH, y0 + BOX_HEIGHT / 2, x1, y1 + BOX_HEIGHT / 2
@@ -35,11 +38,11 @@ def stage_graph(plan: Plan, tasks: list[str]) -> str:
             f'<path class="link" d="M{a:.0f},{b:.0f} C{middle:.0f},{b:.0f} {middle:.0f},{d:.0f} {c:.0f},{d:.0f}"/>'
         )
     for kind, (left, top) in place.items():
-        number = f"× {counts[kind]}" if counts[kind] > 1 else ""
+        number = f"{counts[kind]} cells" if counts[kind] > 1 else "one cell"
         parts.append(
             f'<g class="box"><rect x="{left}" y="{top:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6"/>'
-            f'<text x="{left + 10}" y="{top + 25:.0f}">{escape(kind)}</text>'
-            f'<text class="count" x="{left + BOX_WIDTH - 8}" y="{top + 25:.0f}" text-anchor="end">{number}</text></g>'
+            f'<text x="{left + 10}" y="{top + 18:.0f}">{escape(kind)}</text>'
+            f'<text class="count" x="{left + 10}" y="{top + 34:.0f}">{number}</text></g>'
         )
     return "".join([*parts, "</svg>"])
 

@@ -91,7 +91,7 @@ def check_groups(labels: NDArray[np.int64], sizes: list[int], n_groups: int) -> 
 
 
 @given(correlations(), st.sampled_from(ALPHAS), st.sampled_from(BETAS))
-@settings(max_examples=250)
+@settings(max_examples=120)
 def test_the_groups_are_those_of_the_public_algorithm(case: Case, alpha: float, beta: float) -> None:
     correlation, width = case
     expected = literal(correlation, 2, alpha, beta)
@@ -101,7 +101,7 @@ def test_the_groups_are_those_of_the_public_algorithm(case: Case, alpha: float, 
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.sampled_from([0.25, 0.5, 1.0]), st.sampled_from(BETAS))
-@settings(max_examples=250)
+@settings(max_examples=120)
 def test_ties_go_to_the_first_in_row_major_order(seed: int, width: int, alpha: float, beta: float) -> None:
     """Values and factor are powers of 2: a joined pair often equals another, where all are negative from below."""
     rng = np.random.default_rng(seed)
@@ -139,7 +139,7 @@ def test_the_groups_are_those_of_the_public_algorithm_at_a_real_width(rank: int)
 
 
 @given(st.data(), st.sampled_from(ALPHAS), st.sampled_from(BETAS), st.booleans())
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_the_compiled_loop_and_numpy_agree(data: st.DataObject, alpha: float, beta: float, compatible: bool) -> None:
     pytest.importorskip("numba")
     n_models = data.draw(st.integers(1, 4))
@@ -156,7 +156,7 @@ def test_the_compiled_loop_and_numpy_agree(data: st.DataObject, alpha: float, be
 
 
 @given(correlations(), st.sampled_from(ALPHAS), st.sampled_from(BETAS))
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_budgets_are_respected(case: Case, alpha: float, beta: float) -> None:
     correlation, width = case
     labels = match_groups(correlation, [width, width], width, alpha, beta)
@@ -190,7 +190,7 @@ def test_compatible_lets_one_join_within_a_model_pass_at_beta_0() -> None:
 
 
 @given(correlations(n_models=3), st.sampled_from(ALPHAS), st.sampled_from(BETAS))
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_three_models_lose_no_unit(case: Case, alpha: float, beta: float) -> None:
     correlation, width = case
     check_groups(match_groups(correlation, [width] * 3, width, alpha, beta), [width] * 3, width)

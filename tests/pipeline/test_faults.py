@@ -153,13 +153,13 @@ def test_ctrl_c_in_a_terminal_reaches_the_whole_group(sleeper: Workspace) -> Non
 
 def test_a_process_that_an_earlier_run_left_is_ended_by_the_next(sleeper: Workspace) -> None:
     """Should the kernel not have killed it: the notes name it by number and start time."""
-    from flows.execution import process_start
+    from flows.guard import start_of
 
     left = subprocess.Popen(["sleep", "300"], cwd=sleeper.root, start_new_session=True)
     try:
         notes = sleeper.root / ".mergeline" / "processes"
         notes.mkdir(parents=True)
-        (notes / str(left.pid)).write_text(process_start(left.pid))
+        (notes / str(left.pid)).write_text(f"{start_of(left.pid)} 1-1")
         (notes / str(os.getpid())).write_text("another start time")
         assert "processes of an earlier run" in sleeper.mergeline("doctor").stdout
         sleeper.edit("dvc.yaml", "sleep 30", "sleep 0")

@@ -163,11 +163,16 @@ def test_a_run_that_was_killed_is_marked_crashed_by_the_next(shell: Callable[[st
         workspace.command("run"), cwd=workspace.root, env={**workspace.environment, "PREFECT_API_URL": server},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_for(lambda: last_flow_run(server)["state"]["name"] == "Running", 60, "the flow run")
-    dead = last_flow_run(server)["id"]
+
+    def recorded() -> list[str]:
+        runs = ask(server, "flow_runs/filter", {})
+        return [r["id"] for r in runs if r["state"]["name"] == "Running" and f":{run.pid}:" in "".join(r["tags"])]
+
+    wait_for(recorded, 60, "the flow run")
+    dead = recorded()[0]
     run.kill()
     run.wait()
-    wait_for(lambda: not workspace.processes(), 10, "all processes to end")
+    wait_for(lambda: not workspace.processes(), 30, "all processes to end")
     workspace.edit("dvc.yaml", "sleep 60", "sleep 0")
     run_recorded(workspace, server)
     states = {r["id"]: r["state"]["name"] for r in ask(server, "flow_runs/filter", {})}
