@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def to_device(images: NDArray[np.uint8], device: torch.device | str) -> Tensor:
-    """Images ``(N, H, W, 1 or 3)`` uint8 as a tensor on ``device``."""
+def to_device(images: NDArray[Any], device: torch.device | str) -> Tensor:
+    """Images ``(N, H, W, 1 or 3)`` uint8, or their labels, as a tensor on ``device``."""
     return torch.from_numpy(np.ascontiguousarray(images)).to(device)
 
 

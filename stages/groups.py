@@ -21,7 +21,7 @@ from stages.errors import StageError
 from stages.files import file_hash
 from stages.formats.models import load_edge
 
-__all__ = ["LoadedGroup", "head_names", "load_group", "training_images"]
+__all__ = ["LoadedGroup", "head_names", "load_group", "training_images", "training_samples"]
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,18 @@ def training_images(context: Context, group: Group, purpose: str, count: int) ->
 
     The choice does not depend on the group, so that all merges on a task see the same images.
     """
+    return {name: images for name, (images, _) in training_samples(context, group, purpose, count).items()}
+
+
+def training_samples(
+    context: Context, group: Group, purpose: str, count: int
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The same with their labels, ``(n,)`` int64."""
     chosen = {}
     for name in group.tasks:
-        images, _ = context.task(name).part("train")
-        order = numpy_generator(context.params.seed, purpose, name).permutation(len(images))[:count]
-        chosen[name] = to_device(images[np.sort(order)], context.device)
+        images, labels = context.task(name).part("train")
+        order = np.sort(numpy_generator(context.params.seed, purpose, name).permutation(len(images))[:count])
+        chosen[name] = to_device(images[order], context.device), to_device(labels[order], context.device)
     return chosen
 
 

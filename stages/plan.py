@@ -19,12 +19,22 @@ from stages import paths
 from stages.cells import Edge, Group, Merge, MethodCell, Prediction, expand_cells
 from stages.params import Method, Params
 
-__all__ = ["HEADER", "Plan", "StageCell", "drift", "make_plan", "matcher_blocks", "render", "write_pipelines"]
+__all__ = [
+    "HEADER",
+    "Plan",
+    "StageCell",
+    "drift",
+    "is_judged",
+    "make_plan",
+    "matcher_blocks",
+    "render",
+    "write_pipelines",
+]
 
 GROUPS = (
     "targets",
-    "import", "train", "finetune", "untrained", "predict", "evaluate-edge", "statistics", "match", "match-weights",
-    "match-control", "merge", "merge-plain", "evaluate", "evaluate-ensemble", "similarity",
+    "import", "train", "finetune", "untrained", "predict", "evaluate-edge", "statistics", "match", "match-judged",
+    "match-weights", "match-control", "merge", "merge-plain", "evaluate", "evaluate-ensemble", "similarity",
 )  # fmt: skip
 """Names of the groups of stages in a pipeline file, in the order of the data."""
 HEADER = "# Written by `mergeline plan` from params.yaml; edit that file instead.\n"
@@ -244,9 +254,20 @@ def _match_stage(params: Params, merge: Merge, family: str, models: list[str]) -
     if matcher_blocks(params, merge.method) != "none":
         deps.append(str(paths.statistics(merge.group)))
         group = "match"
+    if is_judged(params, merge.method):
+        tasks = merge.group.tasks
+        deps += [str(paths.task(task)) for task in tasks] + _target_files(params, tasks)
+        keys += ["statistics", "targets"]
+        group = "match-judged"
     matcher = (method.use if method else None) or name
     outs = [str(paths.match(merge.match))]
     return _stage("match", merge.match, family, deps, keys, outs, code=f"match-{matcher}", group=group)
+
+
+def is_judged(params: Params, cell: MethodCell) -> bool:
+    """Whether a method has an option that is chosen by accuracy on training images."""
+    declared = params.methods.get(cell.name, Method())
+    return "grid" in {**(declared.options or {}), **dict(cell.options)}.values()
 
 
 def matcher_blocks(params: Params, cell: MethodCell) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -147,12 +148,25 @@ def test_the_compiled_loop_and_numpy_agree(data: st.DataObject, alpha: float, be
     n_groups = data.draw(st.integers(1, sum(sizes)))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     correlation = correlate(np.round(rng.normal(size=(sum(sizes), 4)), 1))
+    correlation = correlation.astype(data.draw(st.sampled_from([np.float32, np.float64])))
     options = (sizes, n_groups, alpha, beta, compatible)
     labels = match_groups(correlation, *options)
     check_groups(labels, sizes, n_groups)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zip_module, "_compiled", lambda: None)
         assert match_groups(correlation, *options).tolist() == labels.tolist()
+
+
+def test_without_numba_zip_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    correlation = correlate(np.random.default_rng(6).normal(size=(60, 20)))
+    expected = match_groups(correlation, [30, 30], 30)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    zip_module._compiled.cache_clear()
+    try:
+        assert zip_module._compiled() is None
+        assert np.array_equal(match_groups(correlation, [30, 30], 30), expected)
+    finally:
+        zip_module._compiled.cache_clear()
 
 
 @given(correlations(), st.sampled_from(ALPHAS), st.sampled_from(BETAS))
