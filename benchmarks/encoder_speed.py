@@ -12,7 +12,7 @@ from mergeline.encoders import Encoder, embed, load_encoder
 BATCH, BATCHES = 50, 4
 
 
-def measure(device: str = "cpu", threads: int = 1, encoder: str = "efficientnet-lite0") -> dict[str, float | str]:
+def measure(device: str = "cpu", threads: int = 1, encoder: str = "efficientnet-lite0@96") -> dict[str, float | str]:
     """Rate of ``embed`` (resizing, normalising, forward, moments) as a share of the forward's, 32-pixel images."""
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)

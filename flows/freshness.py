@@ -38,7 +38,7 @@ def note_fresh(root: Path, pipeline: Pipeline) -> None:
     files: set[str] = {".dvc/config", "params.yaml"}
     folders: set[str] = set()
     for stage in pipeline.stages.values():
-        files |= {stage.file, stage.file.removesuffix(".yaml") + ".lock"}
+        files |= {stage.file, stage.file.removesuffix(".yaml") + ".lock", *stage.param_files}
         for name in (*stage.deps, *stage.outs):
             (folders if (root / name).is_dir() else files).add(name)
     note = {

@@ -90,6 +90,7 @@ class PipelineStage:
     outs: tuple[str, ...]
     upstream: tuple[str, ...]
     file: str
+    param_files: tuple[str, ...] = ()
     with_gaps: bool = False
     """Whether it runs although something that it needs failed (``meta: {with_gaps: true}`` in dvc.yaml)."""
 
@@ -155,6 +156,7 @@ class Pipeline:
                 outs=tuple(self._relative(o) for o in stage.outs),
                 upstream=tuple(sorted(up.addressing for up in graph.successors(stage) if up.cmd)),
                 file=self.repo.fs.relpath(stage.path, str(root)),
+                param_files=tuple(self._relative(d) for d in stage.deps if isinstance(d, ParamsDependency)),
                 with_gaps=bool((stage.meta or {}).get("with_gaps")),
             )
         self._files: dict[str, tuple[Stamp, Any, Any]] = {}

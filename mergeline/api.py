@@ -82,7 +82,10 @@ def merge(
         pairs = (cross_pairs if matcher.blocks == "cross" else full_pairs)(len(networks))
         moments = collect_moments(networks, spaces, batches, pairs)
     states = [network.state_dict() for network in networks]
-    matching = matcher.match(Problem(spaces, states, moments, np.random.default_rng(seed)), chosen)
+    matching = matcher.match(
+        Problem(spaces, states, moments, np.random.default_rng(seed), same_outputs=not isinstance(models, Mapping)),
+        chosen,
+    )
     separate = isinstance(models, Mapping) or stop is not None
     if separate:
         merged: nn.Module = multi_head(dict(zip(names, networks, strict=True)), spaces, matching.maps, weights, stop)

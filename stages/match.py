@@ -35,6 +35,7 @@ def run(context: Context, cell: str) -> None:
         moments,
         numpy_generator(context.params.seed, "match", cell),
         _judge(context, group, loaded) if is_judged(context.params, method) else None,
+        same_outputs=group.same_task or context.outputs_are_text,
     )
     matching = matcher.match(problem, options)
     description = {

@@ -246,7 +246,7 @@ def _group_stages(params: Params, group: Group, merges: list[Merge]) -> list[Sta
 def _match_stage(params: Params, merge: Merge, family: str, models: list[str]) -> StageCell:
     name = merge.method.name
     method = params.methods.get(name)
-    keys = ["compute", "seed"]
+    keys = ["compute", "seed", "targets"]
     if method is not None:  # with a grid, what else stands in it is another cell's business
         keys.append(f"methods.{name}.options" if method.grid is not None else f"methods.{name}")
     deps = list(models)
@@ -257,7 +257,7 @@ def _match_stage(params: Params, merge: Merge, family: str, models: list[str]) -
     if is_judged(params, merge.method):
         tasks = merge.group.tasks
         deps += [str(paths.task(task)) for task in tasks] + _target_files(params, tasks)
-        keys += ["statistics", "targets"]
+        keys.append("statistics")
         group = "match-judged"
     matcher = (method.use if method else None) or name
     outs = [str(paths.match(merge.match))]

@@ -345,3 +345,14 @@ def test_the_states_are_left_alone() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must"):
         WeightOptions(**options)  # type: ignore[arg-type]
+
+
+def test_classifiers_of_different_tasks_are_not_compared(trained: Trained) -> None:
+    states = trained.states()[:2]
+    problem = Problem(trained.spaces, states, {}, np.random.default_rng(0), same_outputs=False)
+    found = MATCHERS["weight"].match(problem, MATCHERS["weight"].options()).maps
+    for state in states:
+        state["fc.weight"] = torch.randn_like(state["fc.weight"]) * 100
+    again = Problem(trained.spaces, states, {}, np.random.default_rng(0), same_outputs=False)
+    other = MATCHERS["weight"].match(again, MATCHERS["weight"].options()).maps
+    assert all((found[1][space].index == other[1][space].index).all() for space in found[1])

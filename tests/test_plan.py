@@ -134,7 +134,7 @@ def test_a_grid_cell_depends_on_the_options_beside_the_grid_alone() -> None:
     for cell, stage in cells(make_plan(rich()), "match").items():
         method = parse_match(cell)[1].name
         keys = {"zip": "methods.zip.options", "random": None}.get(method, f"methods.{method}")
-        assert set(stage.params) == {"compute", "seed", keys} - {None}
+        assert set(stage.params) == {"compute", "seed", "targets", keys} - {None}
 
 
 def test_several_merges_share_one_match_and_one_pair_of_statistics() -> None:

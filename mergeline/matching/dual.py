@@ -194,7 +194,9 @@ def _match_permutations(problem: Problem, options: DualOptions, balance: float) 
     for model, generator in enumerate(problem.generator.spawn(problem.n_models - 1), start=1):
         activations = {space.name: problem.moments[space.name].correlation(0, model) for space in spaces}
         start = {space.name: match_grouped(activations[space.name], space.groups) for space in spaces}
-        units = AlignedUnits(problem.spaces, problem.states[0], problem.states[model], activations, balance, start)
+        units = AlignedUnits(
+            problem.spaces, problem.comparable[0], problem.comparable[model], activations, balance, start
+        )
         objective[f"model{model}.start"] = units.objective()
         objective[f"model{model}"] = descend(
             units, spaces, neighbours(units.layout), generator, max_sweeps=options.max_sweeps, patience=options.patience
@@ -322,7 +324,7 @@ def _match_groups(problem: Problem, options: DualZipOptions, balance: float) -> 
         return zip_space(similarity, [space.size] * problem.n_models, space.groups, zip_options)
 
     activations = {space.name: problem.moments[space.name].joint_correlation() for space in spaces}
-    weights = ZippedWeights(problem.spaces, problem.states, activations, balance, solve)
+    weights = ZippedWeights(problem.spaces, problem.comparable, activations, balance, solve)
     objective = {"start": weights.objective()}
     objective["best"] = descend(
         weights, spaces, neighbours(weights.layout), problem.generator, max_sweeps=options.max_sweeps,

@@ -27,7 +27,8 @@ class Problem:
 
     ``states``: each model's state dict. ``moments``: by space name, read when asked for (it may come from disk);
     empty for matchers that need none. ``generator``: for matchers that draw. ``judge``: how good the merge by some maps
-    is, one per model (``mergeline.matching.judge``), for options that are chosen by it.
+    is, one per model (``mergeline.matching.judge``), for options that are chosen by it. ``same_outputs``: the models'
+    outputs mean the same (one task), so that classifiers can be compared.
     """
 
     spaces: Spaces
@@ -35,6 +36,17 @@ class Problem:
     moments: Mapping[str, Moments]
     generator: np.random.Generator
     judge: Callable[[Sequence[Mapping[str, UnitMap]]], float] | None = None
+    same_outputs: bool = True
+
+    @property
+    def comparable(self) -> Sequence[Mapping[str, Tensor]]:
+        """The states that weights are compared on: without the classifiers, where their outputs mean different things."""
+        if self.same_outputs:
+            return self.states
+        apart = {
+            name for name, entries in self.spaces.tensors.items() if any(space == "output" for space, _ in entries)
+        }
+        return [{name: tensor for name, tensor in state.items() if name not in apart} for state in self.states]
 
     @property
     def n_models(self) -> int:

@@ -66,8 +66,8 @@ class Block:
 def blocks(spaces: Spaces, states: Sequence[Mapping[str, Tensor]]) -> tuple[Block, ...]:
     """The weights that are compared: all that a free space indexes, but no running statistics and no integers.
 
-    A tensor whose shape differs between the models (the classifiers of tasks with different numbers of classes) is left
-    out: its rows have no counterpart.
+    A tensor that a model lacks or has in another shape (the classifiers of tasks with different numbers of classes) is
+    left out: its rows have no counterpart.
 
     Raises
     ------
@@ -77,8 +77,14 @@ def blocks(spaces: Spaces, states: Sequence[Mapping[str, Tensor]]) -> tuple[Bloc
     alone: dict[str, list[tuple[str, Axis]]] = {}
     for name, entries in spaces.tensors.items():
         free = [(space, axis) for space, axis in entries if not spaces[space].fixed]
-        shapes = {tuple(state[name].shape) for state in states}
-        if not free or len(shapes) > 1 or name.endswith(STATISTICS) or not states[0][name].is_floating_point():
+        shapes = {tuple(state[name].shape) if name in state else None for state in states}
+        if (
+            not free
+            or len(shapes) > 1
+            or None in shapes
+            or name.endswith(STATISTICS)
+            or not states[0][name].is_floating_point()
+        ):
             continue
         if len(free) > 2:
             raise ValueError(f"{name!r} has {len(free)} axes of free units; weight matching knows tensors of up to two")
@@ -318,7 +324,8 @@ def weight_objective(problem: Problem, permutations: Sequence[Mapping[str, Permu
     total = 0.0
     for model in range(1, problem.n_models):
         pair = [problem.states[0], problem.states[model]]
-        compared = {name for block in blocks(problem.spaces, pair) for name in block.tensors}
+        layout = blocks(problem.spaces, [problem.comparable[0], problem.comparable[model]])
+        compared = {name for block in layout for name in block.tensors}
         index = {space: torch.from_numpy(own.index) for space, own in permutations[model].items()}
         aligned = permute_state(problem.spaces, pair[1], index)
         total += sum(float((pair[0][name].double() * aligned[name].double()).sum()) for name in compared)
@@ -341,7 +348,7 @@ def _match(problem: Problem, options: WeightOptions) -> Matching:
     objective = {}
     # A stream for each search, so that one more restart changes none of those before it.
     for model, stream in enumerate(problem.generator.spawn(problem.n_models - 1), start=1):
-        weights = AlignedWeights(problem.spaces, problem.states[0], problem.states[model])
+        weights = AlignedWeights(problem.spaces, problem.comparable[0], problem.comparable[model])
         near = neighbours(weights.layout)
         found: list[tuple[float, dict[str, Index]]] = []
         for restart, generator in enumerate(stream.spawn(options.restarts)):
