@@ -25,7 +25,8 @@ app = typer.Typer(
     A benchmark is a folder with [bold]params.yaml[/]. Edit it, then [bold]mergeline run[/]: only what depends on the
     change runs again.
 
-    Exit codes: 0 done, 1 a stage failed, 2 bad input, 3 another run is busy, 130/143 interrupted.""",
+    Exit codes: 0 done, 1 a stage failed, 2 bad input, 3 another run is busy, 4 a refresh found a regression,
+    130/143 interrupted.""",
 )
 DONE, FAILED, BAD_INPUT, BUSY = 0, 1, 2, 3
 out = Console()

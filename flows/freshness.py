@@ -1,6 +1,6 @@
 """Knowing at once that nothing is stale.
 
-After a run that left nothing stale, the stamps (time, size, inode) of every file that took part are noted. While all of
+Where nothing was found stale, the stamps (time, size, inode) of every file that took part are noted. While all of
 them are the same, nothing can be stale, and DVC need not be opened. Any difference at all leads to the full check.
 """
 
@@ -10,12 +10,12 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flows.pipeline import Pipeline
 
-__all__ = ["is_fresh", "note_fresh"]
+__all__ = ["is_fresh", "note_fresh", "stamps"]
 
 NOTE = Path(".mergeline") / "fresh.json"
 
@@ -33,25 +33,30 @@ def is_fresh(root: Path) -> int | None:
         return None
 
 
-def note_fresh(root: Path, pipeline: Pipeline) -> None:
-    """Note the stamps of all files of a pipeline in which nothing is stale."""
+def stamps(root: Path, pipeline: Pipeline) -> dict[str, Any]:
+    """The stamps of all files of a pipeline. To be taken before its files are checked: what is edited in between is
+    then seen the next time."""
     files: set[str] = {".dvc/config", "params.yaml"}
     folders: set[str] = set()
     for stage in pipeline.stages.values():
         files |= {stage.file, stage.file.removesuffix(".yaml") + ".lock", *stage.param_files}
         for name in (*stage.deps, *stage.outs):
             (folders if (root / name).is_dir() else files).add(name)
-    note = {
+    return {
         "version": 1,
         "stages": len(pipeline.stages),
         "files": _stamps(root, files),
         "folders": _listings(root, folders),
         "pipelines": _pipeline_files(root),
     }
+
+
+def note_fresh(root: Path, found: dict[str, Any]) -> None:
+    """Note the stamps of a pipeline in which nothing is stale."""
     target = root / NOTE
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(note), encoding="utf-8")
+    temporary.write_text(json.dumps(found), encoding="utf-8")
     temporary.replace(target)
 
 

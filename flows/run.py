@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.doctor import check_cache_type
 from flows.events import Listener
-from flows.freshness import is_fresh, note_fresh
+from flows.freshness import is_fresh, note_fresh, stamps
 from flows.locks import heal
 from stages.params import Params, ParamsError, load_params
 from stages.plan import drift, make_plan, write_pipelines
@@ -80,8 +80,11 @@ def prepare(root: Path, targets: Sequence[str] = (), force: bool = False, write:
 
     pipeline = Pipeline(root)
     chosen = pipeline.select(targets)
+    before = stamps(root, pipeline)
     stale = pipeline.stale(chosen, force, predicted_code(root, pipeline))
     check_inputs(root, params, pipeline, stale)
+    if write and not stale and len(chosen) == len(pipeline.stages):
+        note_fresh(root, before)
     return Preparation(params, pipeline, stale, len(chosen) - len(stale), written, removed, healed)
 
 
@@ -236,8 +239,10 @@ def execute(
         )
         with stop_signals(session.cancel):
             outcome = session.execute()
-    if outcome.ok and not pipeline.stale():
-        note_fresh(pipeline.root, pipeline)
+    if outcome.ok:
+        after = stamps(pipeline.root, pipeline)
+        if not pipeline.stale():
+            note_fresh(pipeline.root, after)
     return outcome
 
 
