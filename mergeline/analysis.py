@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 __all__ = [
     "Correlation",
@@ -78,7 +77,7 @@ class PairResult:
 class Deviation:
     """A heterogeneous pair against the mean of its two homogeneous ones, in accuracy (fractions).
 
-    ``low``, ``high``: bootstrap interval over runs. ``worst``, ``best``: the lower and higher homogeneous mean.
+    ``low``, ``high``: 95 % interval over runs (Welch). ``worst``, ``best``: the lower and higher homogeneous mean.
     """
 
     tasks: str
@@ -203,7 +202,7 @@ def _agreement(rows: Sequence[Row]) -> dict[str, float]:
     return result
 
 
-def deviations(results: Iterable[PairResult], method: str, seed: int = 0) -> list[Deviation]:
+def deviations(results: Iterable[PairResult], method: str) -> list[Deviation]:
     """Heterogeneous minus mean homogeneous accuracy of every depth pair whose two homogeneous merges are there."""
     chosen = [result for result in results if result.method == method and result.accuracy.n]
     same = {(r.tasks, r.architectures.split("+")[0]): r for r in chosen if r.homogeneous}
@@ -215,7 +214,7 @@ def deviations(results: Iterable[PairResult], method: str, seed: int = 0) -> lis
             continue
         homogeneous = [side.accuracy for side in sides if side is not None]
         means = [sample.mean for sample in homogeneous]
-        low, high = _bootstrap_difference(result.accuracy, homogeneous, np.random.default_rng(seed))
+        low, high = _welch_interval(result.accuracy, homogeneous)
         found.append(
             Deviation(
                 result.tasks,
@@ -232,18 +231,28 @@ def deviations(results: Iterable[PairResult], method: str, seed: int = 0) -> lis
     return found
 
 
-def _bootstrap_difference(first: Sample, others: Sequence[Sample], rng: np.random.Generator) -> tuple[float, float]:
-    """Interval of ``mean(first) - mean of the others' means`` over resampled runs; NaN where a sample has one run."""
-    if first.n < 2 or any(other.n < 2 for other in others):
+def _welch_interval(first: Sample, others: Sequence[Sample]) -> tuple[float, float]:
+    """95 % interval of ``mean(first) - mean of the others' means`` (Welch); NaN where a sample has one run.
+
+    A bootstrap over two or three runs covers the truth in only 70 to 80 of 100 cases.
+    """
+    from scipy.stats import t as student
+
+    samples = [first, *others]
+    if any(sample.n < 2 for sample in samples):
         return float("nan"), float("nan")
-
-    def means(sample: Sample) -> NDArray[np.float64]:
-        values = np.array(sample.values)
-        return values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(1)
-
-    draws = means(first) - np.mean([means(other) for other in others], axis=0)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(low), float(high)
+    value = first.mean - float(np.mean([other.mean for other in others]))
+    shares = [1.0, *([1 / len(others)] * len(others))]
+    parts = [
+        share**2 * float(np.var(sample.values, ddof=1)) / sample.n
+        for share, sample in zip(shares, samples, strict=True)
+    ]
+    if sum(parts) == 0:
+        return value, value
+    portions = [part / sum(parts) for part in parts]
+    freedom = 1 / sum(portion**2 / (sample.n - 1) for portion, sample in zip(portions, samples, strict=True))
+    half = float(student.ppf(0.975, freedom)) * sum(parts) ** 0.5
+    return value - half, value + half
 
 
 def spearman(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Correlation:

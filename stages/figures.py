@@ -423,7 +423,7 @@ FIGURES: tuple[FigureSpec, ...] = (
                "the diagonal a mixed pair does as well as they do.", same_task_parity, "kind merge, one task",
                "merges_same_task"),
     FigureSpec("same_task_deviation", "Deviation against size mismatch",
-               "As depth_heterogeneity Fig. 1 right; bars are 95 % bootstrap intervals over runs.",
+               "As depth_heterogeneity Fig. 1 right; bars are 95 % intervals over runs (Welch).",
                same_task_deviation, "kind merge, one task", "merges_same_task"),
     FigureSpec("controls", "What one side alone is worth",
                "The same merges with one side replaced by a network that never trained, and with shuffled units.",

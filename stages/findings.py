@@ -83,7 +83,7 @@ def _against_homogeneous(data: FigureData, tasks: str, label: str) -> Iterator[s
 
 
 def _intervals(found: Sequence[Deviation]) -> str:
-    """What the bootstrap intervals of some deviations say together."""
+    """What the intervals of some deviations say together."""
     known = [d for d in found if not math.isnan(d.low)]
     if not known:
         return "too few runs for intervals"

@@ -165,7 +165,7 @@ def _similarity(data: FigureData) -> Lines:
 TABLES: tuple[TableSpec, ...] = (
     TableSpec("merges_same_task", "Merges on one task",
               "Accuracy in percent, mean ± standard deviation over runs. «Against homogeneous»: difference to the mean of the two "
-              "homogeneous merges, with its 95 % bootstrap interval. «Agrees»: share of test images with the source's "
+              "homogeneous merges, with its 95 % interval (Welch). «Agrees»: share of test images with the source's "
               "prediction; «follows»: of those on which the sources disagree.", lambda data: _merges(data, False)),
     TableSpec("merges_task_pairs", "Merges of task pairs",
               "Mean of the tasks' accuracies in percent. The first model is the reference and has the larger depth.",
