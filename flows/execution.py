@@ -207,6 +207,7 @@ class Workers:
         self._commands: dict[str, subprocess.Popen] = {}
         self._guard: subprocess.Popen | None = None
         self._lock = threading.Lock()
+        self._free = threading.Semaphore(jobs)  # of the session's one command more, which waits to be next
         self._stopping = False
 
     def start(self, key: str, command: str, folder: Path, log: Path, progress: Path, gpu: bool) -> None:
@@ -301,6 +302,11 @@ class Workers:
         self.done(key, result)
 
     def _run_command(self, key: str, command: str, folder: Path, log: Path) -> None:
+        with self._free:
+            if not self._stopping:
+                self._run_now(key, command, folder, log)
+
+    def _run_now(self, key: str, command: str, folder: Path, log: Path) -> None:
         begun = time.monotonic()
         environment = {**os.environ, "MERGELINE_RUN": self.mark, "DVC_ROOT": str(self.root)}
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"

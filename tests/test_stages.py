@@ -142,14 +142,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         assert run("code") == 0
-        for stage in _ordered(stages):
+        for stage in ordered(stages):
             before = tree(root)
             assert run(stage.stage, stage.cell) == 0, stage
             assert tree(root) - before == set(stage.outs), stage
     return Bench(root, params, tuple(stages))
 
 
-def _ordered(stages: list[StageCell]) -> Iterator[StageCell]:
+def ordered(stages: list[StageCell]) -> Iterator[StageCell]:
     """The stages so that each comes after those that make its inputs."""
     made: set[str] = set()
     everything = {out for stage in stages for out in stage.outs}
