@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -50,11 +50,23 @@ class _Tally:
         self.states: dict[str, str] = {}
         self.names: dict[str, str] = {}
         self.started: dict[str, float] = {}
+        self.planned: dict[str, float] = defaultdict(float)
+        """Expected seconds of what has not started, by kind of stage."""
+        self.ended: dict[str, tuple[float, float]] = {}
+        """Expected and real seconds of what ran, by kind: the expectation is scaled by how it went so far."""
         self.begun = time.monotonic()
         self.lock = threading.Lock()
 
     def take(self, event: Event) -> None:
+        kind, expected = event.stage.partition("@")[0], self.expected.get(event.address, 1.0)
         with self.lock:
+            if event.state == "planned":
+                self.planned[kind] += expected
+            elif self.states.get(event.address) == "planned":
+                self.planned[kind] -= expected
+            if event.state == "ran":
+                before, took = self.ended.get(kind, (0.0, 0.0))
+                self.ended[kind] = before + expected, took + event.seconds
             self.states[event.address] = event.state
             self.names[event.address] = event.stage
             if event.state == "running":
@@ -77,10 +89,15 @@ class _Tally:
     def seconds_left(self) -> float:
         """Expected work that is left, over the workers."""
         now = time.monotonic()
-        left = sum(self.expected.get(a, 1.0) for a, state in self.states.items() if state == "planned")
+        left = sum(max(0.0, seconds) * self._pace(kind) for kind, seconds in self.planned.items())
         for address, start in self.started.items():
-            left += max(0.0, self.expected.get(address, 1.0) - (now - start))
+            pace = self._pace(self.names[address].partition("@")[0])
+            left += max(0.0, self.expected.get(address, 1.0) * pace - (now - start))
         return left / self.jobs
+
+    def _pace(self, kind: str) -> float:
+        expected, took = self.ended.get(kind, (0.0, 0.0))
+        return took / expected if expected else 1.0
 
 
 class PlainDisplay:

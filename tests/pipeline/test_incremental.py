@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -184,3 +185,44 @@ def test_a_checkpoint_that_does_not_fit_is_an_error_before_any_work(benchmark_co
     ended = benchmark_copy.run(check=2)
     assert "mine.pth does not fit digits.r17.s0" in ended.stderr
     assert output_files(benchmark_copy.root) == before
+
+
+VALUES = """\
+stages:
+  make:
+    cmd: echo made > out.txt
+    params: [{values.yaml: [size]}]
+    outs: [out.txt]
+"""
+
+
+def test_another_file_of_parameters_is_watched_too(shell: Callable[[str], Workspace]) -> None:
+    workspace = shell(VALUES)
+    workspace.write("values.yaml", "size: 1\n")
+    workspace.run()
+    assert "nothing to do" in workspace.run().stdout
+    workspace.edit("values.yaml", "size: 1", "size: 2")
+    assert "1 ran" in workspace.run().stdout
+
+
+def test_a_full_check_that_finds_nothing_is_noted(shell: Callable[[str], Workspace]) -> None:
+    workspace = shell(VALUES)
+    workspace.write("values.yaml", "size: 1\n")
+    workspace.run()
+    note = workspace.root / ".mergeline" / "fresh.json"
+    note.unlink()
+    workspace.mergeline("status", check=0)
+    assert not note.exists()
+    assert "nothing to do" in workspace.run().stdout
+    assert note.exists()
+
+
+def test_no_more_commands_run_at_once_than_jobs(shell: Callable[[str], Workspace]) -> None:
+    """A command that finds another's mark fails."""
+    items = ", ".join(f"s{i}: {{}}" for i in range(4))
+    workspace = shell(
+        f"stages:\n  one:\n    foreach: {{{items}}}\n    do:\n      deps: [in.txt]\n      outs: ['${{key}}.txt']\n"
+        "      cmd: mkdir busy && sleep 0.1 && rmdir busy && echo x > ${key}.txt\n"
+    )
+    workspace.write("in.txt", "x")
+    workspace.run("--jobs", "1")
