@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,17 +73,38 @@ def _merges(data: FigureData, several: bool) -> Lines:
 
 
 def _per_task(data: FigureData) -> Lines:
-    """As depth_heterogeneity Table 3: joint, each task, and their mean."""
+    """As depth_heterogeneity Table 3: joint, each task, and their mean; each group ends with its ensemble."""
     header = ["tasks", "models", "method", "runs", "joint", "first task", "second task", "mean"]
-    lines = [
-        [
-            r.tasks, r.architectures, r.method, r.accuracy.n, percent(r.per_scope["joint"]),
-            *(percent(r.per_scope[task]) for task in r.tasks.split("+")[:2]), percent(r.accuracy),
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for result in data.results:
+        if "+" in result.tasks:
+            groups.setdefault((result.tasks, result.architectures), []).append(result)
+    lines = []
+    for (tasks, architectures), results in groups.items():
+        lines += [
+            [tasks, architectures, r.method, r.accuracy.n, *_scopes(tasks, r.per_scope, r.accuracy)] for r in results
         ]
-        for r in data.results
-        if "+" in r.tasks
-    ]  # fmt: skip
+        rows = [
+            row
+            for row in data.rows
+            if (row["kind"], row["tasks"], row["architectures"]) == ("ensemble", tasks, architectures)
+        ]
+        found = {
+            scope: _sample([row for row in rows if row["scope"] == scope]) for scope in [*tasks.split("+"), "joint"]
+        }
+        lines.append(
+            [tasks, architectures, "ensemble", results[0].ensemble.n, *_scopes(tasks, found, results[0].ensemble)]
+        )
     return header, lines
+
+
+def _scopes(tasks: str, by_scope: Mapping[str, Sample], mean: Sample) -> list[str]:
+    own = [percent(by_scope[task]) for task in tasks.split("+")[:2]]
+    return [percent(by_scope["joint"]), *own, percent(mean)]
+
+
+def _sample(rows: Sequence[Any]) -> Sample:
+    return Sample(tuple(row["accuracy"] for row in rows if row["status"] == "ok"), len(rows))
 
 
 def _edges(data: FigureData) -> Lines:
