@@ -82,7 +82,8 @@ class Workspace:
 
     def locks(self) -> dict[str, Any]:
         """What every lock file says, by its path."""
-        return {str(path.relative_to(self.root)): yaml12.load(path.read_text()) for path in self.root.rglob("dvc.lock")}
+        paths = [self.root / "dvc.lock", *(self.root / "pipelines").rglob("dvc.lock")]
+        return {str(path.relative_to(self.root)): yaml12.load(path.read_text()) for path in paths if path.is_file()}
 
     def set_value(self, stage: str, value: int) -> None:
         """Change the parameter that one stage reads."""
@@ -128,8 +129,8 @@ def _incremental(folder: Path, count: int) -> dict[str, float]:
     """Many stages in small files: cold (ours alone), then with nothing stale, then with one parameter changed."""
     with _workspaces(folder, 1, lambda root: _shell_stages(root, count, PER_FILE)) as (workspace,):
         cold = workspace.mergeline(expect=f"{count} ran")
-        noted, checked, theirs, one, one_theirs = [], [], [], [], []
-        workspace.dvc(expect="up to date")  # to its own liking, before it is timed
+        noted, checked, theirs, one = [], [], [], []
+        theirs.append(workspace.dvc(expect="up to date"))
         for turn in range(3):
             noted.append(workspace.mergeline(expect="nothing to do"))
             (workspace.root / ".mergeline" / "fresh.json").unlink()
@@ -139,18 +140,18 @@ def _incremental(folder: Path, count: int) -> dict[str, float]:
             workspace.set_value(f"s{turn:04}", 1)
             one.append(workspace.mergeline(expect="1 ran"))
         workspace.set_value("s0003", 1)
-        one_theirs.append(workspace.dvc(expect="Running stage"))
+        one_theirs = workspace.dvc(expect="Running stage")
     median = {name: sorted(seconds)[1] for name, seconds in (("noted", noted), ("checked", checked), ("one", one))}
     return {
         "many: ours": cold,
         "many: ours a stage": cold / count,
         "nothing stale: ours": median["noted"],
         "nothing stale: ours, all checked": median["checked"],
-        "nothing stale: dvc": theirs[0],
-        "nothing stale: times faster": theirs[0] / median["noted"],
-        "nothing stale: times faster, all checked": theirs[0] / median["checked"],
+        "nothing stale: dvc": min(theirs),
+        "nothing stale: times faster": min(theirs) / median["noted"],
+        "nothing stale: times faster, all checked": min(theirs) / median["checked"],
         "one parameter: ours": median["one"],
-        "one parameter: dvc": one_theirs[0],
+        "one parameter: dvc": one_theirs,
     }
 
 
