@@ -64,13 +64,14 @@ def apply_settings(root: Path, settings: Sequence[str]) -> Path | None:
     editor = YAML()
     editor.preserve_quotes = True
     editor.width = 4096
+    editor.indent(mapping=2, sequence=4, offset=2)
     text = target.read_text(encoding="utf-8")
     data = editor.load(text)
     for setting in settings:
         path, separator, value = setting.partition("=")
         if not separator or not path:
             raise InputError(f"--set {setting}: expected key=value, like train.epochs=3")
-        _set(data, path.split("."), _value(setting, value))
+        _set(data, path.split("."), _on_one_line(_value(setting, value)))
     stream = io.StringIO()
     editor.dump(data, stream)
     changed = stream.getvalue()
@@ -87,6 +88,17 @@ def _value(setting: str, text: str) -> Any:
         return yaml12.load(text)
     except yaml12.YamlError as error:
         raise InputError(f"--set {setting}: {error}") from error
+
+
+def _on_one_line(value: Any) -> Any:
+    """A list as people write it in a params file: ``[0, 1]``."""
+    from ruamel.yaml.comments import CommentedSeq
+
+    if not isinstance(value, list):
+        return value
+    entries = CommentedSeq(value)
+    entries.fa.set_flow_style()
+    return entries
 
 
 def _set(data: Any, keys: list[str], value: Any) -> None:
