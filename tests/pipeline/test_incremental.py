@@ -191,23 +191,23 @@ VALUES = """\
 stages:
   make:
     cmd: echo made > out.txt
-    params: [{values.yaml: [size]}]
+    params: [{values.yaml: [count]}]
     outs: [out.txt]
 """
 
 
 def test_another_file_of_parameters_is_watched_too(shell: Callable[[str], Workspace]) -> None:
     workspace = shell(VALUES)
-    workspace.write("values.yaml", "size: 1\n")
+    workspace.write("values.yaml", "count: 1\n")
     workspace.run()
     assert "nothing to do" in workspace.run().stdout
-    workspace.edit("values.yaml", "size: 1", "size: 2")
+    workspace.edit("values.yaml", "count: 1", "count: 2")
     assert "1 ran" in workspace.run().stdout
 
 
 def test_a_full_check_that_finds_nothing_is_noted(shell: Callable[[str], Workspace]) -> None:
     workspace = shell(VALUES)
-    workspace.write("values.yaml", "size: 1\n")
+    workspace.write("values.yaml", "count: 1\n")
     workspace.run()
     note = workspace.root / ".mergeline" / "fresh.json"
     note.unlink()
