@@ -31,7 +31,7 @@ demo: setup
 	$(BIN)/mergeline report
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -22,6 +22,10 @@ from stages.figures import FigureData
 __all__ = ["sentences"]
 
 
+MOST_COMPARED = 12
+"""Other methods that the main one is compared with in sentences; the tables have all."""
+
+
 def sentences(data: FigureData) -> list[str]:
     """The findings, most important first."""
     return [*_one_task(data), *_one_side(data), *_task_pairs(data)]
@@ -146,6 +150,12 @@ def _task_pairs(data: FigureData) -> Iterator[str]:
             f"Over all task pairs, {data.method} is {_points(paired.difference)} against plain averaging in mean accuracy of "
             f"the two tasks ({_interval(paired)}){verdict}."
         )
+    others = [m for m in dict.fromkeys(r.method for r in results) if m not in (data.method, "identity")]
+    for other in others[:MOST_COMPARED]:
+        paired = paired_difference(aligned, values(other))
+        if paired.n:
+            verdict = "" if paired.evident else ", no evidence of a difference"
+            yield f"Against {other}, {data.method} is {_points(paired.difference)} ({_interval(paired)}){verdict}."
     found = [d for d in deviations(data.results, data.method) if "+" in d.tasks]
     if found:
         mean = float(np.mean([d.value for d in found]))
