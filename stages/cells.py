@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from stages.params import MergeFamily, Params
 
 __all__ = [
-    "CellError", "Edge", "Group", "Merge", "MethodCell", "Prediction", "expand_cells", "known", "parse_cell",
+    "CellError", "Edge", "Group", "Merge", "MethodCell", "Prediction", "base_edge", "expand_cells",
+    "is_judged", "known", "parse_cell",
     "parse_edge", "parse_group", "parse_match", "parse_merge", "parse_prediction",
 ]  # fmt: skip
 
@@ -395,3 +396,18 @@ def _control_cells(params: Params, family: MergeFamily, control: str) -> Iterato
                 )
                 for method in aligned:
                     yield Merge(Group(edges), method, normalize)
+
+
+def base_edge(params: Params, edge: Edge) -> Edge | None:
+    """The edge that this one is finetuned from; None where it is trained from scratch, imported or untrained."""
+    base = params.tasks[edge.task].pretrain
+    if base is None or not edge.trained or str(edge) in params.imports:
+        return None
+    return Edge(base, edge.architecture, edge.seed)
+
+
+def is_judged(params: Params, cell: MethodCell) -> bool:
+    """Whether a method has an option that is chosen by accuracy on training images."""
+    declared = params.methods.get(cell.name)
+    fixed = (declared.options or {}) if declared is not None else {}
+    return "grid" in {**fixed, **dict(cell.options)}.values()

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from stages import paths
-from stages.cells import Edge, Group, Merge, MethodCell, Prediction, expand_cells
+from stages.cells import Edge, Group, Merge, MethodCell, Prediction, base_edge, expand_cells, is_judged
 from stages.params import Method, Params
 
 __all__ = [
@@ -109,14 +109,6 @@ def _all_edges(params: Params, groups: Iterable[Group]) -> list[Edge]:
         for edge in group.edges:
             add(edge)
     return sorted(found, key=lambda edge: (list(params.tasks).index(edge.task), edge))
-
-
-def base_edge(params: Params, edge: Edge) -> Edge | None:
-    """The edge that this one is finetuned from; None where it is trained from scratch, imported or untrained."""
-    base = params.tasks[edge.task].pretrain
-    if base is None or not edge.trained or str(edge) in params.imports:
-        return None
-    return Edge(base, edge.architecture, edge.seed)
 
 
 # -- one function a kind of stage: what it reads, which parameters it uses, what it writes ----------------------
@@ -262,12 +254,6 @@ def _match_stage(params: Params, merge: Merge, family: str, models: list[str]) -
     matcher = (method.use if method else None) or name
     outs = [str(paths.match(merge.match))]
     return _stage("match", merge.match, family, deps, keys, outs, code=f"match-{matcher}", group=group)
-
-
-def is_judged(params: Params, cell: MethodCell) -> bool:
-    """Whether a method has an option that is chosen by accuracy on training images."""
-    declared = params.methods.get(cell.name, Method())
-    return "grid" in {**(declared.options or {}), **dict(cell.options)}.values()
 
 
 def matcher_blocks(params: Params, cell: MethodCell) -> str:

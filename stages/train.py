@@ -22,13 +22,12 @@ from mergeline.tasks import TASKS
 from mergeline.tasks.task import PreparedTask
 from mergeline.training import EpochRecord, Recipe, TrainState, train
 from stages import paths
-from stages.cells import Edge, known, parse_edge
+from stages.cells import Edge, base_edge, known, parse_edge
 from stages.context import Context, Progress
 from stages.errors import StageError
 from stages.files import file_hash, write_json, writing
 from stages.formats.models import load_edge, save_edge
 from stages.params import Training
-from stages.plan import base_edge
 from stages.tables import write_table
 
 __all__ = ["run_finetune", "run_import", "run_train", "run_untrained"]

@@ -125,7 +125,9 @@ def test_every_matchers_closure_has_the_module_that_defines_it(name: str) -> Non
     closure = stage_code(f"match-{name}")
     home = MATCHERS[name].options.__module__
     assert home in closure
-    assert closure.keys() == module_closure(["stages.match", home])
+    assert closure.keys() == module_closure(
+        ["stages.match", home, *(["stages.judging"] if MATCHERS[name].judged else [])]
+    )
 
 
 def test_a_closure_holds_its_roots_and_only_modules_of_the_project() -> None:

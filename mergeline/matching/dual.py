@@ -344,6 +344,7 @@ DUAL_PERMUTE = Matcher(
     "cross",
     DualOptions,
     _chosen(_match_permutations),
+    judged=True,
 )
 DUAL_ZIP = Matcher(
     "dual_zip",
@@ -351,4 +352,5 @@ DUAL_ZIP = Matcher(
     "full",
     DualZipOptions,
     _chosen(_match_groups),
+    judged=True,
 )

@@ -69,7 +69,8 @@ class Matcher:
     """A registered way to match: the moments it needs, its options with their defaults, and the function.
 
     ``blocks``: "none", the blocks between models ("cross"), or also within each model ("full").
-    ``options``: a frozen dataclass; its fields are the keys that params.yaml may set.
+    ``options``: a frozen dataclass; its fields are the keys that params.yaml may set. ``judged``: whether an option may
+    be chosen by ``Problem.judge``.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Matcher:
     blocks: Blocks
     options: type
     match: Callable[[Problem, Any], Matching]
+    judged: bool = False
 
 
 SpaceMatcher = Callable[["Space", "Moments", Any], tuple[list[UnitMap], float]]
