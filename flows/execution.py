@@ -270,6 +270,9 @@ class Workers:
         if self._pool is None:
             for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
                 os.environ[variable] = str(self._threads)
+            # Workers end without clean-up; what libraries registered in them is unlinked by Python's tracker, silently.
+            quiet = [os.environ.get("PYTHONWARNINGS", ""), "ignore:resource_tracker:UserWarning"]
+            os.environ["PYTHONWARNINGS"] = ",".join(filter(None, quiet))
             context = multiprocessing.get_context("forkserver")
             # torch is loaded once, in the server that workers are forked from: a new one is there at once.
             context.set_forkserver_preload(["flows.preload"])
