@@ -129,12 +129,10 @@ def tree(root: Path) -> set[str]:
     return {file.as_posix() for file in files if file.parts[0] != SCRATCH}
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """Every stage of a tiny benchmark, run in the order of the data."""
-    root = tmp_path_factory.mktemp("bench")
+def run_bench(root: Path, values: Mapping[str, Any]) -> Bench:
+    """Every stage of a benchmark, run in the order of the data; each must write what it declares and nothing else."""
     draw_images(root)
-    write_params(root, bench_params())
+    write_params(root, values)
     params = load_params(root / "params.yaml")
     # the similarity of tasks needs an encoder's weights, and is tested apart
     todo = [stage for stage in make_plan(params).stages if stage.stage != "similarity"]
@@ -147,6 +145,11 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
             assert run(stage.stage, stage.cell) == 0, stage
             assert tree(root) - before == set(stage.outs), stage
     return Bench(root, params, tuple(stages))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return run_bench(tmp_path_factory.mktemp("bench"), bench_params())
 
 
 def ordered(stages: list[StageCell]) -> Iterator[StageCell]:

