@@ -71,9 +71,6 @@ def run_stage(name: str, cell: str) -> None:
     root = root_of()
     entry = STAGES[name]
     params = load_params(root / "params.yaml")
-    threads = params.compute.threads
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[variable] = str(threads)
     start = time.perf_counter()
     context: Any
     if name in LIGHT:
@@ -83,7 +80,7 @@ def run_stage(name: str, cell: str) -> None:
 
         from stages.context import Context
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(params.compute.threads)
         context = Context(root, params)
     function: Callable[[Any, str], None] = getattr(importlib.import_module(entry.module), entry.function)
     function(context, cell)
@@ -133,6 +130,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 the stage failed, 2 bad input, 74 the disk is full, 75 out of memory or an I/O error."""
+    _limit_threads()
     from mergeline.tasks.task import TaskError
     from stages.cells import CellError
     from stages.errors import StageError
@@ -154,6 +152,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return _failure_status(error)
     return 0
+
+
+def _limit_threads() -> None:
+    """Give numpy's libraries ``compute.threads`` threads, which they read once, as they are loaded: sums depend on it."""
+    from stages import yaml12
+
+    try:
+        threads = int(yaml12.load(Path("params.yaml").read_text(encoding="utf-8"))["compute"]["threads"])
+    except (OSError, UnicodeDecodeError, yaml12.YamlError, KeyError, TypeError, ValueError):
+        threads = 1  # what is wrong with the file is said when it is read in earnest
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(threads)
 
 
 def _failure_status(error: Exception) -> int:

@@ -230,8 +230,11 @@ def test_dvc_repro_alone_gives_the_same_results_as_the_flow(finished: Workspace,
     cell = "evaluate@digits.r17+r17.s0+s1.permute.reset"
     files = [path for path in sorted((plain.root / "pipelines").rglob("dvc.yaml")) if cell[9:] in path.read_text()]
     plain.dvc("repro", f"{files[0].relative_to(plain.root)}:{cell}")
+    similarity = next((plain.root / "pipelines").rglob("similarity/**/dvc.yaml"))
+    plain.dvc("repro", f"{similarity.relative_to(plain.root)}:similarity@digits+optdigits")
     ours, theirs = output_files(finished.root), output_files(plain.root)
     assert f"artifacts/evaluations/{cell[9:]}.json" in theirs
+    assert "artifacts/similarity/digits+optdigits.json" in theirs
     for name in theirs:
         assert ours[name] == theirs[name], name
     assert not any(cell in address for address in plain.stale())
