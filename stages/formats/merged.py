@@ -26,7 +26,8 @@ def save_merged(
     """
     description = {
         "kind": "multi-head" if heads else "merged",
-        "architectures": {task: asdict(architecture) for task, architecture in architectures.items()},
+        # A list: the tensors number the heads in this order, and a mapping would come back sorted.
+        "heads": [{"head": name, **asdict(architecture)} for name, architecture in architectures.items()],
         "stop": stop,
     }
     save_model(path, model, description)
@@ -35,7 +36,7 @@ def save_merged(
 def load_merged(path: Path) -> nn.Module:
     """A merged network in eval mode, channels last: a plain network, or a ``MultiHead``."""
     tensors, description = read_model(path)
-    architectures = {task: Architecture(**values) for task, values in description["architectures"].items()}
+    architectures = {entry.pop("head"): Architecture(**entry) for entry in description["heads"]}
     models = {task: build(architecture) for task, architecture in architectures.items()}
     model: nn.Module = next(iter(models.values()))
     if description["kind"] == "multi-head":

@@ -1,0 +1,44 @@
+"""Files between stages: what is read back is what was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mergeline.architectures import Architecture
+from mergeline.merging import MultiHead, multi_head, trace_network
+from mergeline.models import build
+from stages.formats.merged import load_merged, save_merged
+
+
+@pytest.mark.parametrize("names", [("ant", "zebra"), ("zebra", "ant"), ("digits#2", "digits#10")])
+@pytest.mark.parametrize("stop", [None, "layer2.0"])
+def test_each_head_of_a_merged_network_comes_back_under_its_own_name(
+    names: tuple[str, str], stop: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    architectures = {name: Architecture("r17", 4, 1 / 16, 32) for name in names}
+    models = {name: build(architecture, seed).eval() for seed, (name, architecture) in enumerate(architectures.items())}
+    network = multi_head(models, trace_network(next(iter(models.values())), 32), stop=stop).eval()
+    save_merged(Path("merged.safetensors"), network, architectures, stop, heads=True)
+    again = load_merged(Path("merged.safetensors"))
+    assert isinstance(again, MultiHead)
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before, after = network(images), again(images)
+    assert list(after) == list(names)
+    for name in names:
+        torch.testing.assert_close(after[name], before[name])
+    assert not torch.allclose(after[names[0]], after[names[1]])
+
+
+def test_heads_of_different_sizes_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    architectures = {"zebra": Architecture("r17", 5, 1 / 16, 32), "ant": Architecture("r17", 3, 1 / 16, 32)}
+    models = {name: build(architecture, 0).eval() for name, architecture in architectures.items()}
+    network = multi_head(models, trace_network(models["zebra"], 32)).eval()
+    save_merged(Path("merged.safetensors"), network, architectures, None, heads=True)
+    after = load_merged(Path("merged.safetensors"))(torch.zeros(1, 3, 32, 32))
+    assert {name: logits.shape[1] for name, logits in after.items()} == {"zebra": 5, "ant": 3}
