@@ -431,6 +431,7 @@ def _print_tables(files: list[Path]) -> None:
 
     from rich.table import Table
 
+    wide = out if out.is_terminal else Console(width=160)
     for file in files:
         if not file.is_file():
             continue
@@ -440,7 +441,7 @@ def _print_tables(files: list[Path]) -> None:
         table = Table(*(header[index] for index in keep), box=None, header_style="bold", padding=(0, 1))
         for line in lines:
             table.add_row(*(line[index] for index in keep))
-        out.print(table)
+        wide.print(table)
         out.print()
 
 
