@@ -224,7 +224,7 @@ def _show_status(root: Path, targets: list[str], why: bool, everything: bool, as
     if preparation.written or preparation.removed:
         out.print(
             f"params.yaml asks for other cells: {len(preparation.written)} pipeline files to write, "
-            f"{len(preparation.removed)} to remove (mergeline plan); what follows is about those there are",
+            f"{len(preparation.removed)} to remove (mergeline run does it); what follows is as if that were done",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     if everything and pipeline is not None:

@@ -13,7 +13,8 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,7 @@ class Pipeline:
                 param_files=tuple(self._relative(d) for d in stage.deps if isinstance(d, ParamsDependency)),
                 with_gaps=bool((stage.meta or {}).get("with_gaps")),
             )
+        self._foreseen: dict[str, PipelineStage] = {}
         self._files: dict[str, tuple[Stamp, Any, Any]] = {}
         self._param_files: dict[str, tuple[Stamp | None, Any]] = {}
         self._pending: dict[str, _Pending] = {}
@@ -218,6 +220,32 @@ class Pipeline:
                     todo.append(up)
         return chosen
 
+    def foresee(self, planned: Iterable[PipelineStage], files: Iterable[str]) -> None:
+        """Hold the stages of pipeline files as they will be written, in place of those that stand there now.
+
+        For saying what a run would do; a pipeline that has foreseen stages cannot run. ``planned``: all stages of these
+        ``files``; their ``upstream`` is found here.
+        """
+        coming = {stage.address: stage for stage in planned}
+        kept = {a: stage for a, stage in self.stages.items() if stage.file not in set(files) or a in coming}
+        self._foreseen = {a: stage for a, stage in coming.items() if a not in kept}
+        found = {**kept, **self._foreseen}
+        made = {out: address for address, stage in found.items() for out in stage.outs}
+        below: dict[str, set[str]] = {}
+        for out, address in made.items():
+            for parent in Path(out).parents:
+                below.setdefault(str(parent), set()).add(address)
+        order: TopologicalSorter[str] = TopologicalSorter()
+        for address, stage in found.items():
+            deps = coming.get(address, stage).deps
+            upstream: set[str] = set()
+            for dep in deps:
+                upstream |= {made[str(place)] for place in (Path(dep), *Path(dep).parents) if str(place) in made}
+                upstream |= below.get(dep, set())
+            found[address] = replace(stage, deps=deps, upstream=tuple(sorted(upstream)))
+            order.add(address, *found[address].upstream)
+        self.stages = {address: found[address] for address in order.static_order()}
+
     def stale(
         self,
         chosen: Iterable[str] | None = None,
@@ -249,6 +277,8 @@ class Pipeline:
     def reasons(self, address: str, predicted: Mapping[str, str] | None = None) -> list[Reason]:
         """Why a stage is stale by its own inputs and outputs; empty if it is fresh."""
         predicted = predicted or {}
+        if address in self._foreseen:
+            return [Reason("never run")]
         stage = self._dvc[address]
         lock = self._lock_entry(stage)
         if lock is None:

@@ -79,6 +79,8 @@ def prepare(root: Path, targets: Sequence[str] = (), force: bool = False, write:
     from flows.pipeline import Pipeline
 
     pipeline = Pipeline(root)
+    if not write and (written or removed):
+        _foresee(root, params, pipeline)
     chosen = pipeline.select(targets)
     before = stamps(root, pipeline)
     stale = pipeline.stale(chosen, force, predicted_code(root, pipeline))
@@ -102,6 +104,21 @@ def _drifted(root: Path, params: Params, write: bool) -> tuple[list[Path], list[
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text(json.dumps(_plan_digest(root)), encoding="utf-8")
     return written, removed
+
+
+def _foresee(root: Path, params: Params, pipeline: Pipeline) -> None:
+    """Let an opened pipeline have the stages that the parameters ask for, whose files are not written yet."""
+    from flows.pipeline import PipelineStage
+
+    plan = make_plan(params)
+    planned = []
+    for cell in plan.stages:
+        file, name = f"pipelines/{cell.family}/dvc.yaml", f"{cell.group}@{cell.cell}"
+        planned.append(
+            PipelineStage(f"{file}:{name}", name, cell.command, root, cell.deps, cell.outs, upstream=(), file=file)
+        )
+    gone = [path.relative_to(root).as_posix() for path in drift(plan, root)[1]]
+    pipeline.foresee(planned, [*dict.fromkeys(stage.file for stage in planned), *gone])
 
 
 def _plan_digest(root: Path) -> dict[str, str]:

@@ -68,9 +68,15 @@ def test_one_methods_options_touch_that_methods_cells_only(benchmark_copy: Works
 
 def test_a_new_seed_makes_no_old_stage_stale(benchmark_copy: Workspace) -> None:
     before = output_files(benchmark_copy.root, ("artifacts/edges", "artifacts/merged", "artifacts/evaluations"))
+    pipelines = output_files(benchmark_copy.root, ("pipelines",))
     benchmark_copy.edit("params.yaml", "seeds: [0, 1]\ntasks", "seeds: [0, 1, 2]\ntasks")
+    foreseen = benchmark_copy.stale()
+    only = json.loads(benchmark_copy.mergeline("status", "train@digits.r17.s2", "--json", check=0).stdout)["stale"]
+    assert only == {"train@digits.r17.s2": ["never run"]}
+    assert output_files(benchmark_copy.root, ("pipelines",)) == pipelines, "status changes nothing"
     done = ran(benchmark_copy)
     cells = {name for name in done if "@" in name}
+    assert cells == {name for name in foreseen if "@" in name}
     assert "train@digits.r17.s2" in cells
     assert cells
     assert all("s2" in name for name in cells), sorted(name for name in cells if "s2" not in name)
@@ -80,6 +86,7 @@ def test_a_new_seed_makes_no_old_stage_stale(benchmark_copy: Workspace) -> None:
 
 def test_a_removed_seed_leaves_its_results_until_pruned(benchmark_copy: Workspace) -> None:
     benchmark_copy.edit("params.yaml", "  pairs: {tasks: [[digits, optdigits]], seeds: [0, 1]}\n", "")
+    assert not any("optdigits" in name for name in benchmark_copy.stale()), "what is asked for no more is not stale"
     benchmark_copy.run()
     left = benchmark_copy.root / "artifacts/evaluations/digits+optdigits.r17+r17.s0+s1.permute.reset.json"
     assert left.exists()
