@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages import yaml12
+from stages.formats import yaml12
 
 SOURCE = Path(__file__).resolve().parents[1]
 PER_FILE = 10

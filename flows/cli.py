@@ -104,8 +104,8 @@ def run(
     Examples: [bold]mergeline run[/], [bold]mergeline run train -j 2[/], [bold]mergeline run 'evaluate@digits*'[/],
     [bold]mergeline run --set train.epochs=3[/].
     """
-    from flows import run as running
     from flows.editing import apply_settings, profile_path, use_profile
+    from flows.running import run as running
     from flows.workspace import find_root, run_lock
 
     root = find_root()
@@ -146,9 +146,9 @@ def _execute(
     events: bool,
     show: Console,
 ) -> int:
-    from flows import run as running
-    from flows.benchmark import Mirror
     from flows.display import make_display, print_outcome
+    from flows.mirror.mirror import Mirror
+    from flows.running import run as running
 
     mirror = Mirror(root, now=prefect is True) if prefect is not False else None
     listeners: list[Any] = [mirror] if mirror is not None else []
@@ -204,12 +204,12 @@ def status(
 
 
 def _show_status(root: Path, targets: list[str], why: bool, everything: bool, as_json: bool, force: bool) -> int:
-    from flows import run as running
+    from flows.running import run as running
 
     preparation = running.prepare(root, targets, force, write=False)
     pipeline = preparation.pipeline
     if pipeline is None and everything:
-        from flows.pipeline import Pipeline
+        from flows.dvc.pipeline import Pipeline
 
         pipeline = Pipeline(root)
     stale = {pipeline.stages[a].name: reasons for a, reasons in preparation.stale.items()} if pipeline else {}
@@ -238,7 +238,7 @@ def _show_status(root: Path, targets: list[str], why: bool, everything: bool, as
         out.print(f"{mark} {name}" + (f": {text}" if text else ""), highlight=False, soft_wrap=True)
     if stale and pipeline is not None:
         from flows.display import duration
-        from flows.durations import expected_seconds
+        from flows.running.durations import expected_seconds
 
         expected = expected_seconds(root, pipeline.stages)
         seconds = sum(expected[address] for address in preparation.stale)
@@ -256,10 +256,10 @@ def _show_status(root: Path, targets: list[str], why: bool, everything: bool, as
 @_with_exit_codes
 def check() -> int:
     """Check params.yaml, the data and the checkpoints it names, and that pipelines/ matches it. Changes nothing."""
-    from flows import run as running
+    from flows.running import run as running
     from flows.workspace import find_root
-    from stages.params import load_params
-    from stages.plan import make_plan
+    from stages.plan.params import load_params
+    from stages.plan.pipelines import make_plan
 
     root = find_root()
     params = load_params(root / "params.yaml")
@@ -285,10 +285,10 @@ def plan(
     show: Annotated[bool, typer.Option("--show", help="Print the cells, and write nothing.")] = False,
 ) -> int:
     """Write pipelines/ from params.yaml (mergeline run does it by itself)."""
-    from flows import run as running
+    from flows.running import run as running
     from flows.workspace import find_root, run_lock
-    from stages.params import load_params
-    from stages.plan import make_plan
+    from stages.plan.params import load_params
+    from stages.plan.pipelines import make_plan
 
     root = find_root()
     params = load_params(root / "params.yaml")
@@ -312,9 +312,9 @@ def verify(
 
     Exit code 1 if something is wrong (and was not repaired).
     """
-    from flows.pipeline import Pipeline
-    from flows.verify import repair as repair_faults
-    from flows.verify import verify as find_faults
+    from flows.dvc.pipeline import Pipeline
+    from flows.dvc.verify import repair as repair_faults
+    from flows.dvc.verify import verify as find_faults
     from flows.workspace import find_root, run_lock
 
     root = find_root()
@@ -382,8 +382,8 @@ def prune(
     dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> int:
     """Remove results, logs and lock entries of cells that the benchmark no longer has. DVC's cache keeps what it has."""
-    from flows.pipeline import Pipeline
-    from flows.prune import leftovers, remove
+    from flows.dvc.pipeline import Pipeline
+    from flows.dvc.prune import leftovers, remove
     from flows.workspace import find_root, run_lock
 
     root = find_root()
@@ -499,7 +499,7 @@ def serve(
     Without --cron and --interval only the server runs, and other runs are recorded there. Ends with Ctrl-C.
     """
     from flows.editing import profile_path
-    from flows.serving import serve as serve_benchmark
+    from flows.mirror.serving import serve as serve_benchmark
     from flows.workspace import find_root
 
     root = find_root()
@@ -518,7 +518,7 @@ def papers(
     ] = None,
 ) -> int:
     """Print the result tables of the five papers that the benchmark follows."""
-    from mergeline import reference
+    from stages.report import papers as reference
 
     if paper is None:
         for name in reference.PAPERS:
@@ -556,7 +556,7 @@ def merge(
     Example: [bold]mergeline merge a.pth b.pth -a r50 --data folder --root my/images --out merged.safetensors[/]
     """
     from mergeline.matching import MATCHERS
-    from stages import yaml12
+    from stages.formats import yaml12
     from stages.own_models import merge_files
 
     if len(files) < 2:

@@ -16,8 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flows.events import Event
-from flows.session import Outcome
+from flows.running.events import Event
+from flows.running.session import Outcome
 
 __all__ = ["LiveDisplay", "PlainDisplay", "duration", "make_display", "print_outcome"]
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.execution import kill_orphans, orphans
-from flows.locks import find_damage, heal
-from flows.server import is_alive, server_note
+from flows.dvc.locks import find_damage, heal
+from flows.mirror.server import is_alive, server_note
+from flows.running.workers import kill_orphans, orphans
 
 __all__ = ["Finding", "check_cache_type", "examine"]
 

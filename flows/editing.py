@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stages import yaml12
 from stages.errors import InputError
-from stages.params import parse_params
+from stages.formats import yaml12
+from stages.plan.params import parse_params
 
 __all__ = ["apply_settings", "profile_path", "profiles", "use_profile"]
 

@@ -20,9 +20,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mergeline.analysis import Paired, Row, main_scope, method_label, paired_difference
-from stages import yaml12
-from stages.params import Params, load_params
+from stages.formats import yaml12
+from stages.plan.params import Params, load_params
+from stages.report.analysis import Paired, Row, main_scope, method_label, paired_difference
 
 __all__ = ["Change", "Comparison", "baseline_rows", "change_lines", "compare", "finish", "refresh", "write_changes"]
 
@@ -119,7 +119,7 @@ def baseline_rows(root: Path) -> tuple[list[dict[str, Any]] | None, str]:
 
 
 def _cached(root: Path, digest: str) -> Path | None:
-    from flows.pipeline import cache_object
+    from flows.dvc.pipeline import cache_object
 
     path = cache_object(root, digest)
     return path if path.is_file() else None
@@ -237,7 +237,7 @@ HISTORY = pa.schema(
 
 def write_history(root: Path, rows: list[Any], comparison: Comparison) -> Path:
     """Add a row to ``reports/history.parquet``: one per refresh, with machine, commit and every setting's accuracy."""
-    from flows.durations import read_timings
+    from flows.running.durations import read_timings
 
     settings = {" ".join(key): sum(values.values()) / len(values) for key, values in _by_setting(rows).items()}
     row = {

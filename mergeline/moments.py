@@ -28,6 +28,9 @@ FOLD_ROWS = 8192
 """Samples that are summed in float32 before they are folded into float64."""
 CACHE_BYTES = 1 << 20
 """Bytes of shifted activations handled at a time on a CPU, so that they stay in its second-level cache."""
+NARROW = 16
+"""Units up to which products are taken in float64: some BLAS kernels add narrow float32 products one by one, and lose
+half of the digits over thousands of samples."""
 DEAD = 1e-7
 """Smallest product of standard deviations that a correlation is divided by (numerics)."""
 
@@ -166,7 +169,8 @@ class MomentAccumulator:
         for i, j in self.pairs:
             shape = (sizes[i], sizes[j])
             self._products[i, j] = torch.zeros(shape, dtype=torch.float64, device=device)
-            self._pending[i, j] = torch.zeros(shape, dtype=torch.float32, device=device)
+            kind = torch.float64 if min(shape) <= NARROW else torch.float32
+            self._pending[i, j] = torch.zeros(shape, dtype=kind, device=device)
         self._chunk = max(64, CACHE_BYTES // (4 * sum(sizes))) if device.type == "cpu" else FOLD_ROWS
 
     def _add(self, values: list[Tensor]) -> None:
@@ -174,9 +178,9 @@ class MomentAccumulator:
         for k, z in enumerate(centred):
             self._sums[k] += z.sum(0)
             if (k, k) not in self._pending:
-                self._squares[k] += (torch.ones(1, len(z), device=z.device) @ z.square())[0]
+                self._squares[k] += z.square().sum(0)
         for (i, j), pending in self._pending.items():
-            pending.addmm_(centred[i].T, centred[j])
+            pending.addmm_(centred[i].to(pending.dtype).T, centred[j].to(pending.dtype))
         self._pending_rows += centred[0].shape[0]
         if self._pending_rows >= FOLD_ROWS:
             self._fold()

@@ -36,7 +36,7 @@ class StageEntry:
 
 
 STAGES: dict[str, StageEntry] = {
-    "code": StageEntry("stages.code", "run", "hash the code that each stage runs"),
+    "code": StageEntry("stages.plan.code", "run", "hash the code that each stage runs"),
     "prepare": StageEntry("stages.prepare", "run", "bring a task's images to the input size", "TASK"),
     "targets": StageEntry("stages.targets", "run", "embed a task's class names", "TASK"),
     "train": StageEntry("stages.train", "run_train", "train an edge model", "task.architecture.s0", True),
@@ -56,17 +56,17 @@ STAGES: dict[str, StageEntry] = {
     ),
     "embed": StageEntry("stages.similarity", "run_embed", "moments of a task's embeddings", "TASK", True),
     "similarity": StageEntry("stages.similarity", "run_similarity", "Fréchet distance of two tasks", "TASK+TASK"),
-    "collect": StageEntry("stages.collect", "run", "gather all scores in one table"),
-    "check": StageEntry("stages.check", "run", "flag numbers that cannot be"),
-    "plot": StageEntry("stages.plot", "run", "draw the figures, write the tables"),
-    "report": StageEntry("stages.report", "run", "write reports/index.html"),
+    "collect": StageEntry("stages.report.collect", "run", "gather all scores in one table"),
+    "check": StageEntry("stages.report.check", "run", "flag numbers that cannot be"),
+    "plot": StageEntry("stages.report.plot", "run", "draw the figures, write the tables"),
+    "report": StageEntry("stages.report.page", "run", "write reports/index.html"),
 }
 
 
 def run_stage(name: str, cell: str) -> None:
     """Run one stage in the working directory. Errors are raised as they come."""
-    from stages.files import root_of
-    from stages.params import load_params
+    from stages.formats.files import root_of
+    from stages.plan.params import load_params
 
     root = root_of()
     entry = STAGES[name]
@@ -132,9 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 the stage failed, 2 bad input, 74 the disk is full, 75 out of memory or an I/O error."""
     _limit_threads()
     from mergeline.tasks.task import TaskError
-    from stages.cells import CellError
     from stages.errors import StageError
-    from stages.params import ParamsError
+    from stages.plan.cells import CellError
+    from stages.plan.params import ParamsError
 
     chosen = parser().parse_args(arguments)
     if STAGES[chosen.name].cell and not chosen.cell:
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _limit_threads() -> None:
     """Give numpy's libraries ``compute.threads`` threads, which they read once, as they are loaded: sums depend on it."""
-    from stages import yaml12
+    from stages.formats import yaml12
 
     try:
         threads = int(yaml12.load(Path("params.yaml").read_text(encoding="utf-8"))["compute"]["threads"])

@@ -13,9 +13,9 @@ from mergeline.architectures import Architecture
 from mergeline.merging import cut, stop_space, trace_network
 from mergeline.models import build
 from mergeline.tasks import TASKS
-from stages.cells import expand_cells, parse_edge
 from stages.errors import StageError
-from stages.params import Params, load_params
+from stages.plan.cells import expand_cells, parse_edge
+from stages.plan.params import Params, load_params
 from stages.train import check_checkpoint
 
 __all__ = ["main"]

@@ -18,11 +18,11 @@ from torch import nn
 from mergeline.images import batches, to_device
 from mergeline.tasks.task import PreparedTask
 from mergeline.text import text_logits
-from stages import paths
-from stages.cells import known
 from stages.errors import StageError
 from stages.formats.tasks import read_task
-from stages.params import Params
+from stages.plan import paths
+from stages.plan.cells import known
+from stages.plan.params import Params
 
 __all__ = ["Context", "Progress"]
 

@@ -25,15 +25,15 @@ from mergeline.evaluation import (
     score,
 )
 from mergeline.images import normalize
-from stages import paths
-from stages.cells import Edge, Group, Merge, Prediction, parse_cell, parse_edge, parse_group, parse_merge
 from stages.context import Context
 from stages.errors import StageError
-from stages.files import file_hash, write_json
+from stages.formats.files import file_hash, write_json
 from stages.formats.merged import load_merged
 from stages.formats.models import load_edge
 from stages.formats.predictions import read_predictions
 from stages.groups import head_names
+from stages.plan import paths
+from stages.plan.cells import Edge, Group, Merge, Prediction, parse_cell, parse_edge, parse_group, parse_merge
 
 __all__ = ["run_edge", "run_ensemble", "run_merge"]
 

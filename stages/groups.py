@@ -14,12 +14,12 @@ from mergeline.images import to_device
 from mergeline.merging import trace_network
 from mergeline.seeds import numpy_generator
 from mergeline.spaces import Spaces
-from stages import paths
-from stages.cells import Group
 from stages.context import Context
 from stages.errors import StageError
-from stages.files import file_hash
+from stages.formats.files import file_hash
 from stages.formats.models import load_edge
+from stages.plan import paths
+from stages.plan.cells import Group
 
 __all__ = ["LoadedGroup", "head_names", "load_group", "training_images", "training_samples"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mergeline.images import batches
 from mergeline.matching.judge import TrainingAccuracy
-from stages.cells import Group
 from stages.context import Context
 from stages.groups import LoadedGroup, head_names, training_samples
+from stages.plan.cells import Group
 
 __all__ = ["training_accuracy"]
 

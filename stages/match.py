@@ -6,13 +6,13 @@ import importlib
 
 from mergeline.matching import MATCHERS, Problem
 from mergeline.seeds import numpy_generator
-from stages import paths
-from stages.cells import CellError, is_judged, known, parse_match
 from stages.context import Context
 from stages.formats.maps import write_maps
 from stages.formats.moments import MomentFile
 from stages.groups import load_group
-from stages.params import Method
+from stages.plan import paths
+from stages.plan.cells import CellError, is_judged, known, parse_match
+from stages.plan.params import Method
 
 __all__ = ["run"]
 

@@ -10,13 +10,13 @@ from mergeline.merging import MultiHead, merge_network, multi_head, stop_space
 from mergeline.models import build
 from mergeline.normalization import NORMALIZATIONS, reset, reset_multi_head
 from mergeline.seeds import numpy_generator
-from stages import paths
-from stages.cells import Merge, known, parse_merge
 from stages.context import Context
 from stages.errors import StageError
 from stages.formats.maps import read_maps
 from stages.formats.merged import save_merged
 from stages.groups import head_names, load_group, training_images
+from stages.plan import paths
+from stages.plan.cells import Merge, known, parse_merge
 
 __all__ = ["run"]
 

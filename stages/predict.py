@@ -6,11 +6,11 @@ Ensembles, and how far a merged model agrees with its sources, are read from the
 from __future__ import annotations
 
 from mergeline.evaluation import predict
-from stages import paths
-from stages.cells import parse_prediction
 from stages.context import Context
 from stages.formats.models import load_edge
 from stages.formats.predictions import write_predictions
+from stages.plan import paths
+from stages.plan.cells import parse_prediction
 
 __all__ = ["run"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mergeline.tasks import TASKS, prepare
-from stages import paths
-from stages.cells import known
 from stages.context import Context
 from stages.formats.tasks import write_task
+from stages.plan import paths
+from stages.plan.cells import known
 
 __all__ = ["run"]
 

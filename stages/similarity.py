@@ -17,11 +17,11 @@ from mergeline.images import to_device
 from mergeline.seeds import numpy_generator
 from mergeline.similarity import Gaussian, frechet_distance, pool, similarity
 from mergeline.tasks.task import PreparedTask
-from stages import paths
 from stages.context import Context, Progress
 from stages.errors import StageError
-from stages.files import write_json
-from stages.tables import write_table
+from stages.formats.files import write_json
+from stages.formats.tables import write_table
+from stages.plan import paths
 
 __all__ = ["read_embedding", "run_embed", "run_similarity"]
 

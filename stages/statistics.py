@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from mergeline.images import batches
 from mergeline.moments import collect_moments, cross_pairs, full_pairs
-from stages import paths
-from stages.cells import parse_group
 from stages.context import Context
 from stages.formats.moments import write_moments
 from stages.groups import load_group, training_images
+from stages.plan import paths
+from stages.plan.cells import parse_group
 
 __all__ = ["run"]
 

@@ -7,9 +7,9 @@ import json
 import numpy as np
 
 from mergeline.text import class_embeddings
-from stages import paths
 from stages.context import Context
-from stages.files import writing
+from stages.formats.files import writing
+from stages.plan import paths
 
 __all__ = ["run"]
 

@@ -21,14 +21,14 @@ from mergeline.seeds import derive_seed, numpy_generator, torch_generator
 from mergeline.tasks import TASKS
 from mergeline.tasks.task import PreparedTask
 from mergeline.training import EpochRecord, Recipe, TrainState, train
-from stages import paths
-from stages.cells import Edge, base_edge, known, parse_edge
 from stages.context import Context, Progress
 from stages.errors import StageError
-from stages.files import file_hash, write_json, writing
+from stages.formats.files import file_hash, write_json, writing
 from stages.formats.models import load_edge, save_edge
-from stages.params import Training
-from stages.tables import write_table
+from stages.formats.tables import write_table
+from stages.plan import paths
+from stages.plan.cells import Edge, base_edge, known, parse_edge
+from stages.plan.params import Training
 
 __all__ = ["run_finetune", "run_import", "run_train", "run_untrained"]
 

@@ -16,12 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages import check, collect, paths, plot, report
-from stages.cells import Group
 from stages.context import Context
-from stages.files import write_json
-from stages.params import Params, parse_params
-from stages.plan import Plan, make_plan
+from stages.formats.files import write_json
+from stages.plan import paths
+from stages.plan.cells import Group
+from stages.plan.params import Params, parse_params
+from stages.plan.pipelines import Plan, make_plan
+from stages.report import check, collect, plot
+from stages.report import page as report
 from tests.conftest import bench_values
 
 ROOT = Path(__file__).resolve().parent.parent

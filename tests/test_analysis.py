@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mergeline.analysis import (
+from mergeline.architectures import size_mismatch
+from stages.report.analysis import (
     Correlation,
     Paired,
     PairResult,
@@ -29,7 +30,6 @@ from mergeline.analysis import (
     source_edges,
     spearman,
 )
-from mergeline.architectures import size_mismatch
 
 accuracies = st.floats(0, 1, allow_nan=False)
 levels = st.integers(0, 4).map(float)  # few values: many ties

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergeline.architectures import ARCHITECTURES
-from stages.cells import (
+from stages.plan.cells import (
     CellError,
     Edge,
     Group,
@@ -28,8 +28,8 @@ from stages.cells import (
     parse_merge,
     parse_prediction,
 )
-from stages.params import Params, load_params, parse_params
-from stages.plan import StageCell, make_plan
+from stages.plan.params import Params, load_params, parse_params
+from stages.plan.pipelines import StageCell, make_plan
 from tests.conftest import bench_values
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from mergeline.matching import MATCHERS
-from stages import code
 from stages.__main__ import STAGES
-from stages.code import NOT_FOLLOWED, NOT_RESULTS, code_names, module_closure, stage_code
+from stages.plan import code
+from stages.plan.code import NOT_FOLLOWED, NOT_RESULTS, code_names, module_closure, stage_code
 
 ROOT = Path(code.ROOT)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mergeline.merging import merge_network, multi_head
 from mergeline.models import build
 from mergeline.normalization import NORMALIZATIONS, batch_norms, reset, reset_multi_head
-from stages.params import Normalize
+from stages.plan.params import Normalize
 from tests.conftest import Trained
 
 State = dict[str, Tensor]

@@ -11,9 +11,9 @@ import pytest
 
 from mergeline.matching import MATCHERS
 from mergeline.tasks import TASKS
-from stages import yaml12
-from stages.params import Params, ParamsError, load_params, parse_params, read_params_file
-from stages.yaml12 import YamlError
+from stages.formats import yaml12
+from stages.formats.yaml12 import YamlError
+from stages.plan.params import Params, ParamsError, load_params, parse_params, read_params_file
 from tests.conftest import bench_values
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,12 +13,12 @@ import yaml
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
-from stages import paths
 from stages.__main__ import STAGES
-from stages.cells import Edge, base_edge, parse_edge, parse_group, parse_match, parse_merge, parse_prediction
-from stages.code import code_names
-from stages.params import Params, load_params, parse_params
-from stages.plan import GROUPS, HEADER, Plan, StageCell, drift, make_plan, render, write_pipelines
+from stages.plan import paths
+from stages.plan.cells import Edge, base_edge, parse_edge, parse_group, parse_match, parse_merge, parse_prediction
+from stages.plan.code import code_names
+from stages.plan.params import Params, load_params, parse_params
+from stages.plan.pipelines import GROUPS, HEADER, Plan, StageCell, drift, make_plan, render, write_pipelines
 from tests.conftest import bench_values
 
 ROOT = Path(__file__).resolve().parent.parent

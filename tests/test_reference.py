@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mergeline import reference
+from stages.report import papers as reference
 
 # table name: (numbers, lines of the printed table)
 SIZES = {

@@ -22,11 +22,12 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from stages import check, paths
-from stages.check import findings
-from stages.collect import SCHEMA
 from stages.context import Context
-from stages.figures import (
+from stages.plan import paths
+from stages.report import check
+from stages.report.check import findings
+from stages.report.collect import SCHEMA
+from stages.report.figures import (
     FIGURES,
     FigureData,
     confusions,
@@ -40,9 +41,9 @@ from stages.figures import (
     task_pairs_by_similarity,
     task_pairs_by_simplicity,
 )
-from stages.findings import sentences
-from stages.plot import figure_data
-from stages.report_tables import TABLES, percent
+from stages.report.findings import sentences
+from stages.report.plot import figure_data
+from stages.report.tables import TABLES, percent
 from tests.small_report import MISSING, SmallReport
 
 Row = dict[str, Any]
@@ -287,7 +288,7 @@ def test_missing_runs_are_said_in_the_tables(data: FigureData, small_report: Sma
 
 
 def test_a_percent_has_its_deviation_and_its_missing_runs() -> None:
-    from mergeline.analysis import Sample
+    from stages.report.analysis import Sample
 
     assert percent(Sample((), 2)) == "missing"
     assert percent(Sample((0.5,), 1)) == "50.00"
@@ -514,7 +515,7 @@ def test_what_people_wrote_is_text_and_no_markup(small_report: SmallReport) -> N
 
 
 def test_the_same_results_give_the_same_figures_and_tables(small_report: SmallReport, tmp_path: Path) -> None:
-    from stages import plot
+    from stages.report import plot
 
     shutil.copytree(small_report.root / paths.ARTIFACTS, tmp_path / paths.ARTIFACTS)
     with contextlib.chdir(tmp_path):

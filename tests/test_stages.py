@@ -26,18 +26,18 @@ from mergeline.architectures import Architecture
 from mergeline.evaluation import flops, score
 from mergeline.models import build
 from mergeline.normalization import batch_norms
-from stages import paths
 from stages.__main__ import STAGES, main
-from stages.cells import Edge, parse_edge, parse_group, parse_merge, parse_prediction
-from stages.code import code_names
 from stages.formats.maps import read_maps
 from stages.formats.merged import load_merged
 from stages.formats.models import load_edge
 from stages.formats.moments import MomentFile
 from stages.formats.predictions import read_predictions
 from stages.formats.tasks import read_task, write_task
-from stages.params import Params, load_params, parse_params
-from stages.plan import StageCell, make_plan
+from stages.plan import paths
+from stages.plan.cells import Edge, parse_edge, parse_group, parse_merge, parse_prediction
+from stages.plan.code import code_names
+from stages.plan.params import Params, load_params, parse_params
+from stages.plan.pipelines import StageCell, make_plan
 from stages.train import _Checkpoint
 from tests.conftest import bench_values
 
@@ -328,7 +328,7 @@ def test_a_stage_looks_at_no_parameter_that_it_does_not_declare(
     name: str, cell: str, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[str] = set()
-    monkeypatch.setattr("stages.params.load_params", lambda path: Watched(load_params(path), "", seen))
+    monkeypatch.setattr("stages.plan.params.load_params", lambda path: Watched(load_params(path), "", seen))
     stage = bench.stage(name, cell)
     with alone(bench, stage, tmp_path):
         assert run(name, cell) == 0
@@ -654,13 +654,21 @@ WRITERS: dict[str, tuple[str, str, Callable[..., None]]] = {
         "stages.formats.predictions.np.savez",
         lambda s, **arrays: half_written(s),
     ),
-    "maps": (f"match {GROUP}.permute", "stages.tables.pq.write_table", lambda table, path, **more: half_written(path)),
+    "maps": (
+        f"match {GROUP}.permute",
+        "stages.formats.tables.pq.write_table",
+        lambda table, path, **more: half_written(path),
+    ),
     "moments": (
         f"statistics {GROUP}",
         "stages.formats.moments.pq.ParquetWriter",
         lambda path, *more, **m: half_written(path),
     ),
-    "scores": (f"evaluate {MERGE}", "stages.files.Path.write_text", lambda path, text, **more: half_written(path)),
+    "scores": (
+        f"evaluate {MERGE}",
+        "stages.formats.files.Path.write_text",
+        lambda path, text, **more: half_written(path),
+    ),
 }
 
 

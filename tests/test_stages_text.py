@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stages.cells import parse_merge
+from stages.plan.cells import parse_merge
 from tests.conftest import bench_values
 from tests.test_stages import SCRATCH, Bench, alone, content, listening, opened, run, run_bench
 

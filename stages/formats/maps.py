@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from mergeline.maps import Dense, Groups, Permutation, UnitMap
 from stages.errors import StageError
 from stages.formats import FORMAT, KEY, check_format
-from stages.tables import list_values, write_table
+from stages.formats.tables import list_values, write_table
 
 __all__ = ["read_maps", "write_maps"]
 

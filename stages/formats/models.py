@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from mergeline.architectures import Architecture
 from mergeline.models import build
 from stages.errors import StageError
-from stages.files import writing
 from stages.formats import FORMAT, KEY, check_format
+from stages.formats.files import writing
 
 __all__ = ["load_edge", "load_strictly", "read_model", "save_edge", "save_model"]
 

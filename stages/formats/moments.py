@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from mergeline.moments import Moments
 from stages.errors import StageError
-from stages.files import writing
 from stages.formats import FORMAT, KEY, check_format
-from stages.tables import list_values
+from stages.formats.files import writing
+from stages.formats.tables import list_values
 
 __all__ = ["MomentFile", "write_moments"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from stages.errors import StageError
-from stages.files import writing
 from stages.formats import UNREADABLE
+from stages.formats.files import writing
 
 __all__ = ["read_predictions", "write_predictions"]
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from mergeline.tasks.task import PreparedTask
 from stages.errors import StageError
-from stages.files import writing
 from stages.formats import FORMAT, UNREADABLE, check_format
+from stages.formats.files import writing
 
 __all__ = ["read_task", "write_task"]
 

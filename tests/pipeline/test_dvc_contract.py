@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows.pipeline import Pipeline, dump_lock
+from flows.dvc.pipeline import Pipeline, dump_lock
 from tests.pipeline.conftest import Workspace
 
 CHAIN = """\
@@ -54,7 +54,7 @@ def locks(root: Path) -> dict[str, object]:
 
 def run_shell(workspace: Workspace) -> None:
     pipeline = Pipeline(workspace.root)
-    from flows.session import Session
+    from flows.running.session import Session
 
     assert Session(pipeline, pipeline.stale(), jobs=2).execute().ok
     pipeline.close()
@@ -97,7 +97,7 @@ def test_the_flow_restores_from_the_run_cache_that_dvc_filled(chain: Workspace) 
     (chain.root / "dvc.lock").unlink()
     shutil.rmtree(chain.root / "out")
     pipeline = Pipeline(chain.root)
-    from flows.session import Session
+    from flows.running.session import Session
 
     outcome = Session(pipeline, pipeline.stale(), jobs=2).execute()
     assert {stage.state for stage in outcome.stages.values()} == {"restored"}
@@ -154,7 +154,7 @@ def test_a_reverted_parameter_is_restored_not_run(chain: Workspace) -> None:
     run_shell(chain)
     chain.edit("params.yaml", "seed: 1", "seed: 0")
     pipeline = Pipeline(chain.root)
-    from flows.session import Session
+    from flows.running.session import Session
 
     outcome = Session(pipeline, pipeline.stale(), jobs=1).execute()
     assert outcome.count("ran") == 0
@@ -166,7 +166,7 @@ def test_a_stage_whose_inputs_come_out_the_same_is_not_run(chain: Workspace) -> 
     run_shell(chain)
     chain.edit("in.txt", "hello", "other")
     pipeline = Pipeline(chain.root)
-    from flows.session import Session
+    from flows.running.session import Session
 
     outcome = Session(pipeline, pipeline.stale(), jobs=2).execute()
     states = {stage.name: stage.state for stage in outcome.stages.values()}

@@ -153,7 +153,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_whole_group(sleeper: Workspace) -> Non
 
 def test_a_process_that_an_earlier_run_left_is_ended_by_the_next(sleeper: Workspace) -> None:
     """Should the kernel not have killed it: the notes name it by number and start time."""
-    from flows.guard import start_of
+    from flows.running.guard import start_of
 
     left = subprocess.Popen(["sleep", "300"], cwd=sleeper.root, start_new_session=True)
     try:

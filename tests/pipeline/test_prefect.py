@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from flows.server import is_alive, own_server
+from flows.mirror.server import is_alive, own_server
 from tests.pipeline.conftest import SOURCE, Workspace, wait_for
 
 pytestmark = pytest.mark.slow
@@ -203,7 +203,7 @@ COLLECT_PY = '''\
 import json
 import pyarrow as pa, pyarrow.parquet as pq
 from pathlib import Path
-from stages.collect import SCHEMA
+from stages.report.collect import SCHEMA
 
 rows = []
 for pair, values in json.loads(Path("accuracy.json").read_text()).items():
@@ -324,7 +324,7 @@ import datetime, json, sys
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.states import Scheduled
-from flows.serving import drop_late_runs
+from flows.mirror.serving import drop_late_runs
 
 @flow(name="refresh-downtime")
 def nothing():
@@ -364,6 +364,6 @@ def test_the_deployments_of_prefect_yaml_name_a_flow_profiles_and_schedules_that
 
 
 def test_the_results_schema_of_the_schedule_tests_is_the_projects(scheduled: Workspace) -> None:
-    from stages.collect import SCHEMA
+    from stages.report.collect import SCHEMA
 
     assert pq.read_schema(scheduled.root / "artifacts/results.parquet").equals(pa.schema(SCHEMA))

@@ -1,0 +1,56 @@
+"""``mergeline prune``: results, locks and notes of cells that the benchmark no longer has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.dvc.pipeline import Pipeline
+
+__all__ = ["Leftover", "leftovers", "remove"]
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file that no stage of the pipeline makes any more."""
+
+    path: Path
+    size: int
+    kind: str
+
+
+def leftovers(pipeline: Pipeline) -> Iterator[Leftover]:
+    """Files below artifacts/, logs/ and .mergeline/ that belong to no stage, and lock entries without one."""
+    root = pipeline.root
+    outs = {root / out for stage in pipeline.stages.values() for out in stage.outs}
+    folders = {out for out in outs if out.is_dir()}
+    for path in sorted((root / "artifacts").rglob("*")) if (root / "artifacts").is_dir() else []:
+        if path.is_file() and path not in outs and not any(folder in path.parents for folder in folders):
+            yield Leftover(path, path.stat().st_size, "result of a removed cell")
+    names = {stage.name for stage in pipeline.stages.values()}
+    for path in sorted((root / "logs").glob("*@*.log")):
+        if path.stem.replace("%", "/") not in names:
+            yield Leftover(path, path.stat().st_size, "log")
+    cells = {name.partition("@")[2] for name in names}
+    for folder in ("timings", "progress"):
+        for path in sorted((root / ".mergeline" / folder).glob("*@*")):
+            if path.name.removesuffix(".json").partition("@")[2] not in cells:
+                yield Leftover(path, path.stat().st_size, "note")
+    for path in sorted((root / ".mergeline" / "checkpoints").glob("*.pt")):
+        if path.stem.rpartition("-")[0] not in cells:
+            yield Leftover(path, path.stat().st_size, "checkpoint")
+
+
+def remove(pipeline: Pipeline, found: list[Leftover]) -> int:
+    """Delete leftovers and the folders they leave empty; drop lock entries without a stage. Bytes that are free now."""
+    freed = 0
+    for leftover in found:
+        freed += leftover.size
+        leftover.path.unlink(missing_ok=True)
+        for folder in leftover.path.parents:
+            if folder == pipeline.root or any(folder.iterdir()):
+                break
+            folder.rmdir()
+    pipeline.drop_lock_entries()
+    return freed

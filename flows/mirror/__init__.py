@@ -1,0 +1,1 @@
+"""Prefect: runs recorded there, its server, and the schedule."""

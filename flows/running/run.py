@@ -1,0 +1,316 @@
+"""A run from beginning to end: check, plan, find what is stale, run it, say what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from flows.doctor import check_cache_type
+from flows.dvc.freshness import is_fresh, note_fresh, stamps
+from flows.dvc.locks import heal
+from flows.running.events import Listener
+from stages.plan.params import Params, ParamsError, load_params
+from stages.plan.pipelines import drift, make_plan, write_pipelines
+
+if TYPE_CHECKING:  # DVC and the workers are loaded only where something is stale
+    from flows.dvc.pipeline import Pipeline, Reason
+    from flows.running.session import Outcome
+
+__all__ = [
+    "Preparation",
+    "check_inputs",
+    "execute",
+    "plan_files",
+    "predicted_code",
+    "prepare",
+    "stop_signals",
+]
+
+
+@dataclass
+class Preparation:
+    """An opened pipeline and what is stale in it. ``fresh`` counts stages where nothing is stale (then ``pipeline`` is
+    None and was not opened)."""
+
+    params: Params
+    pipeline: Pipeline | None
+    stale: dict[str, list[Reason]] = field(default_factory=dict)
+    fresh: int = 0
+    written: list[Path] = field(default_factory=list)
+    removed: list[Path] = field(default_factory=list)
+    healed: list[str] = field(default_factory=list)
+    """What was put right before: damaged lock files."""
+
+
+def plan_files(root: Path, params: Params, write: bool = True) -> tuple[list[Path], list[Path]]:
+    """Bring ``pipelines/`` in line with the parameters: files written, files removed."""
+    plan = make_plan(params)
+    if write:
+        return write_pipelines(plan, root)
+    changed, gone = drift(plan, root)
+    return list(changed), gone
+
+
+def prepare(root: Path, targets: Sequence[str] = (), force: bool = False, write: bool = True) -> Preparation:
+    """Check everything and find what is stale. With ``write`` false nothing on disk is changed.
+
+    Raises
+    ------
+    InputError: bad input, before any work.
+    """
+    params = load_params(root / "params.yaml")
+    if (problem := check_cache_type(root)) is not None:
+        raise ParamsError(problem)
+    healed = heal(root) if write else []
+    written, removed = _drifted(root, params, write)
+    if not force and not written and not removed:
+        fresh = is_fresh(root)
+        if fresh is not None:
+            return Preparation(params, None, fresh=fresh, healed=healed)
+    from flows.dvc.pipeline import Pipeline
+
+    pipeline = Pipeline(root)
+    if not write and (written or removed):
+        _foresee(root, params, pipeline)
+    chosen = pipeline.select(targets)
+    before = stamps(root, pipeline)
+    stale = pipeline.stale(chosen, force, predicted_code(root, pipeline))
+    check_inputs(root, params, pipeline, stale)
+    if write and not stale and len(chosen) == len(pipeline.stages):
+        note_fresh(root, before)
+    return Preparation(params, pipeline, stale, len(chosen) - len(stale), written, removed, healed)
+
+
+def _drifted(root: Path, params: Params, write: bool) -> tuple[list[Path], list[Path]]:
+    """Plan the files, unless neither the parameters nor the planning code changed since they were last planned."""
+    mark = root / ".mergeline" / "planned.json"
+    digest = _plan_digest(root)
+    try:
+        if json.loads(mark.read_text(encoding="utf-8")) == digest:
+            return [], []
+    except (OSError, ValueError):
+        pass
+    written, removed = plan_files(root, params, write)
+    if write:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(json.dumps(_plan_digest(root)), encoding="utf-8")
+    return written, removed
+
+
+def _foresee(root: Path, params: Params, pipeline: Pipeline) -> None:
+    """Let an opened pipeline have the stages that the parameters ask for, whose files are not written yet."""
+    from flows.dvc.pipeline import PipelineStage
+
+    plan = make_plan(params)
+    planned = []
+    for cell in plan.stages:
+        file, name = f"pipelines/{cell.family}/dvc.yaml", f"{cell.group}@{cell.cell}"
+        planned.append(
+            PipelineStage(f"{file}:{name}", name, cell.command, root, cell.deps, cell.outs, upstream=(), file=file)
+        )
+    gone = [path.relative_to(root).as_posix() for path in drift(plan, root)[1]]
+    pipeline.foresee(planned, [*dict.fromkeys(stage.file for stage in planned), *gone])
+
+
+def _plan_digest(root: Path) -> dict[str, str]:
+    """What the pipeline files were made from, and what they are."""
+    from stages.plan import code
+
+    names = (
+        "stages/plan/pipelines.py",
+        "stages/plan/cells.py",
+        "stages/plan/params.py",
+        "stages/plan/paths.py",
+        "mergeline/architectures.py",
+    )
+    source = hashlib.sha256((root / "params.yaml").read_bytes())
+    for name in names:
+        source.update((code.ROOT / name).read_bytes())
+    files = hashlib.sha256()
+    for path in sorted((root / "pipelines").rglob("dvc.yaml")):
+        status = path.stat()
+        files.update(f"{path}{status.st_mtime_ns}{status.st_size}{status.st_ino}".encode())
+    return {"source": source.hexdigest(), "files": files.hexdigest()}
+
+
+def predicted_code(root: Path, pipeline: Pipeline) -> dict[str, str]:
+    """md5 of the files that the stage ``code`` will write, if it is stale: what a changed module makes stale is known
+    before it runs."""
+    code = next((a for a, s in pipeline.stages.items() if s.command.strip() == "python -m stages code"), None)
+    if code is None or not pipeline.reasons(code):
+        return {}
+    from stages.formats.files import json_text
+    from stages.plan import paths
+    from stages.plan.code import code_names, stage_code
+
+    outs = set(pipeline.stages[code].outs)
+    predicted = {
+        str(paths.code(name)): hashlib.md5(json_text(stage_code(name)).encode()).hexdigest() for name in code_names()
+    }
+    return {**predicted, **dict.fromkeys(outs, "")}
+
+
+def check_inputs(
+    root: Path, params: Params, pipeline: Pipeline | None, stale: Mapping[str, Sequence[Reason]] | None
+) -> None:
+    """Look for the data and checkpoints that stale stages need, before any of them runs.
+
+    With ``pipeline`` None: all that the parameters name.
+
+    Raises
+    ------
+    ParamsError: data are missing or damaged, or a checkpoint is missing or does not fit; names the file and the fix.
+    """
+    from mergeline.tasks import TASKS, TaskError
+
+    names = None
+    if pipeline is not None and stale is not None:
+        names = {pipeline.stages[address].name for address in stale}
+    faults = []
+    for name, task in params.tasks.items():
+        if names is None or f"prepare@{name}" in names:
+            try:
+                TASKS[task.source or name].find(root / task.root if task.root else None)
+            except TaskError as error:
+                faults.append(f"tasks.{name}: {error}")
+    if faults:
+        raise ParamsError("\n".join(faults))
+    _check_models(root, params, names)
+
+
+def _check_models(root: Path, params: Params, names: set[str] | None) -> None:
+    wanted = [edge for edge in params.imports if names is None or f"import@{edge}" in names]
+    faults = [
+        f"imports.{edge}: {root / params.imports[edge]} is missing"
+        for edge in wanted
+        if not (root / params.imports[edge]).is_file()
+    ]
+    stops = any(stop is not None for family in params.merges.values() for stop in family.stops)
+    merging = names is None or any(name.startswith("merge") for name in names)
+    if not faults and (wanted or (stops and merging)):  # in a process of its own: it needs torch
+        ended = subprocess.run(
+            [*_python(), "-m", "stages.check_models", *wanted],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        faults = ended.stdout.strip().splitlines() if ended.returncode == 2 else []
+        if ended.returncode not in (0, 2):
+            raise RuntimeError(ended.stderr)
+    if faults:
+        raise ParamsError("\n".join(faults))
+
+
+def _python() -> list[str]:
+    import sys
+
+    return [sys.executable]
+
+
+def execute(
+    preparation: Preparation,
+    *,
+    jobs: int = 0,
+    force: bool = False,
+    listeners: Sequence[Listener] = (),
+    around: Callable[[Mapping[str, float], int], Any] | None = None,
+) -> Outcome:
+    """Run what is stale. The run lock must be held.
+
+    ``around`` makes a context in which the run happens (the display), from the expected seconds and the jobs; if what
+    it gives can be called, it hears the events too.
+    """
+    from flows.running.durations import expected_seconds
+    from flows.running.session import Outcome, Session
+    from flows.running.workers import available_cores, kill_orphans
+
+    pipeline, params = preparation.pipeline, preparation.params
+    if pipeline is None:
+        return Outcome()
+    kill_orphans(pipeline.root)
+    execution = params.execution
+    jobs = jobs or execution.jobs or max(1, available_cores() // params.compute.threads)
+    expected = expected_seconds(pipeline.root, pipeline.stages)
+    (pipeline.root / ".mergeline" / "fresh.json").unlink(missing_ok=True)
+    with _entered(around, expected, jobs) as watcher:
+        session = Session(
+            pipeline,
+            preparation.stale,
+            jobs=jobs,
+            threads=params.compute.threads,
+            timeout=execution.timeout,
+            retries=execution.retries,
+            force=force,
+            expected=expected,
+            listeners=[*listeners, *([watcher] if callable(watcher) else [])],
+        )
+        with stop_signals(session.cancel):
+            outcome = session.execute()
+    if outcome.ok:
+        after = stamps(pipeline.root, pipeline)
+        if not pipeline.stale():
+            note_fresh(pipeline.root, after)
+    return outcome
+
+
+def pull(root: Path, preparation: Preparation) -> str:
+    """Fetch results of stale stages from the DVC remote; where it is away, say so and leave it to the run."""
+    from flows.dvc.sharing import pull as fetch
+
+    assert preparation.pipeline is not None
+    return fetch(preparation.pipeline, list(preparation.stale))
+
+
+def push(root: Path) -> str:
+    """Send results and the run cache to the DVC remote; where it is away, say so."""
+    from flows.dvc.pipeline import Pipeline
+    from flows.dvc.sharing import push as send
+
+    return send(Pipeline(root))
+
+
+@contextmanager
+def _entered(around: Callable[..., Any] | None, expected: Mapping[str, float], jobs: int) -> Iterator[Any]:
+    if around is None:
+        yield None
+    else:
+        with around(expected, jobs) as watcher:
+            yield watcher
+
+
+@contextmanager
+def stop_signals(cancel: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM end the run in good order; a second one has its usual effect."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept: dict[int, Any] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for which, handler in kept.items():
+            signal.signal(which, handler)
+        STOPPED.append(number)
+        cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        kept[number] = signal.signal(number, stop)
+    STOPPED.clear()
+    try:
+        yield
+    finally:
+        for which, handler in kept.items():
+            signal.signal(which, handler)
+
+
+STOPPED: list[int] = []
+"""The signal that ended the last run, if one did."""

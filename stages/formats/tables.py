@@ -1,0 +1,24 @@
+"""Writing Parquet tables whose bytes depend on their rows alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.formats.files import writing
+
+__all__ = ["list_values", "write_table"]
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """A compressed Parquet file."""
+    with writing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", write_statistics=False)
+
+
+def list_values(scalar: pa.ListScalar) -> Any:
+    """The numbers of a list in a table as an array, without copying where that can be."""
+    return scalar.values.to_numpy(zero_copy_only=False)

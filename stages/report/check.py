@@ -1,0 +1,124 @@
+"""Stage ``check``: flags numbers that cannot be, or that a reader should know about before trusting a table.
+
+An "error" is impossible (not a number, out of range, other images than planned); a "warning" is unlikely (a merge far
+above its ensemble, a model merged with itself that is no longer that model).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from stages.formats.files import write_json
+from stages.plan import paths
+from stages.plan.pipelines import Plan, make_plan
+from stages.report.analysis import Row, main_scope, source_edges
+from stages.report.collect import scopes_of
+
+__all__ = ["findings", "run"]
+
+ABOVE_ENSEMBLE = 0.10
+"""Accuracy by which a merge may beat its ensemble before that is worth a warning."""
+SELF_CHANGE = 0.05
+"""Accuracy by which a model merged with itself may differ from it (its batch statistics are recomputed)."""
+
+
+def run(context: Any, cell: str) -> None:
+    """There is one; ``cell`` is not used."""
+    rows = pq.read_table(context.path(paths.RESULTS)).to_pylist()
+    found = list(findings(rows, make_plan(context.params)))
+    write_json(
+        context.path(paths.CHECKS),
+        {
+            "rows": len(rows),
+            "errors": sum(entry["level"] == "error" for entry in found),
+            "warnings": sum(entry["level"] == "warning" for entry in found),
+            "findings": found,
+        },
+    )
+
+
+def findings(rows: Sequence[Row], plan: Plan) -> Iterator[dict[str, str]]:
+    """Everything that is wrong or odd, errors first."""
+    yield from _said("error", _missing(rows, plan))
+    yield from _said("error", _impossible(rows))
+    yield from _said("error", _image_counts(rows))
+    yield from _said("warning", _above_ensemble(rows))
+    yield from _said("warning", _self_merges(rows))
+
+
+def _said(level: str, entries: Iterable[tuple[str, str]]) -> Iterator[dict[str, str]]:
+    for cell, message in entries:
+        yield {"level": level, "cell": cell, "message": message}
+
+
+def _missing(rows: Sequence[Row], plan: Plan) -> Iterator[tuple[str, str]]:
+    have = {(row["cell"], row["scope"]) for row in rows if row["status"] == "ok"}
+    cells: list[tuple[str, Sequence[str]]] = [(str(edge), (edge.task,)) for edge in plan.edges]
+    cells += [(str(group), scopes_of(group)) for group in plan.groups]
+    cells += [(str(merge), scopes_of(merge.group)) for merge in plan.merges]
+    for cell, scopes in cells:
+        absent = [scope for scope in scopes if (cell, scope) not in have]
+        if absent:
+            yield cell, f"was planned and has no number for {', '.join(absent)}"
+
+
+def _impossible(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    for row in rows:
+        if row["status"] != "ok":
+            continue
+        for key, low, high in (("accuracy", 0, 1), ("loss", 0, math.inf), ("calibration_error", 0, 1)):
+            value = row[key]
+            if value is None and (key == "accuracy" or row["scope"] != "joint"):
+                yield row["cell"], f"{key} on {row['scope']} is missing"
+            elif value is not None and not (low <= value <= high and math.isfinite(value)):  # NaN is not between
+                yield row["cell"], f"{key} on {row['scope']} is {value}"
+
+
+def _image_counts(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """All evaluations on a scope must have the same number of test images."""
+    counts: dict[tuple[str, str], Counter[int]] = {}
+    done = [row for row in rows if row["status"] == "ok"]
+    for row in done:
+        counts.setdefault(_scored_on(row), Counter())[row["n"]] += 1
+    for row in done:
+        expected = counts[_scored_on(row)].most_common(1)[0][0]
+        if row["n"] != expected:
+            yield row["cell"], f"{row['n']} test images on {row['scope']}, most have {expected}"
+
+
+def _scored_on(row: Row) -> tuple[str, str]:
+    """The task, or the tasks together, whose test images a row is scored on."""
+    tasks = row["tasks"].split("+")
+    return row["scope"], "" if row["scope"] in tasks else "+".join(sorted(tasks))
+
+
+def _scored(row: Row) -> bool:
+    return row["status"] == "ok" and row["accuracy"] is not None
+
+
+def _above_ensemble(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    ensembles = {(r["cell"], r["scope"]): r["accuracy"] for r in rows if r["kind"] == "ensemble" and _scored(r)}
+    for row in rows:
+        if row["kind"] != "merge" or not _scored(row) or row["scope"] != main_scope(row):
+            continue
+        group = f"{row['tasks']}.{row['architectures']}.{row['seeds']}"
+        bound = ensembles.get((group, row["scope"]))
+        if bound is not None and row["accuracy"] > bound + ABOVE_ENSEMBLE:
+            yield row["cell"], f"accuracy {100 * row['accuracy']:.1f} % is far above its ensemble's {100 * bound:.1f} %"
+
+
+def _self_merges(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    edges = {row["cell"]: row["accuracy"] for row in rows if row["kind"] == "edge" and _scored(row)}
+    for row in rows:
+        if row["control"] == "self" and row["kind"] == "merge" and _scored(row):
+            source = edges.get(source_edges(row)[0])
+            if source is not None and abs(row["accuracy"] - source) > SELF_CHANGE:
+                yield (
+                    row["cell"],
+                    (f"a model merged with itself has {100 * row['accuracy']:.1f} %, alone {100 * source:.1f} %"),
+                )

@@ -1,0 +1,227 @@
+"""Stage ``collect``: all evaluations in one tidy table, and the headline numbers.
+
+``results.parquet`` has a row per evaluation and scope (each task, their mean, and the joint accuracy), with all that
+made the number. A planned cell without an evaluation is a row with ``status`` "missing", never dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mergeline.architectures import size_mismatch
+from stages.formats.files import read_json, write_json
+from stages.formats.tables import write_table
+from stages.plan import paths
+from stages.plan.cells import Edge, Group, Merge
+from stages.plan.params import Params
+from stages.plan.pipelines import Plan, make_plan, matcher_blocks
+
+__all__ = ["SCHEMA", "result_rows", "run", "scopes_of"]
+
+SCHEMA = pa.schema(
+    [
+        pa.field("cell", pa.string(), metadata={"about": "name of the merge, group (ensemble) or edge"}),
+        pa.field("kind", pa.string(), metadata={"about": "merge, ensemble or edge"}),
+        pa.field("control", pa.string(), metadata={"about": "self, random, untrained-0, untrained-1, or empty"}),
+        pa.field("status", pa.string(), metadata={"about": "ok or missing"}),
+        pa.field("tasks", pa.string()),
+        pa.field("architectures", pa.string()),
+        pa.field("seeds", pa.string()),
+        pa.field("topology", pa.string(), metadata={"about": "architecture that all models were expanded to"}),
+        pa.field("homogeneous", pa.bool_()),
+        pa.field("size_mismatch", pa.float64()),
+        pa.field("method", pa.string()),
+        pa.field("stop", pa.string()),
+        pa.field("weights", pa.string()),
+        pa.field("normalize", pa.string()),
+        pa.field("scope", pa.string(), metadata={"about": "a task, mean or joint"}),
+        pa.field("accuracy", pa.float64()),
+        pa.field("loss", pa.float64()),
+        pa.field("calibration_error", pa.float64()),
+        pa.field("n", pa.int64(), metadata={"about": "test images"}),
+        pa.field("agree_0", pa.float64(), metadata={"about": "predictions equal to the first source's"}),
+        pa.field("agree_1", pa.float64()),
+        pa.field("disagree", pa.float64(), metadata={"about": "images on which the first two sources disagree"}),
+        pa.field("follow_0", pa.float64(), metadata={"about": "of those, predictions equal to the first source's"}),
+        pa.field("follow_1", pa.float64()),
+        pa.field("agree_own", pa.float64(), metadata={"about": "several tasks: equal to this task's source"}),
+        pa.field("confusion", pa.list_(pa.int32()), metadata={"about": "true class by predicted class, row-major"}),
+        pa.field("parameters", pa.int64()),
+        pa.field("flops", pa.int64(), metadata={"about": "multiply-adds for one image"}),
+        pa.field("images_statistics", pa.int64(), metadata={"about": "images of each task for the moments"}),
+        pa.field("images_reset", pa.int64()),
+        pa.field("seed", pa.int64(), metadata={"about": "the benchmark's base seed"}),
+        pa.field("model", pa.string(), metadata={"about": "sha256 of the evaluated model's file"}),
+        pa.field("sources", pa.string(), metadata={"about": "edge=sha256 of each source model's file"}),
+        pa.field("data", pa.string(), metadata={"about": "task=sha256 of images, labels and split"}),
+    ],
+    metadata={"format": "1"},
+)
+
+
+SIMILARITY_SCHEMA = pa.schema(
+    [
+        ("first", pa.string()),
+        ("second", pa.string()),
+        ("encoder", pa.string()),
+        ("dimensions", pa.int64()),
+        ("distance", pa.float64()),
+        ("floor_first", pa.float64()),
+        ("floor_second", pa.float64()),
+        ("n_first", pa.int64()),
+        ("n_second", pa.int64()),
+        ("tau", pa.float64()),
+        ("similarity", pa.float64()),
+    ]
+)
+
+
+def run(context: Any, cell: str) -> None:
+    """There is one; ``cell`` is not used."""
+    plan = make_plan(context.params)
+    rows = list(result_rows(context.params, plan, context.root))
+    write_table(context.path(paths.RESULTS), pa.Table.from_pylist(rows, schema=SCHEMA))
+    write_table(context.path(paths.HISTORIES), _histories(plan, context.root))
+    write_table(context.path(paths.SIMILARITIES), _similarities(context.params, context.root))
+    write_json(context.path(paths.METRICS), headline(rows))
+
+
+def result_rows(params: Params, plan: Plan, root: Path) -> Iterator[dict[str, Any]]:
+    """The rows of the table, edges first, then ensembles, then merges, in the order of the plan."""
+    for edge in plan.edges:
+        yield from _rows(params, root, edge, Group((edge,)), "edge", {})
+    for group in plan.groups:
+        yield from _rows(params, root, group, group, "ensemble", {"method": "ensemble"})
+    for merge in plan.merges:
+        needs_moments = matcher_blocks(params, merge.method) != "none"
+        yield from _rows(
+            params,
+            root,
+            merge,
+            merge.group,
+            "merge",
+            {
+                "method": str(merge.method),
+                "stop": merge.stop,
+                "weights": None if merge.weights is None else "+".join(f"{w:g}" for w in merge.weights),
+                "normalize": merge.normalize,
+                "images_statistics": params.statistics.images if needs_moments else None,
+                "images_reset": params.normalize.reset.images if merge.normalize == "reset" else None,
+            },
+        )
+
+
+def scopes_of(group: Group) -> tuple[str, ...]:
+    """What a group's evaluations are scored on: each task; with several, also their mean and jointly."""
+    return (*group.tasks, *(("mean", "joint") if len(group.tasks) > 1 else ()))
+
+
+def _rows(
+    params: Params, root: Path, cell: Edge | Group | Merge, group: Group, kind: str, more: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    tasks, architectures, seeds = str(group).split(".")
+    control = "random" if more.get("method") == "random" else group.control
+    common: dict[str, Any] = {
+        "cell": str(cell), "kind": kind, "control": control, "tasks": tasks,
+        "architectures": architectures, "seeds": seeds, "topology": group.topology, "homogeneous": group.homogeneous,
+        "size_mismatch": _mismatch(group), "seed": params.seed, **more,
+    }  # fmt: skip
+    path = root / paths.evaluation(cell)
+    if not path.is_file():
+        for scope in scopes_of(group):
+            yield {**common, "status": "missing", "scope": scope}
+        return
+    values = read_json(path)
+    common |= {
+        "status": "ok",
+        "parameters": values.get("parameters"),
+        "flops": values.get("flops"),
+        "model": values.get("model"),
+        "sources": " ".join(f"{name}={digest}" for name, digest in values["sources"].items()),
+        "data": " ".join(f"{name}={digest}" for name, digest in values["data"].items()),
+    }
+    for task in group.tasks:
+        yield {**common, "scope": task, **values["tasks"][task]}
+    if len(group.tasks) > 1:
+        each = [values["tasks"][task] for task in group.tasks]
+        yield {
+            **common,
+            "scope": "mean",
+            **{
+                key: float(np.mean([entry[key] for entry in each])) for key in ("accuracy", "loss", "calibration_error")
+            },
+            "n": sum(entry["n"] for entry in each),
+        }
+        yield {
+            **common,
+            "scope": "joint",
+            "accuracy": values["joint_accuracy"],
+            "n": sum(entry["n"] for entry in each),
+        }
+
+
+def _histories(plan: Plan, root: Path) -> pa.Table:
+    """Every edge's training history: edge, epoch, learning rate, loss and accuracy on the (augmented) training set."""
+    tables = []
+    for edge in plan.edges:
+        path = root / paths.edge_history(edge)
+        if path.is_file():
+            table = pq.read_table(path)
+            names = pa.array([str(edge)] * len(table), pa.string())
+            tables.append(table.replace_schema_metadata(None).add_column(0, "edge", names))
+    return pa.concat_tables(tables) if tables else pa.table({"edge": pa.array([], pa.string())})
+
+
+def _similarities(params: Params, root: Path) -> pa.Table:
+    """A row per pair of tasks; distance and similarity are null where the pair is missing."""
+    rows = []
+    for first, second in combinations(params.tasks, 2):
+        row: dict[str, Any] = {"first": first, "second": second}
+        path = root / paths.similarity(first, second)
+        if path.is_file():
+            values = read_json(path)
+            row |= {key: values[key] for key in ("encoder", "distance", "similarity", "tau", "dimensions")}
+            row |= {"floor_first": values["floors"][0], "floor_second": values["floors"][1]}
+            row |= {"n_first": values["n"][0], "n_second": values["n"][1]}
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=SIMILARITY_SCHEMA)
+
+
+def _mismatch(group: Group) -> float:
+    names = [edge.architecture for edge in group.edges]
+    return max(size_mismatch(group.topology, name) for name in names)
+
+
+def headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean accuracy by tasks, depth pair and method: what ``dvc metrics show`` prints."""
+    groups: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for row in rows:
+        if row["status"] == "ok" and not row["control"] and row["scope"] in (row["tasks"], "mean"):
+            label = "edge" if row["kind"] == "edge" else _label(row)
+            by_pair = groups.setdefault(row["tasks"], {}).setdefault(row["architectures"], {})
+            by_pair.setdefault(label, []).append(row["accuracy"])
+    return {
+        tasks: {
+            pair: {label: round(float(np.mean(values)), 6) for label, values in methods.items()}
+            for pair, methods in pairs.items()
+        }
+        for tasks, pairs in groups.items()
+    }
+
+
+def _label(row: dict[str, Any]) -> str:
+    if row["kind"] == "ensemble":
+        return "ensemble"
+    parts = [
+        row["method"],
+        f"stop={row['stop']}" if row["stop"] else "",
+        f"weights={row['weights']}" if row["weights"] else "",
+    ]
+    return " ".join([*filter(None, parts), row["normalize"]])

@@ -1,0 +1,445 @@
+"""The figures: functions from rows of ``results.parquet`` to matplotlib figures.
+
+Colours are Okabe and Ito's, told apart by every kind of eye; each series has a marker of its own too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+
+from stages.report.analysis import (
+    Deviation,
+    PairResult,
+    Row,
+    Sample,
+    deviations,
+    method_label,
+    pair_results,
+    simplicity,
+    spearman,
+)
+
+mpl.use("Agg")
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["FIGURES", "FigureData", "FigureSpec", "style"]
+
+BLUE, ORANGE, GREEN, PINK, SKY, RED, GRAY = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7f7f7f",
+)  # fmt: skip
+CYCLE = [BLUE, ORANGE, GREEN, PINK, SKY, RED, "#882255", GRAY]
+MARKERS = "osD^vPX*"
+INK = "#4a4a4a"
+
+
+@dataclass(frozen=True)
+class FigureData:
+    """What the figures are made of."""
+
+    rows: Sequence[Row]
+    histories: Sequence[Row]
+    similarities: Sequence[Row]
+    method: str
+    reference: str
+
+    @property
+    def results(self) -> list[PairResult]:
+        return pair_results(self.rows)
+
+
+@dataclass(frozen=True)
+class FigureSpec:
+    """A figure: its file name, title, the sentence below it, what makes it, which rows it shows, and the table of the
+    report that has them in numbers."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[FigureData], Figure | None]
+    rows: str
+    table: str
+    source: str = "results.parquet"
+
+
+def style() -> Any:
+    """Settings for all figures; text stays text in SVG, and the same data give the same bytes."""
+    return {
+        "figure.figsize": (6.0, 4.2), "figure.constrained_layout.use": True, "figure.dpi": 100, "savefig.dpi": 150,
+        "font.size": 10, "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False,
+        "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "text.color": INK,
+        "axes.titlesize": 11, "axes.titlecolor": INK, "legend.frameon": False, "legend.fontsize": 8.5,
+        "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.6, "svg.fonttype": "none",
+        "svg.hashsalt": "mergeline", "axes.prop_cycle": cycler(color=CYCLE), "lines.markersize": 6,
+    }  # fmt: skip
+
+
+def _new(width: float = 6.0, height: float = 4.2, columns: int = 1, rows: int = 1, **options: Any) -> Any:
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(rows, columns, figsize=(width, height), **options)
+
+
+def _percent(values: Any) -> Any:
+    return 100 * np.asarray(values, dtype=np.float64)
+
+
+def _error(sample: Sample) -> float:
+    return 0.0 if sample.n < 2 else 100 * sample.std
+
+
+def _same_task(data: FigureData) -> list[PairResult]:
+    return [r for r in data.results if "+" not in r.tasks and r.method == data.method and r.accuracy.n]
+
+
+def _task_pairs(data: FigureData) -> list[PairResult]:
+    return [r for r in data.results if "+" in r.tasks and r.method == data.method and r.accuracy.n]
+
+
+# -- same task: depth_heterogeneity Fig. 1 ---------------------------------------------------------------------------
+
+
+def same_task_homogeneous(data: FigureData) -> Figure | None:
+    """Homogeneous merges against the accuracy of the models they were made from (Fig. 1 left)."""
+    chosen = [r for r in _same_task(data) if r.homogeneous]
+    if not chosen:
+        return None
+    figure, axes = _new()
+    for index, result in enumerate(chosen):
+        axes.errorbar(
+            100 * result.sources.mean, 100 * result.accuracy.mean, _error(result.accuracy), _error(result.sources),
+            fmt=MARKERS[index % len(MARKERS)], capsize=3, label=f"{result.tasks} {result.architectures.split('+')[0]}",
+        )  # fmt: skip
+    axes.set(xlabel="accuracy of the source models (%)", ylabel=f"accuracy of their merge, {data.method} (%)")
+    axes.legend()
+    return figure
+
+
+def same_task_parity(data: FigureData) -> Figure | None:
+    """Heterogeneous merges against the range of the two homogeneous ones (Fig. 1 middle)."""
+    found = [d for d in deviations(data.results, data.method) if "+" not in d.tasks]
+    several = len({d.tasks for d in found}) > 1
+    return _parity(found, lambda d: f"{d.tasks} {d.architectures}" if several else d.architectures) if found else None
+
+
+def _parity(found: Sequence[Deviation], label: Callable[[Deviation], str]) -> Figure:
+    figure, axes = _new()
+    for index, deviation in enumerate(found):
+        y = 100 * deviation.heterogeneous.mean
+        colour = CYCLE[index % len(CYCLE)]
+        axes.plot([100 * deviation.worst, 100 * deviation.best], [y, y], color=colour, lw=3, solid_capstyle="round")
+        middle = 50 * (deviation.worst + deviation.best)
+        marker = MARKERS[index % len(MARKERS)]
+        axes.errorbar(
+            middle, y, _error(deviation.heterogeneous), fmt=marker, color=colour, capsize=3, label=label(deviation)
+        )
+    _diagonal(axes)
+    axes.set(xlabel="homogeneous merges, worst to best of the two depths (%)", ylabel="heterogeneous merge (%)")
+    axes.legend(fontsize=7.5 if len(found) > 6 else 8.5, ncols=2 if len(found) > 6 else 1)
+    return figure
+
+
+def _diagonal(axes: Axes) -> None:
+    low = min(axes.get_xlim()[0], axes.get_ylim()[0])
+    high = max(axes.get_xlim()[1], axes.get_ylim()[1])
+    axes.plot([low, high], [low, high], color=GRAY, lw=1, ls="--", zorder=0)
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+
+
+def same_task_deviation(data: FigureData) -> Figure | None:
+    """Heterogeneous minus mean homogeneous accuracy against size mismatch (Fig. 1 right)."""
+    found = [d for d in deviations(data.results, data.method) if "+" not in d.tasks]
+    return _deviation(found, [d.size_mismatch for d in found], "size mismatch of the pair") if found else None
+
+
+def _deviation(found: Sequence[Deviation], x: Sequence[float], label: str) -> Figure:
+    figure, axes = _new()
+    tasks = list(dict.fromkeys(d.tasks for d in found))
+    for index, task in enumerate(tasks):
+        chosen = [i for i, d in enumerate(found) if d.tasks == task]
+        y = _percent([found[i].value for i in chosen])
+        below = _percent([found[i].value - found[i].low for i in chosen])
+        above = _percent([found[i].high - found[i].value for i in chosen])
+        bars = np.nan_to_num(np.array([below, above])).clip(min=0)
+        axes.errorbar(
+            [x[i] for i in chosen], y, bars, fmt=MARKERS[index % len(MARKERS)], capsize=2, lw=1, label=task,
+            color=CYCLE[index % len(CYCLE)],
+        )  # fmt: skip
+    if len(found) <= 6:
+        for value, deviation in zip(x, found, strict=True):
+            axes.annotate(
+                deviation.architectures, (value, 100 * deviation.value), xytext=(6, 4), textcoords="offset points",
+                fontsize=8,
+            )  # fmt: skip
+    axes.axhline(0, color=GRAY, lw=1, ls="--")
+    found_correlation = spearman(x, [d.value for d in found])
+    if np.isfinite(found_correlation.rho):
+        axes.set_title(
+            f"Spearman {found_correlation.rho:+.2f}, p = {found_correlation.p_value:.2f}, n = {found_correlation.n}",
+            fontsize=9,
+        )
+    axes.set(xlabel=label, ylabel="heterogeneous − mean homogeneous (points)")
+    if len(tasks) > 1:
+        axes.legend(fontsize=7.5)
+    return figure
+
+
+# -- several tasks: depth_heterogeneity Fig. 2 and 3 -----------------------------------------------------------------
+
+
+def _pair_simplicity(data: FigureData) -> dict[str, float]:
+    single = simplicity(data.rows, data.reference)
+    pairs = dict.fromkeys(r.tasks for r in _task_pairs(data))
+    return {
+        pair: float(np.mean([single[t] for t in pair.split("+")]))
+        for pair in pairs
+        if all(t in single for t in pair.split("+"))
+    }
+
+
+def task_pairs_by_simplicity(data: FigureData) -> Figure | None:
+    """Original and homogeneously merged accuracy, task pairs from hard to simple (Fig. 2)."""
+    order = _pair_simplicity(data)
+    chosen = [r for r in _task_pairs(data) if r.homogeneous and r.tasks in order]
+    if not chosen:
+        return None
+    names = sorted(order, key=lambda name: (order[name], name))
+    figure, axes = _new(7.0, 4.4)
+    axes.plot(
+        range(len(names)), _percent([order[name] for name in names]), color=GRAY, marker="_", ms=14,
+        label=f"source models ({data.reference})",
+    )  # fmt: skip
+    architectures = list(dict.fromkeys(r.architectures for r in chosen))
+    for index, pair in enumerate(architectures):
+        by_task = {r.tasks: r for r in chosen if r.architectures == pair}
+        x = [i for i, name in enumerate(names) if name in by_task]
+        offset = 0.12 * (index - (len(architectures) - 1) / 2)
+        axes.errorbar(
+            np.array(x) + offset, _percent([by_task[names[i]].accuracy.mean for i in x]),
+            [_error(by_task[names[i]].accuracy) for i in x], fmt=MARKERS[index % len(MARKERS)] + "-", capsize=3, lw=1,
+            label=f"merged {pair.split('+')[0]}", color=CYCLE[index % len(CYCLE)],
+        )  # fmt: skip
+    axes.set_xticks(range(len(names)), [name.replace("+", "\n+ ") for name in names], fontsize=8)
+    axes.set(ylabel="accuracy, mean of the tasks (%)", xlabel="task pair, the hardest first")
+    axes.legend()
+    return figure
+
+
+def task_pairs_parity(data: FigureData) -> Figure | None:
+    """Heterogeneous against homogeneous merges of task pairs (Fig. 3 left)."""
+    found = [d for d in deviations(data.results, data.method) if "+" in d.tasks]
+    if not found:
+        return None
+    figure, axes = _new(6.0, 4.6)
+    tasks = list(dict.fromkeys(d.tasks for d in found))
+    for deviation in found:
+        index = tasks.index(deviation.tasks)
+        y = 100 * deviation.heterogeneous.mean
+        colour = CYCLE[index % len(CYCLE)]
+        axes.plot([100 * deviation.worst, 100 * deviation.best], [y, y], color=colour, lw=2.5, alpha=0.8)
+        axes.plot(50 * (deviation.worst + deviation.best), y, MARKERS[index % len(MARKERS)], color=colour, ms=5)
+    for index, task in enumerate(tasks):
+        axes.plot([], [], MARKERS[index % len(MARKERS)], color=CYCLE[index % len(CYCLE)], label=task)
+    _diagonal(axes)
+    axes.set(xlabel="homogeneous merges, worst to best of the two depths (%)", ylabel="heterogeneous merge (%)")
+    axes.legend()
+    return figure
+
+
+def task_pairs_by_pair_simplicity(data: FigureData) -> Figure | None:
+    """Deviation against simplicity of the task pair (Fig. 3 middle)."""
+    order = _pair_simplicity(data)
+    found = [d for d in deviations(data.results, data.method) if d.tasks in order]
+    return _deviation(found, [order[d.tasks] for d in found], "simplicity of the task pair") if found else None
+
+
+def task_pairs_by_similarity(data: FigureData) -> Figure | None:
+    """Deviation against similarity of the tasks (Fig. 3 right)."""
+    known = {
+        frozenset((row["first"], row["second"])): row["similarity"]
+        for row in data.similarities
+        if row["similarity"] is not None
+    }
+    found = [d for d in deviations(data.results, data.method) if frozenset(d.tasks.split("+")) in known]
+    x = [known[frozenset(d.tasks.split("+"))] for d in found]
+    return _deviation(found, x, "similarity of the two tasks") if found else None
+
+
+# -- methods, controls, training, confusion --------------------------------------------------------------------------
+
+
+def methods_compared(data: FigureData) -> Figure | None:
+    """Every method beside the ensemble, for each depth pair on one task."""
+    chosen = [r for r in data.results if "+" not in r.tasks and r.accuracy.n]
+    if not chosen:
+        return None
+    pairs = list(dict.fromkeys((r.tasks, r.architectures) for r in chosen))[:16]
+    methods = list(dict.fromkeys(r.method for r in chosen))[:7]
+    figure, axes = _new(max(6.0, 0.9 * len(pairs) + 2), 4.2)
+    width = 0.8 / (len(methods) + 1)
+    for index, method in enumerate([*methods, "ensemble"]):
+        label: str | None = method
+        for place, pair in enumerate(pairs):
+            results = [r for r in chosen if (r.tasks, r.architectures) == pair]
+            result = next((r for r in results if r.method == method), results[0] if method == "ensemble" else None)
+            if result is None:
+                continue
+            sample = result.ensemble if method == "ensemble" else result.accuracy
+            x = place + (index - len(methods) / 2) * width
+            colour = GRAY if method == "ensemble" else CYCLE[index % len(CYCLE)]
+            axes.bar(
+                x, 100 * sample.mean, width * 0.92, yerr=_error(sample) or None, color=colour,
+                error_kw={"lw": 0.8, "ecolor": INK}, label=label,
+            )  # fmt: skip
+            label = None
+    axes.set_xticks(range(len(pairs)), _pair_labels(pairs), fontsize=8, rotation=30 if len(pairs) > 7 else 0)
+    axes.set(ylabel="accuracy (%)")
+    axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.14))
+    return figure
+
+
+def _pair_labels(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Architectures, below their task where there are several tasks."""
+    several = len({task for task, _ in pairs}) > 1
+    return [f"{task}\n{architectures}" if several else architectures for task, architectures in pairs]
+
+
+def controls(data: FigureData) -> Figure | None:
+    """What is left when one side was never trained, or units are shuffled: heterogeneous merges and their controls."""
+    rows = [
+        r
+        for r in data.rows
+        if r["kind"] == "merge" and r["status"] == "ok" and r["control"] and r["scope"] == r["tasks"]
+    ]
+    real = {(r.tasks, r.architectures): r.accuracy.mean for r in _same_task(data) if not r.homogeneous}
+    pairs = [pair for pair in dict.fromkeys((r["tasks"], r["architectures"]) for r in rows) if pair in real]
+    if not pairs:
+        return None
+    names = {"": "both trained", "untrained-0": "deep side untrained", "untrained-1": "shallow side untrained",
+             "random": "random permutation"}  # fmt: skip
+    figure, axes = _new(max(6.0, 1.4 * len(pairs) + 2), 4.2)
+    for index, (control, name) in enumerate(names.items()):
+        method = "random" if control == "random" else data.method
+        label: str | None = name
+        for place, pair in enumerate(pairs):
+            found = [
+                r["accuracy"]
+                for r in rows
+                if ((r["tasks"], r["architectures"]), r["control"], method_label(r)) == (pair, control, method)
+            ]
+            if control and not found:
+                continue
+            value = float(np.mean(found)) if control else real[pair]
+            axes.bar(place + (index - 1.5) * 0.2, 100 * value, 0.18, color=CYCLE[index], label=label)
+            label = None
+    axes.set_xticks(range(len(pairs)), _pair_labels(pairs))
+    axes.set(ylabel=f"accuracy, {data.method} (%)")
+    axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.2))
+    return figure
+
+
+def learning_curves(data: FigureData) -> Figure | None:
+    """Training accuracy of every edge model by epoch."""
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for row in data.histories:
+        task = row["edge"].split(".")[0]
+        curves.setdefault(task, {}).setdefault(row["edge"], []).append((row["epoch"], row["accuracy"]))
+    if not curves:
+        return None
+    count = len(curves)
+    figure, panels = _new(min(3.2 * count + 0.6, 12), 3.4, columns=count, sharey=True, squeeze=False)
+    architectures = list(dict.fromkeys(edge.split(".")[1] for edges in curves.values() for edge in edges))
+    for axes, (task, edges) in zip(panels[0], curves.items(), strict=True):
+        for edge, points in edges.items():
+            index = architectures.index(edge.split(".")[1])
+            x, y = zip(*points, strict=True)
+            axes.plot(x, _percent(y), color=CYCLE[index % len(CYCLE)], lw=1.2, alpha=0.85)
+        axes.set(title=task, xlabel="epoch")
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    panels[0][0].set_ylabel("training accuracy (%)")
+    for index, name in enumerate(architectures):
+        panels[0][0].plot([], [], color=CYCLE[index % len(CYCLE)], label=name)
+    panels[0][0].legend()
+    return figure
+
+
+def confusions(data: FigureData) -> Figure | None:
+    """Confusion of the two sources and of their merge, for one homogeneous and one heterogeneous pair."""
+    by_cell = {(r["cell"], r["scope"]): r for r in data.rows if r["status"] == "ok" and r.get("confusion")}
+    shown = []
+    for homogeneous in (True, False):
+        for row in data.rows:
+            if (row["kind"], row["control"], row["status"], row["homogeneous"]) != ("merge", "", "ok", homogeneous):
+                continue
+            if "+" in row["tasks"] or method_label(row) != data.method or not row.get("confusion"):
+                continue
+            names = row["architectures"].split("+")
+            seeds = row["seeds"].split("+")
+            sources = [f"{row['tasks']}.{a}.{s}" for a, s in zip(names, seeds, strict=True)]
+            panels = [by_cell.get((name, row["tasks"])) for name in sources]
+            if all(panel is not None for panel in panels):
+                shown.append([*zip(sources, panels, strict=True), (f"merge {row['architectures']}", row)])
+                break
+    if not shown:
+        return None
+    columns = max(len(group) for group in shown)
+    figure, panels_ = _new(3.0 * columns, 3.1 * len(shown), columns=columns, rows=len(shown), squeeze=False)
+    for line, group in zip(panels_, shown, strict=True):
+        for axes in line[len(group) :]:
+            axes.set_visible(False)
+        for axes, (title, shown_row) in zip(line, group, strict=False):
+            assert shown_row is not None
+            flat = np.array(shown_row["confusion"], dtype=np.float64)
+            size = round(len(flat) ** 0.5)
+            matrix = flat.reshape(size, size)
+            axes.imshow(matrix / matrix.sum(1, keepdims=True).clip(min=1), cmap="cividis", vmin=0, vmax=1)
+            axes.set_title(f"{title}\n{100 * shown_row['accuracy']:.1f} %", fontsize=8.5)
+            axes.grid(visible=False)
+            axes.set_xticks([])
+            axes.set_yticks([])
+        line[0].set_ylabel("true class")
+    for axes in panels_[-1]:
+        axes.set_xlabel("predicted class")
+    return figure
+
+
+FIGURES: tuple[FigureSpec, ...] = (
+    FigureSpec("same_task_methods", "Methods on one task", "Mean over runs; whiskers are one standard deviation.",
+               methods_compared, "kind merge or ensemble, one task, control empty", "merges_same_task"),
+    FigureSpec("same_task_homogeneous", "Homogeneous merges against their sources",
+               "As depth_heterogeneity Fig. 1 left: what merging costs where both models have one depth.",
+               same_task_homogeneous, "kind merge, one task, homogeneous", "merges_same_task"),
+    FigureSpec("same_task_parity", "Heterogeneous against homogeneous merges",
+               "As depth_heterogeneity Fig. 1 middle: a span from the worse to the better of the two homogeneous merges; on "
+               "the diagonal a mixed pair does as well as they do.", same_task_parity, "kind merge, one task",
+               "merges_same_task"),
+    FigureSpec("same_task_deviation", "Deviation against size mismatch",
+               "As depth_heterogeneity Fig. 1 right; bars are 95 % intervals over runs (Welch).",
+               same_task_deviation, "kind merge, one task", "merges_same_task"),
+    FigureSpec("controls", "What one side alone is worth",
+               "The same merges with one side replaced by a network that never trained, and with shuffled units.",
+               controls, "kind merge, one task, control not empty", "controls"),
+    FigureSpec("task_pairs_simplicity", "Task pairs by simplicity", "As depth_heterogeneity Fig. 2.",
+               task_pairs_by_simplicity, "kind merge, several tasks, homogeneous, scope mean", "merges_task_pairs"),
+    FigureSpec("task_pairs_parity", "Heterogeneous against homogeneous merges of task pairs",
+               "As depth_heterogeneity Fig. 3 left.", task_pairs_parity, "kind merge, several tasks, scope mean",
+               "merges_task_pairs"),
+    FigureSpec("task_pairs_deviation_simplicity", "Deviation against simplicity", "As depth_heterogeneity Fig. 3 middle.",
+               task_pairs_by_pair_simplicity, "kind merge, several tasks, scope mean", "merges_task_pairs"),
+    FigureSpec("task_pairs_deviation_similarity", "Deviation against similarity", "As depth_heterogeneity Fig. 3 right.",
+               task_pairs_by_similarity, "kind merge, several tasks, scope mean", "merges_task_pairs"),
+    FigureSpec("learning_curves", "Learning curves", "Training accuracy of every edge model, on augmented images.",
+               learning_curves, "all", "edges", "histories.parquet"),
+    FigureSpec("confusion", "Confusion of merged models and their sources", "Rows sum to one; bright is often.",
+               confusions, "kind edge and merge, one task, column confusion", "edges"),
+)  # fmt: skip
+"""All figures in the order of the report."""

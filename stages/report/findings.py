@@ -1,0 +1,177 @@
+"""The headline findings: sentences made from the numbers, with their intervals, and "no evidence" where there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from stages.report.analysis import (
+    Correlation,
+    Deviation,
+    Paired,
+    deviations,
+    method_label,
+    paired_difference,
+    run_values,
+    spearman,
+)
+from stages.report.figures import FigureData
+
+__all__ = ["sentences"]
+
+
+MOST_COMPARED = 12
+"""Other methods that the main one is compared with in sentences; the tables have all."""
+
+
+def sentences(data: FigureData) -> list[str]:
+    """The findings, most important first."""
+    return [*_one_task(data), *_one_side(data), *_task_pairs(data)]
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f} points"
+
+
+def _interval(paired: Paired) -> str:
+    if math.isnan(paired.low):
+        return f"n = {paired.n}, too few for an interval"
+    return f"95 % interval {100 * paired.low:+.1f} to {100 * paired.high:+.1f}, paired over {paired.n} runs"
+
+
+def _one_task(data: FigureData) -> Iterator[str]:
+    tasks = list(dict.fromkeys(r.tasks for r in data.results if "+" not in r.tasks))
+    for task in tasks:
+        yield from _against_average(data, task)
+        yield from _against_homogeneous(data, task, task)
+
+
+def _against_average(data: FigureData, task: str) -> Iterator[str]:
+    """The method against plain averaging, homogeneous and heterogeneous pairs apart."""
+    for homogeneous, name in ((True, "of one depth"), (False, "of different depths")):
+
+        def values(method: str, kind: bool = homogeneous) -> dict[str, float]:
+            return run_values(
+                data.rows,
+                lambda r: (
+                    r["tasks"] == task and not r["control"] and r["homogeneous"] == kind and method_label(r) == method
+                ),
+            )
+
+        aligned, averaged = values(data.method), values("identity")
+        paired = paired_difference(aligned, averaged)
+        if not paired.n or data.method == "identity":
+            continue
+        mean, plain = (100 * float(np.mean([v[k] for k in aligned if k in averaged])) for v in (aligned, averaged))
+        verdict = "" if paired.evident else ", no evidence of a difference"
+        yield (
+            f"Merging two {task} models {name}, {data.method} reaches {mean:.1f} %, plain averaging {plain:.1f} %: "
+            f"{_points(paired.difference)} ({_interval(paired)}){verdict}."
+        )
+
+
+def _against_homogeneous(data: FigureData, tasks: str, label: str) -> Iterator[str]:
+    found = [d for d in deviations(data.results, data.method) if d.tasks == tasks]
+    if not found:
+        return
+    values = [d.value for d in found]
+    yield (
+        f"On {label}, merges of different depths differ from the mean of the homogeneous ones by "
+        f"{100 * min(values):+.1f} to {100 * max(values):+.1f} points (mean {_points(float(np.mean(values)))}, "
+        f"{len(found)} depth pairs, {data.method}); {_intervals(found)}."
+    )
+    correlation = spearman([d.size_mismatch for d in found], values)
+    yield f"Deviation against size mismatch on {label}: {_correlation(correlation)}."
+
+
+def _intervals(found: Sequence[Deviation]) -> str:
+    """What the intervals of some deviations say together."""
+    known = [d for d in found if not math.isnan(d.low)]
+    if not known:
+        return "too few runs for intervals"
+    below, above = sum(d.high < 0 for d in known), sum(d.low > 0 for d in known)
+    if not below and not above:
+        return "every interval holds zero, no evidence of a difference"
+    text = f"the interval leaves zero out for {below} below and {above} above"
+    return text if len(known) == len(found) else f"{text} of {len(known)} with enough runs"
+
+
+def _correlation(found: Correlation) -> str:
+    if math.isnan(found.rho):
+        return f"too few pairs for a correlation (n = {found.n})"
+    text = (
+        f"Spearman {found.rho:+.2f} (p = {found.p_value:.2f}, 95 % interval {found.low:+.2f} to {found.high:+.2f}, "
+        f"n = {found.n})"
+    )
+    return text if found.evident else f"no evidence of a relation, {text}"
+
+
+def _one_side(data: FigureData) -> Iterator[str]:
+    """What is left of a heterogeneous merge when one side never trained."""
+    for side, name in ((0, "deep"), (1, "shallow")):
+        rows = [
+            r
+            for r in data.rows
+            if r["kind"] == "merge" and r["status"] == "ok" and r["control"] == f"untrained-{side}"
+            and method_label(r) == data.method and r["scope"] == r["tasks"]
+        ]  # fmt: skip
+        pairs = {(r["tasks"], r["architectures"]) for r in rows}
+        real = [r for r in data.results if (r.tasks, r.architectures) in pairs and r.method == data.method]
+        if not rows or not real:
+            continue
+        control = float(np.mean([r["accuracy"] for r in rows]))
+        trained = float(np.mean([r.accuracy.mean for r in real]))
+        gap = trained - control
+        reading = (
+            "so the merge hardly needs that side" if gap < 0.05
+            else "so that side contributes, or an untrained one harms"
+        )  # fmt: skip
+        yield (
+            f"With the {name} side never trained, heterogeneous merges ({data.method}) keep {100 * control:.1f} % against "
+            f"{100 * trained:.1f} % with both trained ({_points(gap)}, {len(rows)} pairs): {reading}."
+        )
+
+
+def _task_pairs(data: FigureData) -> Iterator[str]:
+    results = [r for r in data.results if "+" in r.tasks]
+    if not results:
+        return
+
+    def values(method: str) -> dict[str, float]:
+        return run_values(data.rows, lambda r: "+" in r["tasks"] and not r["control"] and method_label(r) == method)
+
+    aligned, averaged = values(data.method), values("identity")
+    paired = paired_difference(aligned, averaged)
+    if paired.n and data.method != "identity":
+        verdict = "" if paired.evident else ", no evidence of a difference"
+        yield (
+            f"Over all task pairs, {data.method} is {_points(paired.difference)} against plain averaging in mean accuracy of "
+            f"the two tasks ({_interval(paired)}){verdict}."
+        )
+    others = [m for m in dict.fromkeys(r.method for r in results) if m not in (data.method, "identity")]
+    for other in others[:MOST_COMPARED]:
+        paired = paired_difference(aligned, values(other))
+        if paired.n:
+            verdict = "" if paired.evident else ", no evidence of a difference"
+            yield f"Against {other}, {data.method} is {_points(paired.difference)} ({_interval(paired)}){verdict}."
+    found = [d for d in deviations(data.results, data.method) if "+" in d.tasks]
+    if found:
+        mean = float(np.mean([d.value for d in found]))
+        yield (
+            f"On task pairs, merges of different depths are on average {_points(mean)} from the mean of the homogeneous "
+            f"ones (from {100 * min(d.value for d in found):+.1f} to {100 * max(d.value for d in found):+.1f}, "
+            f"{len(found)} combinations); {_intervals(found)}."
+        )
+    known = {
+        frozenset((row["first"], row["second"])): row["similarity"]
+        for row in data.similarities
+        if row["similarity"] is not None
+    }
+    with_similarity = [d for d in found if frozenset(d.tasks.split("+")) in known]
+    if with_similarity:
+        correlation = spearman(
+            [known[frozenset(d.tasks.split("+"))] for d in with_similarity], [d.value for d in with_similarity]
+        )
+        yield f"That deviation against the tasks' similarity: {_correlation(correlation)}."

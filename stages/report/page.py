@@ -1,0 +1,187 @@
+"""Stage ``report``: ``reports/index.html``, one file with everything in it: what was run, findings, figures, tables."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from stages.formats.files import read_json, writing
+from stages.plan import paths
+from stages.plan.params import Params
+from stages.plan.pipelines import make_plan
+from stages.report import papers as reference
+from stages.report.figures import FIGURES, FigureData
+from stages.report.findings import sentences
+from stages.report.plot import figure_data
+from stages.report.stage_graph import stage_graph
+from stages.report.tables import TABLES
+
+__all__ = ["run"]
+
+PACKAGES = ("torch", "numpy", "scipy", "pyarrow", "dvc", "prefect", "matplotlib")
+
+
+def run(context: Any, cell: str) -> None:
+    """There is one; ``cell`` is not used."""
+    params: Params = context.params
+    root: Path = context.root
+    data = figure_data(params, root)
+    plan = make_plan(params)
+    timings = _timings(root)
+    environment = Environment(
+        loader=FileSystemLoader(root / "reports" / "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    text = environment.get_template("index.html.j2").render(
+        title=params.report.title,
+        facts=_facts(root, data, timings),
+        params=yaml.safe_dump(params.model_dump(mode="json", exclude_defaults=False), sort_keys=False),
+        findings=sentences(data),
+        checks=read_json(context.path(paths.CHECKS)),
+        figures=_figures(root),
+        tables=_tables(data),
+        data_hashes=_data_hashes(data),
+        graph=stage_graph(plan, list(params.tasks)),
+        timings=timings,
+        papers=_papers(),
+        method=data.method,
+    )
+    with writing(context.path(paths.REPORTS / "index.html")) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _facts(root: Path, data: FigureData, timings: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    commit = _git(root, "rev-parse", "--short=12", "HEAD") or "no commit"
+    dirty = (
+        " with changes that are not committed" if _git(root, "status", "--porcelain", "--untracked-files=no") else ""
+    )
+    merges = {row["cell"] for row in data.rows if row["kind"] == "merge"}
+    edges = {row["cell"] for row in data.rows if row["kind"] == "edge"}
+    seconds = sum(entry["seconds"] for entry in timings)
+    versions = ", ".join(f"{name} {version}" for name in PACKAGES if (version := _version(name)))
+    return [
+        ("merges", f"{len(merges)} of {len(edges)} edge models"),
+        ("commit", commit + dirty),
+        ("machine", f"{platform.machine()}, {os.cpu_count()} cores, {_device()}, Python {platform.python_version()}"),
+        ("versions", versions),
+        ("stage time", f"{seconds / 60:.1f} minutes over all stages' last runs"),
+    ]
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        ended = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return ended.stdout.strip() if ended.returncode == 0 else ""
+
+
+def _device() -> str:
+    driver = Path("/proc/driver/nvidia/gpus")
+    names = [
+        line.partition(":")[2].strip()
+        for path in (sorted(driver.glob("*/information")) if driver.is_dir() else [])
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.startswith("Model:")
+    ]
+    return ", ".join(names) if names else "no GPU"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _figures(root: Path) -> list[dict[str, str]]:
+    found = []
+    for spec in FIGURES:
+        path = root / paths.REPORTS / "figures" / f"{spec.name}.svg"
+        if path.is_file():
+            found.append(
+                {
+                    "name": spec.name, "title": spec.title, "caption": spec.caption, "rows": spec.rows,
+                    "table": spec.table, "source": spec.source, "svg": _inline(path.read_text(encoding="utf-8")),
+                }
+            )  # fmt: skip
+    return found
+
+
+def _inline(svg: str) -> str:
+    """An SVG to stand inside a page: scaled by the page, its ink in the page's colour."""
+    svg = re.sub(r"^.*?(?=<svg)", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    return svg.replace("#4a4a4a", "currentColor")
+
+
+def _tables(data: FigureData) -> list[dict[str, Any]]:
+    found = []
+    for spec in TABLES:
+        header, lines = spec.make(data)
+        if lines:
+            found.append(
+                {
+                    "name": spec.name, "title": spec.title, "caption": spec.caption, "header": header, "lines": lines,
+                    "words": [_words(column) for column in zip(*lines, strict=True)],
+                }
+            )  # fmt: skip
+    return found
+
+
+def _words(column: Sequence[Any]) -> bool:
+    """Whether a column holds words, which are set from the left, and no numbers."""
+    said = [str(value) for value in column if value not in ("", None, "missing")]
+    return bool(said) and not any(re.match(r"[+-]?\d", text) for text in said)
+
+
+def _data_hashes(data: FigureData) -> list[tuple[str, str]]:
+    hashes: dict[str, str] = {}
+    for row in data.rows:
+        for part in (row["data"] or "").split():
+            task, _, digest = part.partition("=")
+            hashes[task] = digest
+    return sorted(hashes.items())
+
+
+def _timings(root: Path) -> list[dict[str, Any]]:
+    """Seconds by kind of stage, from the notes that stages leave beside their results."""
+    folder = root / paths.SCRATCH / "timings"
+    groups: dict[str, list[float]] = {}
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        try:
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            groups.setdefault(entry["stage"], []).append(float(entry["seconds"]))
+        except (OSError, ValueError, KeyError):
+            continue
+    total = sum(sum(values) for values in groups.values()) or 1.0
+    rows = [
+        {"stage": name, "count": len(values), "seconds": sum(values), "share": sum(values) / total}
+        for name, values in groups.items()
+    ]
+    return sorted(rows, key=lambda row: -row["seconds"])
+
+
+def _papers() -> list[dict[str, str]]:
+    """The papers' tables that the figures follow, and why their numbers are not ours."""
+    notes = {
+        "depth_heterogeneity_table2": "ImageNet at 224 pixels and full width. Not comparable with small images and narrow "
+        "networks; what can be compared is the pattern: mixed pairs against the two homogeneous ones.",
+        "depth_heterogeneity_table3": "Tasks finetuned from ImageNet models. Not comparable: other tasks, sizes and starts.",
+        "depth_heterogeneity_table4": "Similarities by DINOv2 with the authors' temperature, which the paper does not state.",
+    }
+    return [
+        {"name": name, "note": note, "text": reference.format_table(name, reference.load(name))}
+        for name, note in notes.items()
+    ]

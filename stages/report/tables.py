@@ -1,0 +1,202 @@
+"""The tables: functions from the rows of ``results.parquet`` to a header and lines of text and numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stages.report.analysis import Sample, deviations, pair_results, simplicity
+from stages.report.figures import FigureData
+
+__all__ = ["TABLES", "TableSpec", "percent"]
+
+Lines = tuple[list[str], list[list[Any]]]
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table: its file name, title, the sentence below it, and what makes it."""
+
+    name: str
+    title: str
+    caption: str
+    make: Callable[[FigureData], Lines]
+
+
+def percent(sample: Sample) -> str:
+    """``73.20 ± 1.15``: mean and standard deviation in percent; missing runs are said."""
+    if sample.n == 0:
+        return "missing"
+    text = f"{100 * sample.mean:.2f}"
+    if not math.isnan(sample.std):
+        text += f" ± {100 * sample.std:.2f}"
+    return text + (f" ({sample.missing} missing)" if sample.missing else "")
+
+
+def _number(value: float | None, digits: int = 2, scale: float = 100.0) -> str:
+    return "" if value is None or math.isnan(value) else f"{scale * value:.{digits}f}"
+
+
+def _merges(data: FigureData, several: bool) -> Lines:
+    results = [r for r in data.results if ("+" in r.tasks) == several]
+    methods = list(dict.fromkeys(r.method for r in results))
+    deviation = {(d.tasks, d.architectures): d for d in deviations(data.results, data.method)}
+    scopes = ["joint"] if several else []
+    header = [
+        "tasks", "models", "runs", *methods, *(f"{scope}, {data.method}" for scope in scopes), "sources", "ensemble",
+        "against homogeneous",
+    ]  # fmt: skip
+    if not several:
+        header += ["agrees with 1st", "agrees with 2nd", "follows 1st", "follows 2nd"]
+    lines = []
+    for tasks, pair in dict.fromkeys((r.tasks, r.architectures) for r in results):
+        own = {r.method: r for r in results if (r.tasks, r.architectures) == (tasks, pair)}
+        first = next(iter(own.values()))
+        main = own.get(data.method, first)
+        found = deviation.get((tasks, pair))
+        line = [
+            tasks, pair, f"{main.accuracy.n}" if not main.accuracy.missing else f"{main.accuracy.n}/{main.accuracy.planned}",
+            *(percent(own[m].accuracy) if m in own else "" for m in methods),
+            *(percent(main.per_scope[scope]) for scope in scopes),
+            percent(first.sources), percent(first.ensemble),
+            f"{100 * found.value:+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
+            if found and not math.isnan(found.low) else f"{100 * found.value:+.2f}" if found else "",
+        ]  # fmt: skip
+        if not several:
+            line += [_number(main.agreement.get(key)) for key in ("agree_0", "agree_1", "follow_0", "follow_1")]
+        lines.append(line)
+    return header, lines
+
+
+def _per_task(data: FigureData) -> Lines:
+    """As depth_heterogeneity Table 3: joint, each task, and their mean; each group ends with its ensemble."""
+    header = ["tasks", "models", "method", "runs", "joint", "first task", "second task", "mean"]
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for result in data.results:
+        if "+" in result.tasks:
+            groups.setdefault((result.tasks, result.architectures), []).append(result)
+    lines = []
+    for (tasks, architectures), results in groups.items():
+        lines += [
+            [tasks, architectures, r.method, r.accuracy.n, *_scopes(tasks, r.per_scope, r.accuracy)] for r in results
+        ]
+        rows = [
+            row
+            for row in data.rows
+            if (row["kind"], row["tasks"], row["architectures"]) == ("ensemble", tasks, architectures)
+        ]
+        found = {
+            scope: _sample([row for row in rows if row["scope"] == scope]) for scope in [*tasks.split("+"), "joint"]
+        }
+        lines.append(
+            [tasks, architectures, "ensemble", results[0].ensemble.n, *_scopes(tasks, found, results[0].ensemble)]
+        )
+    return header, lines
+
+
+def _scopes(tasks: str, by_scope: Mapping[str, Sample], mean: Sample) -> list[str]:
+    own = [percent(by_scope[task]) for task in tasks.split("+")[:2]]
+    return [percent(by_scope["joint"]), *own, percent(mean)]
+
+
+def _sample(rows: Sequence[Any]) -> Sample:
+    return Sample(tuple(row["accuracy"] for row in rows if row["status"] == "ok"), len(rows))
+
+
+def _edges(data: FigureData) -> Lines:
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for row in data.rows:
+        if row["kind"] == "edge" and not row["control"]:
+            groups.setdefault((row["tasks"], row["architectures"]), []).append(row)
+    lines = []
+    for (task, architecture), rows in groups.items():
+        good = [row for row in rows if row["status"] == "ok"]
+        sample = Sample(tuple(row["accuracy"] for row in good), len(rows))
+        lines.append(
+            [
+                task, architecture, sample.n, percent(sample),
+                _number(float(np.mean([row["calibration_error"] for row in good])) if good else None),
+                good[0]["parameters"] if good else "", f"{good[0]['flops'] / 1e6:.1f}" if good else "",
+            ]
+        )  # fmt: skip
+    header = ["task", "model", "seeds", "accuracy (%)", "calibration error (%)", "parameters", "multiply-adds (M)"]
+    return header, lines
+
+
+def _controls(data: FigureData) -> Lines:
+    header = ["tasks", "models", "control", "method", "runs", "accuracy (%)", "both trained (%)", "chance (%)"]
+    lines = []
+    real = {(r.tasks, r.architectures, r.method): r for r in data.results}
+    chance = _chance(data)
+    for control in dict.fromkeys(row["control"] for row in data.rows if row["kind"] == "merge" and row["control"]):
+        for result in pair_results(data.rows, control):
+            names = {"untrained-0": "first side untrained", "untrained-1": "second side untrained",
+                     "self": "merged with itself", "random": "random permutation"}  # fmt: skip
+            partner = real.get((result.tasks, result.architectures, result.method))
+            lines.append(
+                [
+                    result.tasks, result.architectures, names.get(control, control), result.method, result.accuracy.n,
+                    percent(result.accuracy), percent(partner.accuracy) if partner and control != "self" else "",
+                    _number(chance.get(result.tasks)),
+                ]
+            )  # fmt: skip
+    return header, lines
+
+
+def _chance(data: FigureData) -> dict[str, float]:
+    """Accuracy of always naming the most frequent test class, from the confusion matrices of the edges."""
+    found: dict[str, float] = {}
+    for row in data.rows:
+        if row["kind"] == "edge" and row["status"] == "ok" and row.get("confusion"):
+            matrix = np.array(row["confusion"], dtype=np.float64)
+            size = round(len(matrix) ** 0.5)
+            found[row["tasks"]] = float(matrix.reshape(size, size).sum(1).max() / matrix.sum())
+    for row in data.rows:
+        parts = row["tasks"].split("+")
+        if len(parts) > 1 and all(part in found for part in parts):
+            found[row["tasks"]] = float(np.mean([found[part] for part in parts]))
+    return found
+
+
+def _similarity(data: FigureData) -> Lines:
+    single = simplicity(data.rows, data.reference)
+    header = ["tasks", "distance", "floor of 1st", "floor of 2nd", "similarity", "images", "dimensions", "encoder",
+              f"simplicity ({data.reference})"]  # fmt: skip
+    lines = []
+    for row in data.similarities:
+        pair = f"{row['first']}+{row['second']}"
+        if row["distance"] is None:
+            lines.append([pair, "missing", "", "", "", "", "", "", ""])
+            continue
+        both = [single.get(row["first"]), single.get(row["second"])]
+        lines.append(
+            [
+                pair, f"{row['distance']:.1f}", f"{row['floor_first']:.1f}", f"{row['floor_second']:.1f}",
+                f"{row['similarity']:.4f}", f"{row['n_first']} + {row['n_second']}", row["dimensions"], row["encoder"],
+                _number(float(np.mean(both))) if None not in both else "",  # type: ignore[arg-type]
+            ]
+        )  # fmt: skip
+    return header, lines
+
+
+TABLES: tuple[TableSpec, ...] = (
+    TableSpec("merges_same_task", "Merges on one task",
+              "Accuracy in percent, mean ± standard deviation over runs. «Against homogeneous»: difference to the mean of the two "
+              "homogeneous merges, with its 95 % interval (Welch). «Agrees»: share of test images with the source's "
+              "prediction; «follows»: of those on which the sources disagree.", lambda data: _merges(data, False)),
+    TableSpec("merges_task_pairs", "Merges of task pairs",
+              "Mean of the tasks' accuracies in percent. The first model is the reference and has the larger depth.",
+              lambda data: _merges(data, True)),
+    TableSpec("task_pairs_detail", "Each task of the merged pairs", "Accuracy in percent with each task's own head; joint: "
+              "over the union of classes and test images.", _per_task),
+    TableSpec("controls", "Controls", "What the same procedure gives where there is nothing, or nothing more, to merge. "
+              "Chance: always naming the most frequent test class.", _controls),
+    TableSpec("edges", "Edge models", "The trained models that are merged.", _edges),
+    TableSpec("similarity", "Similarity of tasks", "Fréchet distance of embeddings; its floor is the distance between two "
+              "random halves of one task, at half as many images each. Distances of different encoders do not compare.",
+              _similarity),
+)  # fmt: skip
