@@ -1,0 +1,114 @@
+"""Registries: what there is of a kind (methods, normalisations, placements, architectures, tasks), by name.
+
+Those that come with mergeline stand in the registry's own module. An installed package adds its own by an entry point
+in the registry's group, ``name = "package.module:ENTRY"``; they are loaded when the registry is first read. Anything
+can be added at run time, as to a dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, MutableMapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Generic, Protocol, TypeVar
+
+__all__ = ["Named", "PluginError", "Registry"]
+
+
+class Named(Protocol):
+    """What a registry holds."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class PluginError(ValueError):
+    """An installed package's entry cannot be used; the message names the entry point and the package."""
+
+
+T = TypeVar("T", bound=Named)
+
+
+class Registry(MutableMapping[str, T], Generic[T]):
+    """Entries by name, in order: the project's own, then those of installed packages, then what is added at run time.
+
+    Parameters
+    ----------
+    kind: what an entry is called in messages.
+    group: the entry points that add to it.
+    of: the type of an entry.
+    own: the project's own entries.
+    """
+
+    def __init__(self, kind: str, group: str, of: type[T], own: Iterable[T]) -> None:
+        self.kind = kind
+        self.group = group
+        self._of = of
+        self._entries: dict[str, T] = {entry.name: entry for entry in own}
+        self._plugins: dict[str, str] = {}
+        self._loaded = False
+
+    def __getitem__(self, name: str) -> T:
+        self._load()
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise KeyError(f"unknown {self.kind} {name!r}; known: {', '.join(self._entries)}") from None
+
+    def __setitem__(self, name: str, entry: T) -> None:
+        self._load()
+        self._entries[name] = entry
+
+    def __delitem__(self, name: str) -> None:
+        self._load()
+        del self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        self._load()
+        return len(self._entries)
+
+    def plugin(self, name: str) -> str | None:
+        """The module that an installed package's entry comes from; None for the project's own."""
+        self._load()
+        return self._plugins.get(name)
+
+    def _load(self) -> None:
+        """Add what installed packages have, once.
+
+        Raises
+        ------
+        PluginError: an entry cannot be loaded, is none of this kind, or takes a name that there is.
+        """
+        if self._loaded:
+            return
+        self._loaded = True
+        try:
+            for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
+                entry = self._entry(point)
+                self._entries[entry.name] = entry
+                self._plugins[entry.name] = point.module
+        except PluginError:
+            self._loaded = False  # the next reader is told too
+            raise
+
+    def _entry(self, point: EntryPoint) -> T:
+        package = point.dist.name if point.dist is not None else "an installed package"
+        where = f"plug-in {point.name!r} of {package} ({self.group}: {point.value})"
+        try:
+            entry = point.load()
+        except Exception as error:  # whatever its import runs into
+            raise PluginError(f"{where} cannot be loaded: {type(error).__name__}: {error}; mend or uninstall it") from error
+        if not isinstance(entry, self._of):
+            raise PluginError(f"{where} is a {type(entry).__name__}, not a {self._of.__name__}; mend or uninstall it")
+        if entry.name != point.name:
+            raise PluginError(f"{where} calls itself {entry.name!r}; the entry point must have that name")
+        if entry.name in self._entries and entry.name not in self._plugins:
+            raise PluginError(f"{where}: there is a {self.kind} of that name already; rename or uninstall it")
+        return entry
