@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import in_turn, ratio
-from mergeline.architectures import Architecture
+from mergeline.architectures import Architecture, build
 from mergeline.merging import trace_network
-from mergeline.models import build
 from mergeline.moments import collect_moments
 
 

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.timing import in_turn, ratio
-from mergeline.architectures import Architecture
+from mergeline.architectures import Architecture, build
 from mergeline.images import normalize
-from mergeline.models import build
 from mergeline.training import Recipe, train
 
 BATCH, STEPS = 64, 20

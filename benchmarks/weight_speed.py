@@ -9,10 +9,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from benchmarks.timing import in_turn, ratio
-from mergeline.architectures import Architecture
+from mergeline.architectures import Architecture, build
 from mergeline.matching.weight import AlignedWeights, descend, neighbours
 from mergeline.merging import trace_network
-from mergeline.models import build
 
 
 class Recorded(AlignedWeights):

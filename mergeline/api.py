@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from mergeline.maps import UnitMap
 from mergeline.matching import MATCHERS, Problem
-from mergeline.merging import merge_network, multi_head
 from mergeline.moments import collect_moments, cross_pairs, full_pairs
-from mergeline.normalization import reset, reset_multi_head
+from mergeline.network import assemble, normalise
+from mergeline.normalization import NORMALIZATIONS
 from mergeline.spaces import Spaces, trace
 
 __all__ = ["MergeResult", "merge"]
@@ -40,6 +40,7 @@ def merge(
     normalize: str = "reset",
     *,
     options: Mapping[str, object] | None = None,
+    normalize_options: Mapping[str, object] | None = None,
     weights: Sequence[float] | None = None,
     stop: str | None = None,
     seed: int = 0,
@@ -53,7 +54,8 @@ def merge(
         ``mergeline.spaces.trace`` follows; models of different depth are first expanded (``mergeline.depth``).
     data: batches of normalised images ``(B, C, H, W)``; with several tasks, a mapping from the same names.
     method: a key of ``mergeline.matching.MATCHERS``; ``options`` are its options.
-    normalize: "reset" recomputes batch statistics on ``data``; "none" leaves them as merged.
+    normalize: a key of ``mergeline.normalization.NORMALIZATIONS``, with ``normalize_options``: "reset" recomputes batch
+        statistics on ``data``; "none" leaves them as merged.
     weights: each model's weight; uniform by default.
     stop: the last space that is merged, as for ``mergeline.merging.cut``.
     seed: for methods that draw.
@@ -69,8 +71,9 @@ def merge(
         raise ValueError(f"merging needs two models at least, got {len(networks)}")
     if method not in MATCHERS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(MATCHERS)}")
-    if normalize not in ("reset", "none"):
-        raise ValueError(f"unknown normalisation {normalize!r}; known: reset, none")
+    if normalize not in NORMALIZATIONS:
+        raise ValueError(f"unknown normalisation {normalize!r}; known: {', '.join(NORMALIZATIONS)}")
+    normalize_settings = NORMALIZATIONS[normalize].options(**(normalize_options or {}))
     parts = _batches(data, names, isinstance(models, Mapping))
     batches = [batch for part in parts.values() for batch in part]
     matcher = MATCHERS[method]
@@ -78,24 +81,22 @@ def merge(
     spaces = trace(networks[0], batches[0][:2])
     _check_same_topology(networks, spaces, names)
     moments = {}
-    if matcher.blocks != "none":
-        pairs = (cross_pairs if matcher.blocks == "cross" else full_pairs)(len(networks))
+    if matcher.moments != "none":
+        pairs = (cross_pairs if matcher.moments == "cross" else full_pairs)(len(networks))
         moments = collect_moments(networks, spaces, batches, pairs)
     states = [network.state_dict() for network in networks]
     matching = matcher.match(
         Problem(spaces, states, moments, np.random.default_rng(seed), same_outputs=not isinstance(models, Mapping)),
         chosen,
     )
-    separate = isinstance(models, Mapping) or stop is not None
-    if separate:
-        merged: nn.Module = multi_head(dict(zip(names, networks, strict=True)), spaces, matching.maps, weights, stop)
-    else:
-        merged = merge_network(deepcopy(networks[0]), spaces, states, matching.maps, weights)
-    if normalize == "reset":
-        if separate:
-            reset_multi_head(merged, batches, {name: parts.get(name, batches) for name in names})  # type: ignore[arg-type]
-        else:
-            reset(merged, batches)
+    sources = dict(zip(names, networks, strict=True))
+    merged = assemble(
+        sources, spaces, matching.maps, same_outputs=not isinstance(models, Mapping), stop=stop, weights=weights
+    )
+    normalise(
+        merged, normalize, normalize_settings, models=sources, spaces=spaces, maps=matching.maps, weights=weights,
+        mixed=batches, own={name: parts.get(name, batches) for name in names},
+    )  # fmt: skip
     report = {
         "method": method,
         "options": chosen,

@@ -1,12 +1,19 @@
 """The architectures by name: what describes a network without building it.
 
-Nothing here imports torch, so that a benchmark can be planned and checked at once.
+Nothing here loads torch before a network is built, so that a benchmark can be planned and checked at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mergeline.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = [
     "ARCHITECTURES",
@@ -14,6 +21,8 @@ __all__ = [
     "GROUP_NORM_GROUPS",
     "INPUT_SIZES",
     "Architecture",
+    "Design",
+    "build",
     "deepest",
     "size_mismatch",
     "stage_blocks",
@@ -32,13 +41,78 @@ BLOCKS: dict[str, tuple[int, int, int, int]] = {
 INPUT_SIZES = (32, 64, 224)
 """Pixels; each has a stem of its own."""
 
-ARCHITECTURES: tuple[str, ...] = (
-    *BLOCKS, "resnet20", "resnet20-gn", "vgg11", "vgg11-bn", "vgg11-ln", "vgg16", "vgg16-bn", "vgg16-ln",
-)  # fmt: skip
-"""Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels) and VGG (64 channels)."""
-
-
 GROUP_NORM_GROUPS = 8
+
+
+@dataclass(frozen=True)
+class Design:
+    """An architecture: what makes its networks, and what is known of it without building one.
+
+    ``make``: called with ``num_classes``, ``width`` and ``input_size``; loads torch only then. ``blocks``: residual
+    blocks per stage, empty where depth is not counted so. ``check``: raises ValueError for a description that it cannot
+    build.
+    """
+
+    name: str
+    make: Callable[..., nn.Module]
+    blocks: tuple[int, ...] = ()
+    check: Callable[[Architecture], None] | None = None
+
+
+def _bottleneck(name: str) -> Design:
+    def make(**sizes: Any) -> nn.Module:
+        from mergeline.models.resnet import BottleneckResNet
+
+        return BottleneckResNet(BLOCKS[name], **sizes)
+
+    return Design(name, make, BLOCKS[name])
+
+
+def _resnet20(**sizes: Any) -> nn.Module:
+    from torch import nn
+
+    from mergeline.models.resnet20 import ResNet20
+
+    return ResNet20(nn.BatchNorm2d, **sizes)
+
+
+def _resnet20_gn(**sizes: Any) -> nn.Module:
+    from mergeline.models.resnet20 import ResNet20, group_norm
+
+    return ResNet20(group_norm, **sizes)
+
+
+def _check_groups(architecture: Architecture) -> None:
+    if round(16 * architecture.width) % GROUP_NORM_GROUPS:
+        raise ValueError(
+            f"architecture {architecture.name!r}: group norm needs 16 * width divisible by {GROUP_NORM_GROUPS}, "
+            f"got width={architecture.width}; take 0.5, 1, 2, ..."
+        )
+
+
+def _vgg(layers: str, norm: str) -> Design:
+    def make(**sizes: Any) -> nn.Module:
+        from torch import nn
+
+        from mergeline.models.vgg import LAYERS, VGG, ChannelNorm
+
+        return VGG(LAYERS[layers], {"": None, "-bn": nn.BatchNorm2d, "-ln": ChannelNorm}[norm], **sizes)
+
+    return Design(layers + norm, make)
+
+
+ARCHITECTURES: Registry[Design] = Registry(
+    "architecture",
+    "mergeline.architectures",
+    Design,
+    (
+        *(_bottleneck(name) for name in BLOCKS),
+        Design("resnet20", _resnet20),
+        Design("resnet20-gn", _resnet20_gn, check=_check_groups),
+        *(_vgg(layers, norm) for layers in ("vgg11", "vgg16") for norm in ("", "-bn", "-ln")),
+    ),
+)
+"""Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels) and VGG (64 channels)."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +132,33 @@ class Architecture:
                 f"architecture {self.name!r}: needs num_classes >= 1 and width > 0, "
                 f"got num_classes={self.num_classes}, width={self.width}"
             )
-        if self.name == "resnet20-gn" and round(16 * self.width) % GROUP_NORM_GROUPS:
-            raise ValueError(
-                f"architecture {self.name!r}: group norm needs 16 * width divisible by {GROUP_NORM_GROUPS}, "
-                f"got width={self.width}; take 0.5, 1, 2, ..."
-            )
         if self.input_size not in INPUT_SIZES:
             raise ValueError(f"input size {self.input_size} has no stem; known: {', '.join(map(str, INPUT_SIZES))}")
+        check = ARCHITECTURES[self.name].check
+        if check is not None:
+            check(self)
+
+
+def build(architecture: Architecture, seed: int | None = None) -> nn.Module:
+    """The network of ``architecture``; with ``seed`` its initial weights depend on that seed alone."""
+    import torch
+
+    make = partial(
+        ARCHITECTURES[architecture.name].make,
+        num_classes=architecture.num_classes,
+        width=architecture.width,
+        input_size=architecture.input_size,
+    )
+    if seed is None:
+        return make()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
 
 
 def stage_blocks(name: str) -> tuple[int, ...]:
     """Residual blocks per stage of the architecture ``name``; empty where depth is not counted in blocks."""
-    return BLOCKS.get(name, ())
+    return ARCHITECTURES[name].blocks if name in ARCHITECTURES else ()
 
 
 def deepest(names: Sequence[str]) -> str:

@@ -283,6 +283,19 @@ class MultiHead(nn.Module):
         values = self.trunk(x)
         return {name: head(*values) for name, head in zip(self.names, self.heads, strict=True)}
 
+    def alone(self, name: str) -> nn.Module:
+        """The trunk with one head, sharing their tensors: ``forward`` gives that head's logits."""
+        return _OneHead(self.trunk, self.heads[self.names.index(name)])
+
+
+class _OneHead(nn.Module):
+    def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.trunk, self.head = trunk, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(*self.trunk(x))
+
 
 def multi_head(
     models: Mapping[str, nn.Module],

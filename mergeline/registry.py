@@ -104,7 +104,9 @@ class Registry(MutableMapping[str, T], Generic[T]):
         try:
             entry = point.load()
         except Exception as error:  # whatever its import runs into
-            raise PluginError(f"{where} cannot be loaded: {type(error).__name__}: {error}; mend or uninstall it") from error
+            raise PluginError(
+                f"{where} cannot be loaded: {type(error).__name__}: {error}; mend or uninstall it"
+            ) from error
         if not isinstance(entry, self._of):
             raise PluginError(f"{where} is a {type(entry).__name__}, not a {self._of.__name__}; mend or uninstall it")
         if entry.name != point.name:

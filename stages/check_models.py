@@ -9,9 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mergeline.architectures import Architecture
+from mergeline.architectures import Architecture, build
 from mergeline.merging import cut, stop_space, trace_network
-from mergeline.models import build
 from mergeline.tasks import TASKS
 from stages.errors import StageError
 from stages.plan.cells import expand_cells, parse_edge

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mergeline.architectures import Architecture
-from mergeline.depth import expand_to
+from mergeline.depth.expansion import expand_to
 from mergeline.images import to_device
 from mergeline.merging import trace_network
 from mergeline.seeds import numpy_generator
@@ -32,6 +32,8 @@ class LoadedGroup:
     architectures: list[Architecture]
     spaces: Spaces
     hashes: list[str]
+    same_outputs: bool
+    """Whether the models' outputs mean the same: one task, or text embeddings that any task's classes have."""
 
 
 def load_group(context: Context, group: Group) -> LoadedGroup:
@@ -56,7 +58,13 @@ def load_group(context: Context, group: Group) -> LoadedGroup:
                 f"{group}: {edge} has width {other.width} and input size {other.input_size}, {group.edges[0]} has "
                 f"{first.width} and {first.input_size}; models of one merge must agree in both"
             )
-    return LoadedGroup(models, architectures, trace_network(models[0], first.input_size), hashes)
+    return LoadedGroup(
+        models,
+        architectures,
+        trace_network(models[0], first.input_size),
+        hashes,
+        group.same_task or context.outputs_are_text,
+    )
 
 
 def training_images(context: Context, group: Group, purpose: str, count: int) -> dict[str, torch.Tensor]:

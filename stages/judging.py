@@ -30,6 +30,6 @@ def training_accuracy(context: Context, group: Group, loaded: LoadedGroup) -> Tr
         {head: context.place(model) for head, model in zip(heads, loaded.models, strict=True)},
         loaded.spaces,
         parts,
-        whole=group.same_task or context.outputs_are_text,
+        same_outputs=loaded.same_outputs,
         readouts={head: context.readout(edge.task) for head, edge in heads.items()},
     )

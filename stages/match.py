@@ -27,7 +27,7 @@ def run(context: Context, cell: str) -> None:
     except (TypeError, ValueError) as error:
         raise CellError(f"{cell!r}: {error}") from error
     loaded = load_group(context, group)
-    moments = {} if matcher.blocks == "none" else MomentFile(context.path(paths.statistics(group)))
+    moments = {} if matcher.moments == "none" else MomentFile(context.path(paths.statistics(group)))
     judge = None
     if is_judged(context.params, method):  # found by name: other methods do not depend on that code
         judge = importlib.import_module("stages.judging").training_accuracy(context, group, loaded)
@@ -37,7 +37,7 @@ def run(context: Context, cell: str) -> None:
         moments,
         numpy_generator(context.params.seed, "match", cell),
         judge,
-        same_outputs=group.same_task or context.outputs_are_text,
+        same_outputs=loaded.same_outputs,
     )
     matching = matcher.match(problem, options)
     description = {

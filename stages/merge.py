@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from mergeline.images import batches
-from mergeline.merging import MultiHead, merge_network, multi_head, stop_space
-from mergeline.models import build
-from mergeline.normalization import NORMALIZATIONS, reset, reset_multi_head
+from mergeline.merging import stop_space
+from mergeline.network import assemble, is_whole, normalise
+from mergeline.normalization import NORMALIZATIONS
 from mergeline.seeds import numpy_generator
 from stages.context import Context
 from stages.errors import StageError
@@ -29,42 +28,34 @@ def run(context: Context, cell: str) -> None:
     maps, description = read_maps(context.path(paths.match(merge.match)))
     if description["models"] != loaded.hashes:
         raise StageError(f"{paths.match(merge.match)} was made from other models; run again: mergeline run")
-    names = head_names(merge.group)
-    whole = merge.stop is None and (merge.group.same_task or context.outputs_are_text)
-    network: nn.Module
-    stop = None
-    if whole:
-        states = [model.state_dict() for model in loaded.models]
-        network = merge_network(build(loaded.architectures[0]), loaded.spaces, states, maps, merge.weights)
-    else:
-        models = dict(zip(names, loaded.models, strict=True))
-        stop = stop_space(loaded.models[0], loaded.spaces, merge.stop, loaded.architectures[0].input_size)
-        network = multi_head(models, loaded.spaces, maps, merge.weights, stop)
-    context.place(network)
-    if merge.normalize == "reset":
-        _reset(context, merge, network)
+    models = dict(zip(head_names(merge.group), loaded.models, strict=True))
+    stop = stop_space(loaded.models[0], loaded.spaces, merge.stop, loaded.architectures[0].input_size)
+    network = assemble(models, loaded.spaces, maps, same_outputs=loaded.same_outputs, stop=stop, weights=merge.weights)
+    mixed, own = _images(context, merge)
+    normalise(
+        context.place(network), merge.normalize, models={name: context.place(model) for name, model in models.items()},
+        spaces=loaded.spaces, maps=maps, weights=merge.weights, mixed=mixed, own=own,
+    )  # fmt: skip
+    whole = is_whole(loaded.same_outputs, stop)
     save_merged(
         context.path(paths.merged_model(merge)),
         network,
-        dict(zip(names[: 1 if whole else None], loaded.architectures, strict=False)),
+        dict(zip(list(models)[: 1 if whole else None], loaded.architectures, strict=False)),
         stop,
         heads=not whole,
     )
 
 
-def _reset(context: Context, merge: Merge, network: nn.Module) -> None:
-    """Batch statistics on a fixed set of training images, those of several tasks mixed in a fixed order."""
-    options = context.params.normalize.reset
+def _images(context: Context, merge: Merge) -> tuple[list[torch.Tensor], dict[str, list[torch.Tensor]]]:
+    """Batches of a fixed set of training images: of all tasks, mixed in a fixed order, and of each head's own."""
+    if not NORMALIZATIONS[merge.normalize].reads_images:
+        return [], {}
+    options = getattr(context.params.normalize, merge.normalize)
     parts = training_images(context, merge.group, "reset", options.images)
     mixed = mix(list(parts.values()), context.params.seed)
-    if isinstance(network, MultiHead):
-        own = {
-            name: list(batches(parts[edge.task], options.batch_size))
-            for name, edge in zip(network.names, merge.group.edges, strict=True)
-        }
-        reset_multi_head(network, batches(mixed, options.batch_size), own)
-    else:
-        reset(network, batches(mixed, options.batch_size))
+    heads = zip(head_names(merge.group), merge.group.edges, strict=True)
+    own = {name: list(batches(parts[edge.task], options.batch_size)) for name, edge in heads}
+    return list(batches(mixed, options.batch_size)), own
 
 
 def mix(parts: list[torch.Tensor], seed: int) -> torch.Tensor:

@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 from mergeline.api import merge
-from mergeline.architectures import ARCHITECTURES, Architecture, deepest
-from mergeline.depth import expand_to
+from mergeline.architectures import ARCHITECTURES, Architecture, build, deepest
+from mergeline.depth.expansion import expand_to
 from mergeline.evaluation import predict, score
 from mergeline.images import batches, to_device
-from mergeline.models import build
 from mergeline.tasks import TASKS, prepare
 from mergeline.tasks.task import PreparedTask
 from stages.errors import InputError, StageError

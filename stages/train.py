@@ -12,11 +12,10 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from mergeline.architectures import ARCHITECTURES, Architecture
+from mergeline.architectures import ARCHITECTURES, Architecture, build
 from mergeline.evaluation import predict, score
 from mergeline.images import to_device
-from mergeline.models import build
-from mergeline.normalization import reset
+from mergeline.normalization.reset import reset
 from mergeline.seeds import derive_seed, numpy_generator, torch_generator
 from mergeline.tasks import TASKS
 from mergeline.tasks.task import PreparedTask

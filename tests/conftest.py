@@ -13,10 +13,9 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mergeline.architectures import Architecture
+from mergeline.architectures import Architecture, build
 from mergeline.images import normalize
 from mergeline.merging import trace_network
-from mergeline.models import build
 from mergeline.spaces import Spaces
 from mergeline.training import Recipe, train
 

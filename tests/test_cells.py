@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # -- names ----------------------------------------------------------------------------------------------------------
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}", fullmatch=True)
-architectures = st.sampled_from(ARCHITECTURES)
+architectures = st.sampled_from(tuple(ARCHITECTURES))
 edges = st.builds(Edge, names, architectures, st.integers(0, 2**31 - 1), st.booleans())
 
 
@@ -276,7 +276,7 @@ def test_growing_a_benchmark_changes_no_stage_that_there_was(what: str) -> None:
 def test_the_deeper_model_is_the_reference() -> None:
     params = parse_params(grown(architectures=["r17", "r35", "r29"]))
     for merge in expand_cells(params, params.merges):
-        depths = [ARCHITECTURES.index(edge.architecture) for edge in merge.edges]
+        depths = [list(ARCHITECTURES).index(edge.architecture) for edge in merge.edges]
         assert depths == sorted(depths, reverse=True)
 
 

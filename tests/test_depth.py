@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from mergeline.architectures import ARCHITECTURES, BLOCKS, Architecture, deepest, size_mismatch, stage_blocks
-from mergeline.depth import expand, expand_to, place_append
+from mergeline.architectures import ARCHITECTURES, BLOCKS, Architecture, build, deepest, size_mismatch, stage_blocks
+from mergeline.depth import place_append
+from mergeline.depth.expansion import expand, expand_to
 from mergeline.images import normalize
 from mergeline.merging import trace_network
-from mergeline.models import build
 from mergeline.spaces import verify
 from tests.conftest import TINY, Trained
 

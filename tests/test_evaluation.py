@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from mergeline.architectures import Architecture, build
 from mergeline.evaluation import (
     agreement,
     calibration_error,
@@ -22,7 +23,6 @@ from mergeline.evaluation import (
     predict,
     score,
 )
-from mergeline.models import Architecture, build
 
 
 def log_of(*rows: tuple[float, ...]) -> Tensor:

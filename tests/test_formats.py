@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mergeline.architectures import Architecture
+from mergeline.architectures import Architecture, build
 from mergeline.merging import MultiHead, multi_head, trace_network
-from mergeline.models import build
 from stages.formats.merged import load_merged, save_merged
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from mergeline.architectures import build
 from mergeline.maps import Dense, Permutation
 from mergeline.matching import MATCHERS, Matching, Problem
 from mergeline.matching.cca import CcaOptions, match_cca
@@ -19,7 +20,6 @@ from mergeline.matching.permute import match_grouped
 from mergeline.matching.transport import TransportOptions, transport_map, transport_plan, unit_distances
 from mergeline.matching.zip import match_groups
 from mergeline.merging import merge_states
-from mergeline.models import build
 from mergeline.moments import Moments, collect_moments, full_pairs
 from mergeline.spaces import Space
 from tests.conftest import Trained

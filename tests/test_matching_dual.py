@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mergeline.architectures import build
 from mergeline.maps import Groups, Permutation, UnitMap
 from mergeline.matching import MATCHERS, Matching, Problem
 from mergeline.matching.dual import GRID, AlignedUnits, DualOptions, DualZipOptions, ZippedWeights
@@ -19,9 +20,8 @@ from mergeline.matching.permute import match_grouped
 from mergeline.matching.weight import AlignedWeights, descend, neighbours
 from mergeline.matching.zip import ZipOptions, group_similarity, zip_space
 from mergeline.merging import merge_network, merge_states, multi_head
-from mergeline.models import build
 from mergeline.moments import collect_moments, full_pairs
-from mergeline.normalization import reset
+from mergeline.normalization.reset import reset
 from mergeline.spaces import Space, Spaces, trace
 from tests.conftest import Trained
 from tests.test_matching_weight import Various, literal_descent, permuted, state_of

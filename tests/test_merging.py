@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mergeline.architectures import Architecture
+from mergeline.architectures import Architecture, build
 from mergeline.evaluation import flops, parameters
 from mergeline.maps import Dense, Groups, Permutation, UnitMap
 from mergeline.matching import MATCHERS, Problem
@@ -23,7 +23,6 @@ from mergeline.merging import (
     multi_head_from_state,
     trace_network,
 )
-from mergeline.models import build
 from mergeline.moments import collect_moments
 from mergeline.spaces import Spaces, permute_state, random_permutation, trace
 from stages.formats.merged import load_merged, save_merged

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mergeline.architectures import build
 from mergeline.merging import merge_network, multi_head
-from mergeline.models import build
-from mergeline.normalization import NORMALIZATIONS, batch_norms, reset, reset_multi_head
+from mergeline.normalization import NORMALIZATIONS
+from mergeline.normalization.reset import batch_norms, reset, reset_multi_head
 from stages.plan.params import Normalize
 from tests.conftest import Trained
 

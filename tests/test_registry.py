@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from mergeline.api import merge
+from mergeline.architectures import build
 from mergeline.matching import MATCHERS, Matcher, Problem
 from mergeline.merging import merge_states
-from mergeline.models import build
 from mergeline.moments import collect_moments, cross_pairs, full_pairs
-from mergeline.normalization import reset
+from mergeline.normalization.reset import reset
 from tests.conftest import Trained
 from tests.test_matching_weight import permuted
 
@@ -30,8 +30,8 @@ def problem_of(trained: Trained, matcher: Matcher, n_models: int = 2, seed: int 
     """The trained networks' problem with just the moments that the matcher asks for."""
     models = trained.models[:n_models]
     moments = {}
-    if matcher.blocks != "none":
-        pairs = cross_pairs(n_models) if matcher.blocks == "cross" else full_pairs(n_models)
+    if matcher.moments != "none":
+        pairs = cross_pairs(n_models) if matcher.moments == "cross" else full_pairs(n_models)
         moments = collect_moments(models, trained.spaces, [trained.toy.inputs(64)], pairs)
     return Problem(trained.spaces, trained.states()[:n_models], moments, np.random.default_rng(seed))
 
@@ -45,7 +45,7 @@ def test_every_method_is_registered_under_its_name() -> None:
 def test_an_entry_says_what_it_does_what_it_needs_and_its_options(name: str) -> None:
     matcher = MATCHERS[name]
     assert matcher.summary
-    assert matcher.blocks in ("none", "cross", "full")
+    assert matcher.moments in ("none", "cross", "full")
     options = matcher.options()
     assert dataclasses.is_dataclass(options)
     assert options == matcher.options(**dataclasses.asdict(options))

@@ -12,9 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 from mergeline import spaces as spaces_module
-from mergeline.architectures import ARCHITECTURES, Architecture
+from mergeline.architectures import ARCHITECTURES, Architecture, build
 from mergeline.merging import trace_network
-from mergeline.models import build
 from mergeline.spaces import SpaceError, Spaces, permute_state, random_permutation, trace, verify
 
 Enliven = Callable[..., nn.Module]

@@ -22,10 +22,9 @@ from PIL import Image
 from pydantic import BaseModel
 from safetensors.torch import load_file, save_file
 
-from mergeline.architectures import Architecture
+from mergeline.architectures import Architecture, build
 from mergeline.evaluation import flops, score
-from mergeline.models import build
-from mergeline.normalization import batch_norms
+from mergeline.normalization.reset import batch_norms
 from stages.__main__ import STAGES, main
 from stages.formats.maps import read_maps
 from stages.formats.merged import load_merged

@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mergeline.api import merge
-from mergeline.architectures import Architecture
+from mergeline.architectures import Architecture, build
 from mergeline.evaluation import joint_accuracy
-from mergeline.models import build
-from mergeline.normalization import reset
+from mergeline.normalization.reset import reset
 from mergeline.text import TextEncoderError, class_embeddings, text_logits
 from mergeline.training import EpochRecord, Recipe, train
 from tests.conftest import Toy, make_toy

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mergeline.architectures import build
 from mergeline.evaluation import predict, score
 from mergeline.images import MEAN, STD, augment, batches, normalize, to_device
-from mergeline.models import build
 from mergeline.training import EpochRecord, Recipe, TrainState, learning_rate, train
 from tests.conftest import TINY, Toy, make_toy
 

@@ -14,20 +14,13 @@ from mergeline.matching.random import RANDOM
 from mergeline.matching.transport import TRANSPORT
 from mergeline.matching.weight import WEIGHT
 from mergeline.matching.zip import ZIP
+from mergeline.registry import Registry
 
 __all__ = ["MATCHERS", "Matcher", "Matching", "Problem", "per_space"]
 
-MATCHERS: dict[str, Matcher] = {
-    matcher.name: matcher
-    for matcher in (
-        IDENTITY,
-        PERMUTE,
-        RANDOM,
-        ZIP,
-        WEIGHT,
-        DUAL_PERMUTE,
-        DUAL_ZIP,
-        CCA,
-        TRANSPORT,
-    )
-}
+MATCHERS: Registry[Matcher] = Registry(
+    "method",
+    "mergeline.methods",
+    Matcher,
+    (IDENTITY, PERMUTE, RANDOM, ZIP, WEIGHT, DUAL_PERMUTE, DUAL_ZIP, CCA, TRANSPORT),
+)

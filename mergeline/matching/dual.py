@@ -338,13 +338,17 @@ def _match_groups(problem: Problem, options: DualZipOptions, balance: float) -> 
     return Matching(tuple(maps), objective)
 
 
+def _by_accuracy(options: DualOptions) -> bool:
+    return options.balance == "grid"
+
+
 DUAL_PERMUTE = Matcher(
     "dual_permute",
     "the permutation with the largest correlation of weights and activations together (MuDSC)",
     "cross",
     DualOptions,
     _chosen(_match_permutations),
-    judged=True,
+    judged=_by_accuracy,
 )
 DUAL_ZIP = Matcher(
     "dual_zip",
@@ -352,5 +356,5 @@ DUAL_ZIP = Matcher(
     "full",
     DualZipOptions,
     _chosen(_match_groups),
-    judged=True,
+    judged=_by_accuracy,
 )

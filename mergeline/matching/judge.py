@@ -6,15 +6,14 @@ mudsc Sec. 4 chooses its balance so. Never judge on test images.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from mergeline.maps import UnitMap
-from mergeline.merging import MultiHead, merge_network, multi_head
-from mergeline.normalization import reset, reset_multi_head
+from mergeline.merging import MultiHead
+from mergeline.network import assemble, normalise
 from mergeline.spaces import Spaces
 
 __all__ = ["TrainingAccuracy"]
@@ -28,8 +27,8 @@ class TrainingAccuracy:
     ----------
     models: by head, of one topology up to their classifiers.
     batches: by head, normalised images ``(B, C, H, W)`` of its task and labels ``(B,)``, on the models' device. Where
-        ``whole``, heads of one task may share them.
-    whole: one network of all layers, for models of one task, in place of a trunk with a head for each.
+        ``same_outputs``, heads of one task may share them.
+    same_outputs: the models' outputs mean the same: one network of all layers in place of a trunk with a head for each.
     weights: each model's weight; uniform by default.
     readouts: by head, what turns outputs into logits (see :mod:`mergeline.text`); by default they are.
     """
@@ -37,7 +36,7 @@ class TrainingAccuracy:
     models: Mapping[str, nn.Module]
     spaces: Spaces
     batches: Mapping[str, Sequence[tuple[Tensor, Tensor]]]
-    whole: bool = False
+    same_outputs: bool = False
     weights: Sequence[float] | None = None
     readouts: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
@@ -58,13 +57,8 @@ class TrainingAccuracy:
 
     def _merged(self, maps: Sequence[Mapping[str, UnitMap]]) -> nn.Module:
         own = {name: [images for images, _ in batches] for name, batches in self.batches.items()}
-        mixed = [images for parts in own.values() for images in parts]
-        if self.whole:
-            networks = list(self.models.values())
-            states = [model.state_dict() for model in networks]
-            network = merge_network(deepcopy(networks[0]), self.spaces, states, maps, self.weights)
-            reset(network, mixed)
-            return network
-        trunk = multi_head(self.models, self.spaces, maps, self.weights)
-        reset_multi_head(trunk, mixed, own)
-        return trunk
+        network = assemble(self.models, self.spaces, maps, same_outputs=self.same_outputs, weights=self.weights)
+        return normalise(
+            network, "reset", models=self.models, spaces=self.spaces, maps=maps, weights=self.weights,
+            mixed=[images for parts in own.values() for images in parts], own=own,
+        )  # fmt: skip

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # so that the registry can be read without torch
 
 __all__ = ["Matcher", "Matching", "Problem", "per_space"]
 
-Blocks = Literal["none", "cross", "full"]
+MomentsNeeded = Literal["none", "cross", "full"]
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,21 @@ class Matching:
 class Matcher:
     """A registered way to match: the moments it needs, its options with their defaults, and the function.
 
-    ``blocks``: "none", the blocks between models ("cross"), or also within each model ("full").
-    ``options``: a frozen dataclass; its fields are the keys that params.yaml may set. ``judged``: whether an option may
-    be chosen by ``Problem.judge``.
+    ``moments``: "none", those between models ("cross"), or also within each model ("full").
+    ``options``: a frozen dataclass; its fields are the keys that params.yaml may set. ``judged``: for a method with
+    options that ``Problem.judge`` chooses, whether some given options are such.
     """
 
     name: str
     summary: str
-    blocks: Blocks
+    moments: MomentsNeeded
     options: type
     match: Callable[[Problem, Any], Matching]
-    judged: bool = False
+    judged: Callable[[Any], bool] | None = None
+
+    def needs_judge(self, options: Any) -> bool:
+        """Whether these options leave a choice to the judge."""
+        return self.judged is not None and self.judged(options)
 
 
 SpaceMatcher = Callable[["Space", "Moments", Any], tuple[list[UnitMap], float]]

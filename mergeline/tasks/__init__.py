@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mergeline.registry import Registry
 from mergeline.tasks.folders import (
     CUB,
     DTD,
@@ -19,23 +20,12 @@ from mergeline.tasks.task import Adapter, PreparedTask, RawTask, TaskError, prep
 
 __all__ = ["TASKS", "Adapter", "PreparedTask", "RawTask", "TaskError", "prepare"]
 
-TASKS: dict[str, Adapter] = {
-    adapter.name: adapter
-    for adapter in (
-        DIGITS,
-        OPTDIGITS,
-        LANDCOVER,
-        FASHION,
-        LETTERS,
-        FONTDIGITS,
-        MNIST,
-        SVHN,
-        EUROSAT,
-        DTD,
-        CUB,
-        NABIRDS,
-        INFOGRAPH,
-        IMAGENET,
-        FOLDER,
-    )
-}
+TASKS: Registry[Adapter] = Registry(
+    "task",
+    "mergeline.tasks",
+    Adapter,
+    (
+        DIGITS, OPTDIGITS, LANDCOVER, FASHION, LETTERS, FONTDIGITS, MNIST, SVHN, EUROSAT, DTD, CUB, NABIRDS, INFOGRAPH,
+        IMAGENET, FOLDER,
+    ),
+)  # fmt: skip

@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mergeline.architectures import Architecture
+from mergeline.architectures import Architecture, build
 from mergeline.merging import multi_head_from_state, trace_network
-from mergeline.models import build
 from stages.formats.models import load_strictly, read_model, save_model
 
 __all__ = ["load_merged", "save_merged"]

@@ -13,8 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mergeline.architectures import Architecture
-from mergeline.models import build
+from mergeline.architectures import Architecture, build
 from stages.errors import StageError
 from stages.formats import FORMAT, KEY, check_format
 from stages.formats.files import writing

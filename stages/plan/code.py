@@ -51,7 +51,7 @@ def stage_code(name: str) -> dict[str, str]:
         matcher = MATCHERS[name.removeprefix("match-")]
         home = matcher.match.__module__ if matcher.match.__module__ != f"{REGISTRY}.problem" else ""
         roots = [STAGES["match"].module, home or _module_of_matcher(matcher.name)]
-        roots += ["stages.judging"] if matcher.judged else []
+        roots += ["stages.judging"] if matcher.judged is not None else []
     else:
         roots = [STAGES[name].module]
     return {module: _module_hash(module) for module in sorted(module_closure(roots))}

@@ -349,7 +349,7 @@ def _method_faults(name: str, method: Method, matchers: Any, known: Any, blocks:
                     faults.append(f"{path}.{place}.{key}: {error}")
     if method.grid is not None and method.options is None:
         faults.append(f"{path}.options: a grid needs options beside it, even if empty: options: {{}}")
-    if matcher.blocks == "full" and blocks != "full":
+    if matcher.moments == "full" and blocks != "full":
         faults.append(f"{path}: {matcher.name} needs the blocks within each model; set statistics.blocks: full")
     return faults
 

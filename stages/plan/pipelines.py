@@ -261,7 +261,7 @@ def matcher_blocks(params: Params, cell: MethodCell) -> str:
     from mergeline.matching import MATCHERS
 
     method = params.methods.get(cell.name, Method())
-    return MATCHERS[method.use or cell.name].blocks
+    return MATCHERS[method.use or cell.name].moments
 
 
 def _stage(

@@ -1,4 +1,4 @@
-"""Depth: which block of a shallow network stands where in a deep topology, and the expansion.
+"""Expanding a shallow network to a deep topology.
 
 An expanded network has identity blocks where no block of its own stands and computes the same function, bit for bit in
 eval mode on the same device (depth_heterogeneity App. C; heterogeneous_merging III-B).
@@ -6,32 +6,16 @@ eval mode on the same device (depth_heterogeneity App. C; heterogeneous_merging 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from mergeline.architectures import Architecture, stage_blocks
-from mergeline.models import build
+from mergeline.architectures import Architecture, build, stage_blocks
+from mergeline.depth import PLACEMENTS
+from mergeline.depth.placer import Placement
 
-__all__ = ["Placement", "expand", "expand_to", "place_append"]
-
-Placement = tuple[tuple[int | None, ...], ...]
-"""For each stage and each block of the deep topology: the shallow block that stands there, or None (identity)."""
-
-
-def place_append(shallow: Sequence[int], deep: Sequence[int]) -> Placement:
-    """Shallow blocks first, in order; identity blocks at the end of each stage (depth_heterogeneity App. C).
-
-    >>> place_append((1, 2), (2, 2))
-    ((0, None), (0, 1))
-    """
-    if len(shallow) != len(deep) or any(s > d for s, d in zip(shallow, deep, strict=True)):
-        raise ValueError(f"blocks {tuple(shallow)} do not fit into {tuple(deep)}")
-    return tuple(
-        tuple(position if position < own else None for position in range(total))
-        for own, total in zip(shallow, deep, strict=True)
-    )
+__all__ = ["expand", "expand_to"]
 
 
 def expand(state: Mapping[str, Tensor], deep: Architecture, placement: Placement) -> dict[str, Tensor]:
@@ -70,12 +54,16 @@ def expand(state: Mapping[str, Tensor], deep: Architecture, placement: Placement
     return result
 
 
-def expand_to(model: nn.Module, architecture: Architecture, deep_name: str) -> tuple[nn.Module, Architecture]:
-    """``model`` in the topology of ``deep_name`` (appended identity blocks); itself where nothing is to be added."""
+def expand_to(
+    model: nn.Module, architecture: Architecture, deep_name: str, placement: str = "append"
+) -> tuple[nn.Module, Architecture]:
+    """``model`` in the topology of ``deep_name``, its blocks placed by a placement of :data:`PLACEMENTS`; itself where
+    nothing is to be added."""
     if architecture.name == deep_name:
         return model, architecture
     deep = Architecture(deep_name, architecture.num_classes, architecture.width, architecture.input_size)
-    placement = place_append(stage_blocks(architecture.name), stage_blocks(deep_name))
+    placer = PLACEMENTS[placement]
+    placed = placer.place(stage_blocks(architecture.name), stage_blocks(deep_name), placer.options())
     expanded = build(deep)
-    expanded.load_state_dict(expand(model.state_dict(), deep, placement))
+    expanded.load_state_dict(expand(model.state_dict(), deep, placed))
     return expanded.train(model.training), deep

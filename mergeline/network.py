@@ -1,0 +1,90 @@
+"""From maps to a finished network: the one place that decides what a merge of some models is.
+
+Models of one task become one network of all layers. Models of different tasks, and merges that stop below the
+outputs, become a trunk with a head per model (numerics: "Merging").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mergeline.maps import UnitMap
+from mergeline.merging import merge_network, multi_head, uniform_weights
+from mergeline.normalization import NORMALIZATIONS, Finished
+from mergeline.spaces import Spaces
+
+__all__ = ["assemble", "is_whole", "normalise"]
+
+
+def is_whole(same_outputs: bool, stop: str | None) -> bool:
+    """Whether a merge is one network of all layers: the outputs mean the same, and it does not stop below them."""
+    return same_outputs and stop is None
+
+
+def assemble(
+    models: Mapping[str, nn.Module],
+    spaces: Spaces,
+    maps: Sequence[Mapping[str, UnitMap]],
+    *,
+    same_outputs: bool,
+    stop: str | None = None,
+    weights: Sequence[float] | None = None,
+) -> nn.Module:
+    """The merged network, in eval mode, its statistics as merged.
+
+    Parameters
+    ----------
+    models: by head, of one topology up to their outputs; the first is the reference.
+    maps: each model's maps by space.
+    same_outputs: the models' outputs mean the same (one task).
+    stop: the last space that is merged (see :func:`mergeline.merging.cut`); all that there are by default.
+    weights: each model's weight; uniform by default.
+    """
+    networks = list(models.values())
+    if is_whole(same_outputs, stop):
+        states = [model.state_dict() for model in networks]
+        return merge_network(deepcopy(networks[0]), spaces, states, maps, weights)
+    return multi_head(models, spaces, maps, weights, stop)
+
+
+@torch.no_grad()
+def normalise(
+    network: nn.Module,
+    method: str,
+    options: Any = None,
+    *,
+    models: Mapping[str, nn.Module],
+    spaces: Spaces,
+    maps: Sequence[Mapping[str, UnitMap]],
+    weights: Sequence[float] | None = None,
+    mixed: Sequence[Tensor] = (),
+    own: Mapping[str, Sequence[Tensor]] | None = None,
+) -> nn.Module:
+    """Set the statistics of an assembled network right, in place.
+
+    Parameters
+    ----------
+    method, options: a name in :data:`mergeline.normalization.NORMALIZATIONS`, and its options; its defaults if None.
+    models, spaces, maps, weights: what the network was assembled from.
+    mixed: batches of normalised images that hold all tasks. own: those of each head's task; ``mixed`` by default.
+
+    Raises
+    ------
+    ValueError: unknown method, or one that reads images is given none.
+    """
+    if method not in NORMALIZATIONS:
+        raise ValueError(f"unknown normalisation {method!r}; known: {', '.join(NORMALIZATIONS)}")
+    normalizer = NORMALIZATIONS[method]
+    if normalizer.reads_images and not len(mixed):
+        raise ValueError(f"normalisation {method!r} needs images, and there are none")
+    finished = Finished(
+        network, models, spaces, maps, uniform_weights(len(models)) if weights is None else weights, mixed,
+        dict.fromkeys(models, mixed) if own is None else own,
+    )  # fmt: skip
+    normalizer.run(finished, normalizer.options() if options is None else options)
+    return network.eval()

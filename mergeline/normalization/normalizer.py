@@ -1,0 +1,48 @@
+"""What a normalisation gets and what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # so that the registry can be read without torch
+    from torch import Tensor, nn
+
+    from mergeline.maps import UnitMap
+    from mergeline.spaces import Spaces
+
+__all__ = ["Finished", "Normalizer"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A merged network with what it was made from.
+
+    ``network``: one network, or a trunk with a head per model (:class:`mergeline.merging.MultiHead`). ``sources``: the
+    models by head, of one topology. ``maps``, ``weights``: each model's. ``mixed``: batches of normalised images that
+    hold all tasks; ``own``: each head's own task's.
+    """
+
+    network: nn.Module
+    sources: Mapping[str, nn.Module]
+    spaces: Spaces
+    maps: Sequence[Mapping[str, UnitMap]]
+    weights: Sequence[float]
+    mixed: Sequence[Tensor]
+    own: Mapping[str, Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """A registered way to set a merged network's statistics right.
+
+    ``options``: a frozen dataclass; its fields are the keys that params.yaml may set. ``run`` changes the network in
+    place. ``reads_images``: whether it looks at images.
+    """
+
+    name: str
+    summary: str
+    options: type
+    run: Callable[[Finished, Any], None]
+    reads_images: bool = True
