@@ -284,11 +284,11 @@ def test_merges_are_judged_by_their_accuracy_on_training_images(trained: Trained
     images, labels = trained.toy.inputs(), trained.toy.tensors()[1]
     models = dict(zip("ab", trained.models[:2], strict=True))
     maps = [{space.name: Permutation.identity(space.size) for space in trained.spaces.free}] * 2
-    one_task = TrainingAccuracy(models, trained.spaces, {"a": [(images, labels)]}, whole=True)
+    one_task = TrainingAccuracy(models, trained.spaces, {"a": [(images, labels)]}, same_outputs=True)
     merged = merge_network(build(trained.architecture), trained.spaces, trained.states()[:2], maps)
     reset(merged, [images])
     assert one_task(maps) == pytest.approx(float((merged(images).argmax(1) == labels).float().mean()))
-    whole = TrainingAccuracy(models, trained.spaces, {"a": [(images, labels)]}, whole=True, weights=(1.0, 0.0))
+    whole = TrainingAccuracy(models, trained.spaces, {"a": [(images, labels)]}, same_outputs=True, weights=(1.0, 0.0))
     assert whole(maps) == pytest.approx(float((trained.models[0](images).argmax(1) == labels).float().mean()), abs=0.02)
 
     half = {name: [(images[part::2], labels[part::2])] for part, name in enumerate(models)}
