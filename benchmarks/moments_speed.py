@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmarks.timing import in_turn, ratio
 from mergeline.architectures import Architecture, build
-from mergeline.merging import trace_network
+from mergeline.heads import trace_network
 from mergeline.moments import collect_moments
 
 

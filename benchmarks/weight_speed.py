@@ -10,8 +10,8 @@ from torch import Tensor
 
 from benchmarks.timing import in_turn, ratio
 from mergeline.architectures import Architecture, build
+from mergeline.heads import trace_network
 from mergeline.matching.weight import AlignedWeights, descend, neighbours
-from mergeline.merging import trace_network
 
 
 class Recorded(AlignedWeights):

@@ -216,7 +216,7 @@ def collect_moments(
     """
     pairs = cross_pairs(len(models)) if pairs is None else tuple(pairs)
     accumulators = {space.name: MomentAccumulator(space.name, pairs) for space in spaces.free}
-    walks = [spaces.walk(model) for model in models]
+    walks = [Walk(spaces, model) for model in models]
     for images in batches:
         for space, values in lockstep(walks, images):
             accumulators[space.name].update(values)

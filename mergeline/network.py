@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mergeline.heads import multi_head
 from mergeline.maps import UnitMap
-from mergeline.merging import merge_network, multi_head, uniform_weights
+from mergeline.merging import merge_network, uniform_weights
 from mergeline.normalization import NORMALIZATIONS, Finished
 from mergeline.spaces import Spaces
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from mergeline.architectures import Architecture, build
-from mergeline.merging import cut, stop_space, trace_network
+from mergeline.heads import cut, stop_space, trace_network
 from mergeline.tasks import TASKS
 from stages.errors import StageError
 from stages.plan.cells import expand_cells, parse_edge

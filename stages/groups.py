@@ -10,8 +10,8 @@ from torch import nn
 
 from mergeline.architectures import Architecture
 from mergeline.depth.expansion import expand_to
+from mergeline.heads import trace_network
 from mergeline.images import to_device
-from mergeline.merging import trace_network
 from mergeline.seeds import numpy_generator
 from mergeline.spaces import Spaces
 from stages.context import Context

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from mergeline.heads import stop_space
 from mergeline.images import batches
-from mergeline.merging import stop_space
 from mergeline.network import assemble, is_whole, normalise
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.seeds import numpy_generator

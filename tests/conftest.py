@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mergeline.architectures import Architecture, build
+from mergeline.heads import trace_network
 from mergeline.images import normalize
-from mergeline.merging import trace_network
 from mergeline.spaces import Spaces
 from mergeline.training import Recipe, train
 

@@ -12,8 +12,8 @@ from torch import nn
 from mergeline.architectures import ARCHITECTURES, BLOCKS, Architecture, build, deepest, size_mismatch, stage_blocks
 from mergeline.depth import place_append
 from mergeline.depth.expansion import expand, expand_to
+from mergeline.heads import trace_network
 from mergeline.images import normalize
-from mergeline.merging import trace_network
 from mergeline.spaces import verify
 from tests.conftest import TINY, Trained
 

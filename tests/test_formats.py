@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mergeline.architectures import Architecture, build
-from mergeline.merging import MultiHead, multi_head, trace_network
+from mergeline.heads import MultiHead, multi_head, trace_network
 from stages.formats.merged import load_merged, save_merged
 
 

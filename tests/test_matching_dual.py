@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mergeline.architectures import build
+from mergeline.heads import multi_head
 from mergeline.maps import Groups, Permutation, UnitMap
 from mergeline.matching import MATCHERS, Matching, Problem
 from mergeline.matching.dual import GRID, AlignedUnits, DualOptions, DualZipOptions, ZippedWeights
@@ -19,7 +20,7 @@ from mergeline.matching.judge import TrainingAccuracy
 from mergeline.matching.permute import match_grouped
 from mergeline.matching.weight import AlignedWeights, descend, neighbours
 from mergeline.matching.zip import ZipOptions, group_similarity, zip_space
-from mergeline.merging import merge_network, merge_states, multi_head
+from mergeline.merging import merge_network, merge_states
 from mergeline.moments import collect_moments, full_pairs
 from mergeline.normalization.reset import reset
 from mergeline.spaces import Space, Spaces, trace

@@ -12,17 +12,10 @@ from torch import Tensor, nn
 
 from mergeline.architectures import Architecture, build
 from mergeline.evaluation import flops, parameters
+from mergeline.heads import MultiHead, cut, multi_head, multi_head_from_state, trace_network
 from mergeline.maps import Dense, Groups, Permutation, UnitMap
 from mergeline.matching import MATCHERS, Problem
-from mergeline.merging import (
-    MultiHead,
-    cut,
-    merge_network,
-    merge_states,
-    multi_head,
-    multi_head_from_state,
-    trace_network,
-)
+from mergeline.merging import merge_network, merge_states
 from mergeline.moments import collect_moments
 from mergeline.spaces import Spaces, permute_state, random_permutation, trace
 from stages.formats.merged import load_merged, save_merged

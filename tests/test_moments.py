@@ -22,6 +22,7 @@ from mergeline.moments import (
     full_pairs,
     lockstep,
 )
+from mergeline.spaces import Walk
 from tests.conftest import Trained
 
 Array = NDArray[np.float64]
@@ -270,7 +271,7 @@ def test_moments_of_networks_are_those_of_their_activations(trained: Trained) ->
     images = trained.toy.inputs(20)
     pair = trained.models[:2]
     found = collect_moments(pair, trained.spaces, images.split(8))
-    walks = [trained.spaces.walk(model) for model in pair]
+    walks = [Walk(trained.spaces, model) for model in pair]
     with torch.no_grad():
         for space, values in lockstep(walks, images):
             means, variances, joint = expected(values)

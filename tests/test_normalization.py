@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mergeline.architectures import build
-from mergeline.merging import merge_network, multi_head
+from mergeline.heads import multi_head
+from mergeline.merging import merge_network
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.normalization.reset import batch_norms, reset, reset_multi_head
 from stages.plan.params import Normalize

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from mergeline.api import merge
 from mergeline.architectures import build
 from mergeline.evaluation import flops, parameters
+from mergeline.heads import MultiHead, cut, multi_head, multi_head_from_state, stop_space
 from mergeline.maps import UnitMap
 from mergeline.matching import MATCHERS, Problem
-from mergeline.merging import MultiHead, cut, merge_network, multi_head, multi_head_from_state, stop_space
+from mergeline.merging import merge_network
 from mergeline.moments import collect_moments, full_pairs
 from mergeline.normalization.reset import reset, reset_multi_head
 from stages.formats.merged import load_merged, save_merged

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from mergeline import spaces as spaces_module
 from mergeline.architectures import ARCHITECTURES, Architecture, build
-from mergeline.merging import trace_network
-from mergeline.spaces import SpaceError, Spaces, permute_state, random_permutation, trace, verify
+from mergeline.heads import trace_network
+from mergeline.spaces import SpaceError, Spaces, Walk, permute_state, random_permutation, trace, verify
 
 Enliven = Callable[..., nn.Module]
 
@@ -216,7 +216,7 @@ def test_units_are_observed_as_the_next_layer_reads_them(enliven: Enliven) -> No
     spaces = trace_network(model, 32)
     with torch.no_grad():
         model(images)
-        walked = {space.name: values.clone() for space, values in spaces.walk(model).activations(images)}
+        walked = {space.name: values.clone() for space, values in Walk(spaces, model).activations(images)}
     assert list(walked) == [space.name for space in spaces.free]
     for space in spaces.free[:-1]:
         expected = read[space.inputs[-1].tensor].movedim(1, -1).reshape(-1, space.size)
@@ -226,7 +226,7 @@ def test_units_are_observed_as_the_next_layer_reads_them(enliven: Enliven) -> No
 def test_the_last_stage_is_observed_before_pooling(enliven: Enliven) -> None:
     model = enliven(tiny())
     last = trace_network(model, 32).free[-1]
-    walk = trace_network(model, 32).walk(model)
+    walk = Walk(trace_network(model, 32), model)
     values = {space.name: value for space, value in walk.activations(noise(3, 3, 32, 32))}
     assert values[last.name].shape == (3 * 2 * 2, 128)
 

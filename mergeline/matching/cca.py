@@ -7,6 +7,7 @@ normalisation recomputed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mergeline.maps import Dense, UnitMap
-from mergeline.matching.permute import match_grouped
+from mergeline.matching.assignment import match_permutation
+from mergeline.matching.bundles import in_bundles
 from mergeline.matching.problem import Matcher, per_space
 
 if TYPE_CHECKING:
@@ -29,18 +31,22 @@ RANK = 1e-6
 """Canonical correlations below this are rounding: their directions are no match, only what is left over."""
 
 
-def match_cca(xx: ArrayLike, yy: ArrayLike, xy: ArrayLike, gamma: float = 0.1) -> tuple[Float64, Float64]:
+def match_cca(
+    xx: ArrayLike, yy: ArrayLike, xy: ArrayLike, gamma: float = 0.1, assignment: NDArray[np.int64] | None = None
+) -> tuple[Float64, Float64]:
     """Map units ``y`` to units ``x`` through their canonical variables.
 
     With ``X = S_xx + g I`` and ``Y = S_yy + g I`` and the singular value decomposition
     ``X^-1/2 S_xy Y^-1/2 = U s V'``, a value ``y`` goes to ``X^1/2 U V' Y^-1/2 y``. Where ``s`` is 0 (dead units, fewer
-    samples than units), ``U`` and ``V`` are only given up to a rotation; the one is taken that moves least.
+    samples than units), ``U`` and ``V`` are only given up to a rotation; the one is taken that is nearest to ``assignment``.
 
     Parameters
     ----------
     xx, yy: ``(C, C)`` covariances of the units of the reference and of the other model.
     xy: ``(C, C)`` covariances between them.
     gamma: ridge, as a multiple of each model's mean variance; above 0.
+    assignment: unit ``i`` of the reference goes with ``assignment[i]`` of the other where nothing else says so; by default
+        the assignment of largest correlation.
 
     Returns
     -------
@@ -60,7 +66,10 @@ def match_cca(xx: ArrayLike, yy: ArrayLike, xy: ArrayLike, gamma: float = 0.1) -
     ridges = [gamma * (own or other or 1.0) for own, other in (scales, scales[::-1])]
     x_root, x_inverse = _roots(xx, ridges[0])
     y_root, y_inverse = _roots(yy, ridges[1])
-    rotation = _nearest_rotation(x_inverse @ xy @ y_inverse)
+    if assignment is None:
+        spread = np.sqrt(np.outer(np.diagonal(xx), np.diagonal(yy)))
+        assignment = match_permutation(np.divide(xy, spread, out=np.zeros_like(xy), where=spread > 0))
+    rotation = _nearest_rotation(x_inverse @ xy @ y_inverse, np.eye(len(xx))[assignment])
     return x_root @ rotation @ y_inverse, y_root @ rotation.T @ x_inverse
 
 
@@ -73,13 +82,13 @@ def _roots(covariance: Float64, ridge: float) -> tuple[Float64, Float64]:
     return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T
 
 
-def _nearest_rotation(matrix: Float64) -> Float64:
-    """``U V'`` of the singular value decomposition, completed where singular values are 0."""
+def _nearest_rotation(matrix: Float64, target: Float64) -> Float64:
+    """``U V'`` of the singular value decomposition, completed where singular values are 0: there, nearest to ``target``."""
     left, values, right = np.linalg.svd(matrix)
     rank = int((values > RANK).sum())
     rotation = left[:, :rank] @ right[:rank]
     if rank < len(values):
-        inner, _, outer = np.linalg.svd(left[:, rank:].T @ right[rank:].T)
+        inner, _, outer = np.linalg.svd(left[:, rank:].T @ target @ right[rank:].T)
         rotation += left[:, rank:] @ inner @ outer @ right[rank:]
     return rotation
 
@@ -95,28 +104,29 @@ class CcaOptions:
             raise ValueError(f"gamma must be above 0, got {self.gamma}")
 
 
-def _match(space: Space, moments: Moments, options: CcaOptions) -> tuple[list[UnitMap], float]:
+def _match(
+    space: Space, moments: Moments, partners: Sequence[NDArray[np.int64]], options: CcaOptions
+) -> tuple[list[UnitMap], float]:
     """Every model to model 0; the objective is the mean correlation of mapped units with those they are mapped to.
 
-    In a space with groups (group norm), groups are assigned first and mapped each to its own, so that they stay apart.
+    Bundles are mapped each to its own, so that they stay apart.
     """
     if len(set(moments.sizes)) != 1:
         raise ValueError(f"space {space.name!r}: cca needs models of one width, got {list(moments.sizes)}")
     eye = np.eye(space.size)
     maps: list[UnitMap] = [Dense(eye, eye)]
     total = 0.0
-    per_group = space.size // space.groups
     for model in range(1, len(moments.sizes)):
         xx, yy, xy = (moments.covariance(*pair) for pair in ((0, 0), (model, model), (0, model)))
-        partners = [0]
-        if space.groups > 1:
-            partners = list(match_grouped(moments.correlation(0, model), space.groups)[::per_group] // per_group)
+        correlation = moments.correlation(0, model)
         to_merged, to_own = np.zeros_like(eye), np.zeros_like(eye)
-        for group, partner in enumerate(partners):
-            own = slice(group * per_group, (group + 1) * per_group)
-            other = slice(partner * per_group, (partner + 1) * per_group)
+        for own, other in in_bundles(xy.shape, partners[model]):
             to_merged[own, other], to_own[other, own] = match_cca(
-                xx[own, own], yy[other, other], xy[own, other], options.gamma
+                xx[own, own],
+                yy[other, other],
+                xy[own, other],
+                options.gamma,
+                match_permutation(correlation[own, other]),
             )
         maps.append(Dense(to_merged, to_own))
         total += _mean_correlation(xx, yy, xy, to_merged)

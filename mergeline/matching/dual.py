@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergeline.maps import Permutation, UnitMap
-from mergeline.matching.permute import match_grouped
+from mergeline.matching.bundles import assign_bundles, match_bundled, moves
 from mergeline.matching.problem import Matcher, Matching, Problem
-from mergeline.matching.weight import AlignedWeights, Block, arrange, blocks, descend, neighbours
+from mergeline.matching.weight import AlignedWeights, Panel, Together, arrange, descend, neighbours, panels
 from mergeline.matching.zip import ZipOptions, group_maps, group_members, shared_similarity, zip_space
 
 if TYPE_CHECKING:
@@ -151,6 +151,9 @@ class AlignedUnits(AlignedWeights):
         self.own_spreads = {space: self._spread(space, self.original) for space in self.index}
 
     def similarity(self, space: str) -> Float64:
+        if space not in self.activations:  # bundles that no activation shows: their weights alone
+            own = self.own_spreads[space].take(self.index[space])
+            return self.balance * _correlation(self.product(space), self.spreads[space].take(np.s_[:, None]), own)
         activations = self.activations[space][:, self.index[space]]
         if self.balance == 0:
             return activations
@@ -163,6 +166,7 @@ class AlignedUnits(AlignedWeights):
         total = sum(
             float(self.activations[space][np.arange(len(index)), index].sum()) * (1 - self.balance)
             for space, index in self.index.items()
+            if space in self.activations
         )
         if self.balance:
             pairs = [a * b for a, b in zip(self.reference, self.own, strict=True)]
@@ -182,27 +186,43 @@ class AlignedUnits(AlignedWeights):
         return total
 
     def _spread(self, space: str, tensors: Sequence[Tensor]) -> Spread:
-        entries = sum(tensors[number].numel() for number, _ in self.places[space])
+        entries = sum(tensors[number].numel() for number, _ in self.places.get(space, ()))
         squares = self._sums(space, [tensor.square() for tensor in tensors])
         return Spread.of(entries // self.spaces[space].size, self._sums(space, tensors), squares)
 
 
 def _match_permutations(problem: Problem, options: DualOptions, balance: float) -> Matching:
-    spaces = problem.spaces.free
-    maps: list[dict[str, UnitMap]] = [{space.name: Permutation.identity(space.size) for space in spaces}]
+    sets = problem.spaces.together()
+    maps: list[dict[str, UnitMap]] = [
+        {space.name: Permutation.identity(space.size) for space in problem.spaces.movable}
+    ]
     objective = {}
     for model, generator in enumerate(problem.generator.spawn(problem.n_models - 1), start=1):
-        activations = {space.name: problem.moments[space.name].correlation(0, model) for space in spaces}
-        start = {space.name: match_grouped(activations[space.name], space.groups) for space in spaces}
+        activations = {s.name: problem.moments[s.name].correlation(0, model) for s in problem.spaces.free}
+        start: dict[str, Index] = {}
+        for together in sets:
+            start |= _start(together, activations)
         units = AlignedUnits(
             problem.spaces, problem.comparable[0], problem.comparable[model], activations, balance, start
         )
         objective[f"model{model}.start"] = units.objective()
         objective[f"model{model}"] = descend(
-            units, spaces, neighbours(units.layout), generator, max_sweeps=options.max_sweeps, patience=options.patience
+            units, sets, neighbours(units.layout), generator, max_sweeps=options.max_sweeps, patience=options.patience
         )
         maps.append({name: Permutation(index) for name, index in units.index.items()})
     return Matching(tuple(maps), objective)
+
+
+def _start(together: Together, activations: Mapping[str, Float64]) -> dict[str, Index]:
+    """The matching of activations alone; bundles that no activation shows go with their members."""
+    bundles = together[0][1]
+    seen = [space for space, _ in together if space.name in activations]
+    found = match_bundled([activations[s.name] for s in seen], bundles, bundles == 1 or moves(together))
+    start = {space.name: index for space, index in zip(seen, found, strict=True)}
+    for space, _ in together:
+        if space.name not in start:
+            start[space.name] = found[0].reshape(bundles, -1)[:, 0] // (len(found[0]) // bundles)
+    return start
 
 
 # -- groups ------------------------------------------------------------------------------------------------------------
@@ -218,7 +238,7 @@ class ZippedWeights:
     Parameters
     ----------
     activations: by space, the correlations ``(N, N)`` between the units of all models.
-    solve: labels of all units of a space from their similarity.
+    solve: labels of all units of a space from their similarity and, for each model, its bundles' partners.
     """
 
     def __init__(
@@ -227,17 +247,19 @@ class ZippedWeights:
         states: Sequence[Mapping[str, Tensor]],
         activations: Mapping[str, Float64],
         balance: float,
-        solve: Callable[[Space, Float64], Index],
+        solve: Callable[[Space, Float64, Sequence[Index]], Index],
     ) -> None:
         self.spaces = spaces
         self.n_models = len(states)
         self.device = next(iter(states[0].values())).device
-        self.layout = blocks(spaces, states)
-        self.tensors = [[arrange(block, spaces, state) for block in self.layout] for state in states]
+        self.layout = panels(spaces, states)
+        self.tensors = [[arrange(panel, spaces, state) for panel in self.layout] for state in states]
         self.activations = activations
         self.balance = balance
         self.solve = solve
-        self.labels: dict[str, Index] = {space.name: solve(space, activations[space.name]) for space in spaces.free}
+        self.labels: dict[str, Index] = {}
+        for together in spaces.together():
+            self.labels |= self._solved(together, activations)
 
     def similarity(self, space: str) -> Float64:
         """``(N, N)`` between the units of all models, as the neighbours are mapped now."""
@@ -249,12 +271,29 @@ class ZippedWeights:
         weights = _correlation(products, spread.take(np.s_[:, None]), spread)
         return self.balance * weights + (1 - self.balance) * activations
 
-    def settle(self, space: Space) -> bool:
-        """Zip a space anew while all others stay; whether that changed it."""
-        labels = self.solve(space, self.similarity(space.name))
-        changed = not np.array_equal(labels, self.labels[space.name])
-        self.labels[space.name] = labels
+    def settle(self, together: Together) -> bool:
+        """Zip a space, or several with common bundles, anew while all others stay; whether that changed anything."""
+        seen = [space.name for space, _ in together if space.name in self.activations]
+        labels = self._solved(together, {name: self.similarity(name) for name in seen})
+        changed = any(not np.array_equal(own, self.labels[name]) for name, own in labels.items())
+        self.labels |= labels
         return changed
+
+    def _solved(self, together: Together, similarities: Mapping[str, Float64]) -> dict[str, Index]:
+        bundles = together[0][1]
+        partners = [np.arange(bundles)]
+        for model in range(1, self.n_models):
+            between = []
+            for space, _ in together:
+                if space.name in similarities:
+                    begin = model * space.size
+                    between.append(similarities[space.name][: space.size, begin : begin + space.size])
+            partners.append(assign_bundles(between, bundles, moves(together)))
+        return {
+            space.name: self.solve(space, similarities[space.name], partners)
+            for space, _ in together
+            if space.name in similarities
+        }
 
     def objective(self) -> float:
         """The mean over all units of their mean similarity to those they are merged with; a unit alone counts 0.
@@ -289,27 +328,27 @@ class ZippedWeights:
         import torch
 
         parts: list[list[Tensor]] = [[] for _ in range(self.n_models)]
-        for number, block in enumerate(self.layout):
-            for side, name in enumerate(block.spaces):
+        for number, panel in enumerate(self.layout):
+            for side, name in enumerate(panel.spaces):
                 if name == space:
                     for model in range(self.n_models):
-                        parts[model].append(self._side(number, block, side, model))
+                        parts[model].append(self._side(number, panel, side, model))
         size = self.spaces[space].size
         vectors = torch.cat([torch.cat(own, 1) if own else torch.zeros(size, 0, device=self.device) for own in parts])
         sums = vectors.sum(1, dtype=torch.float64).cpu().numpy()
         squares = vectors.square().sum(1, dtype=torch.float64).cpu().numpy()
         return vectors, Spread.of(vectors.shape[1], sums, squares)
 
-    def _side(self, number: int, block: Block, side: int, model: int) -> Tensor:
-        """One model's block as vectors of the units on one side, the other side mapped, ``(units, entries)``."""
+    def _side(self, number: int, panel: Panel, side: int, model: int) -> Tensor:
+        """One model's panel as vectors of the units on one side, the other side mapped, ``(units, entries)``."""
         import torch
 
         tensor = self.tensors[model][number]
-        if len(block.spaces) == 2:
-            other = block.spaces[1 - side]
+        if len(panel.spaces) == 2 and panel.spaces[1 - side] in self.labels:
+            other = panel.spaces[1 - side]
             maps = group_maps(self.labels[other], [self.spaces[other].size] * self.n_models)
             tensor = maps[model].merge(tensor, 2 - side)
-            if block.axes[0][1 - side].produces:
+            if panel.axes[0][1 - side].produces:
                 mass = sum(unit_map.mass() for unit_map in maps)
                 share = torch.from_numpy(self.n_models / mass).to(tensor)
                 tensor = tensor * (share[:, None] if side else share)
@@ -320,15 +359,15 @@ def _match_groups(problem: Problem, options: DualZipOptions, balance: float) -> 
     spaces = problem.spaces.free
     zip_options = ZipOptions(options.alpha, options.beta, options.compatible)
 
-    def solve(space: Space, similarity: Float64) -> Index:
-        return zip_space(similarity, [space.size] * problem.n_models, space.groups, zip_options)
+    def solve(space: Space, similarity: Float64, partners: Sequence[Index]) -> Index:
+        return zip_space(similarity, [space.size] * problem.n_models, partners, zip_options)
 
     activations = {space.name: problem.moments[space.name].joint_correlation() for space in spaces}
     weights = ZippedWeights(problem.spaces, problem.comparable, activations, balance, solve)
     objective = {"start": weights.objective()}
     objective["best"] = descend(
-        weights, spaces, neighbours(weights.layout), problem.generator, max_sweeps=options.max_sweeps,
-        patience=options.patience,
+        weights, problem.spaces.together(), neighbours(weights.layout), problem.generator,
+        max_sweeps=options.max_sweeps, patience=options.patience,
     )  # fmt: skip
     maps: list[dict[str, UnitMap]] = [{} for _ in problem.states]
     for space in spaces:

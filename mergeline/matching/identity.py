@@ -17,7 +17,7 @@ class IdentityOptions:
 
 def _match(problem: Problem, options: IdentityOptions) -> Matching:
     def maps() -> dict[str, UnitMap]:
-        return {space.name: Permutation.identity(space.size) for space in problem.spaces.free}
+        return {space.name: Permutation.identity(space.size) for space in problem.spaces.movable}
 
     return Matching(tuple(maps() for _ in range(problem.n_models)))
 

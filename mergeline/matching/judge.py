@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from mergeline.heads import MultiHead
 from mergeline.maps import UnitMap
-from mergeline.merging import MultiHead
 from mergeline.network import assemble, normalise
 from mergeline.spaces import Spaces
 

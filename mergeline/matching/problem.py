@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mergeline.maps import UnitMap
+from mergeline.matching.bundles import assign_bundles, moves
 
 if TYPE_CHECKING:  # so that the registry can be read without torch
     from torch import Tensor
@@ -43,9 +45,7 @@ class Problem:
         """The states that weights are compared on: without the classifiers, where their outputs mean different things."""
         if self.same_outputs:
             return self.states
-        apart = {
-            name for name, entries in self.spaces.tensors.items() if any(space == "output" for space, _ in entries)
-        }
+        apart = self.spaces.output_tensors
         return [{name: tensor for name, tensor in state.items() if name not in apart} for state in self.states]
 
     @property
@@ -85,19 +85,46 @@ class Matcher:
         return self.judged is not None and self.judged(options)
 
 
-SpaceMatcher = Callable[["Space", "Moments", Any], tuple[list[UnitMap], float]]
+Index = NDArray[np.int64]
+SpaceMatcher = Callable[["Space", "Moments", Sequence[Index], Any], tuple[list[UnitMap], float]]
+Similarity = Callable[["Moments", int], NDArray[np.float64]]
 
 
-def per_space(match: SpaceMatcher) -> Callable[[Problem, Any], Matching]:
-    """A whole-network matcher from one that looks at one space at a time."""
+def _correlation(moments: Moments, model: int) -> NDArray[np.float64]:
+    return moments.correlation(0, model)
+
+
+def per_space(match: SpaceMatcher, similarity: Similarity = _correlation) -> Callable[[Problem, Any], Matching]:
+    """A whole-network matcher from one that looks at one space at a time.
+
+    ``match``: called with a space, its moments, for each model which of its bundles goes with each of the reference's, and
+    the options. ``similarity``: of units, ``(C, C)``, that bundles are assigned by.
+    """
 
     def matching(problem: Problem, options: Any) -> Matching:
         maps: tuple[dict[str, UnitMap], ...] = tuple({} for _ in range(problem.n_models))
         objective = {}
+        found: dict[str, tuple[list[UnitMap], float]] = {}
+        for together in problem.spaces.together():
+            seen = [(space, bundles) for space, bundles in together if space.observations]
+            partners = _partners(problem, together, similarity)
+            for space, _ in seen:
+                found[space.name] = match(space, problem.moments[space.name], partners, options)
         for space in problem.spaces.free:
-            found, objective[space.name] = match(space, problem.moments[space.name], options)
-            for model, unit_map in enumerate(found):
+            own, objective[space.name] = found[space.name]
+            for model, unit_map in enumerate(own):
                 maps[model][space.name] = unit_map
         return Matching(maps, objective)
 
     return matching
+
+
+def _partners(problem: Problem, together: Sequence[tuple[Space, int]], similarity: Similarity) -> list[Index]:
+    bundles = together[0][1]
+    partners = [np.arange(bundles)]
+    for model in range(1, problem.n_models):
+        similarities = []
+        if bundles > 1:
+            similarities = [similarity(problem.moments[s.name], model) for s, _ in together if s.observations]
+        partners.append(assign_bundles(similarities, bundles, moves(together)))
+    return partners

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from mergeline.maps import Permutation, UnitMap
+from mergeline.matching.bundles import random_bundled
 from mergeline.matching.problem import Matcher, Matching, Problem
 
 __all__ = ["RANDOM", "RandomOptions"]
@@ -20,13 +19,13 @@ class RandomOptions:
 def _match(problem: Problem, options: RandomOptions) -> Matching:
     maps: list[dict[str, UnitMap]] = []
     for model in range(problem.n_models):
-        maps.append({})
-        for space in problem.spaces.free:
-            per_group = space.size // space.groups
-            order = problem.generator.permutation(space.groups) if model else np.arange(space.groups)
-            inside = [problem.generator.permutation(per_group) if model else np.arange(per_group) for _ in order]
-            index = np.concatenate([g * per_group + units for g, units in zip(order, inside, strict=True)])
-            maps[-1][space.name] = Permutation(index)
+        if not model:
+            maps.append({space.name: Permutation.identity(space.size) for space in problem.spaces.movable})
+            continue
+        drawn: dict[str, UnitMap] = {}
+        for together in problem.spaces.together():
+            drawn |= {name: Permutation(index) for name, index in random_bundled(together, problem.generator).items()}
+        maps.append(drawn)
     return Matching(tuple(maps))
 
 

@@ -8,6 +8,7 @@ widths and with entropic, soft plans.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mergeline.maps import Dense, Permutation, UnitMap
-from mergeline.matching.permute import match_grouped
+from mergeline.matching.assignment import match_permutation
+from mergeline.matching.bundles import in_bundles
 from mergeline.matching.problem import Matcher, per_space
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ def transport_plan(distances: ArrayLike, regularization: float = 0.0) -> Float64
     n_rows, n_columns = costs.shape
     if n_rows == n_columns:
         plan = np.zeros_like(costs)
-        plan[np.arange(n_rows), match_grouped(-costs, 1)] = 1 / n_rows
+        plan[np.arange(n_rows), match_permutation(-costs)] = 1 / n_rows
         return plan
     try:
         import ot
@@ -146,43 +148,42 @@ class TransportOptions:
             raise ValueError(f"unknown distance {self.distance!r}; allowed: {', '.join(get_args(Distance))}")
 
 
-def _match(space: Space, moments: Moments, options: TransportOptions) -> tuple[list[UnitMap], float]:
+def _match(
+    space: Space, moments: Moments, partners: Sequence[NDArray[np.int64]], options: TransportOptions
+) -> tuple[list[UnitMap], float]:
     """Every model to the units of model 0; the objective is minus the mean distance that mass is moved."""
     maps: list[UnitMap] = [Permutation.identity(moments.sizes[0])]
     total = 0.0
     for model in range(1, len(moments.sizes)):
         distances = unit_distances(moments, model, options.distance)
-        unit_map, moved = transport_map(space, distances, options.regularization)
+        unit_map, moved = transport_map(distances, options.regularization, partners[model])
         maps.append(unit_map)
         total -= moved
     return maps, total / max(1, len(maps) - 1)
 
 
-def transport_map(space: Space, distances: Float64, regularization: float) -> tuple[UnitMap, float]:
+def transport_map(distances: Float64, regularization: float, partners: NDArray[np.int64]) -> tuple[UnitMap, float]:
     """The map of another model's units to the reference's, and the mean distance over which it moves them.
 
-    In a space with groups, groups are assigned first and units moved inside assigned groups (mudsc Sec. 3.3).
+    Units are moved inside assigned bundles (mudsc Sec. 3.3).
 
     Parameters
     ----------
     distances: ``(C_reference, C)``.
+    partners: for each bundle of the reference the other model's.
     """
     width, own_width = distances.shape
-    if space.groups > 1 and width != own_width:
-        raise ValueError(f"space {space.name!r}: {width} and {own_width} units in {space.groups} groups have no plan")
-    if width == own_width and (regularization == 0 or space.groups > 1):
-        index = match_grouped(-distances, space.groups)
-        if regularization == 0:
-            return Permutation(index), float(distances[np.arange(width), index].mean())
-        partners = index[:: width // space.groups] // (width // space.groups)
-    else:
-        partners = np.zeros(1, dtype=np.int64)
-    per_group, own_per_group = width // space.groups, own_width // space.groups
+    if len(partners) > 1 and width != own_width:
+        raise ValueError(f"{width} and {own_width} units in {len(partners)} bundles have no plan")
+    pairs = in_bundles((width, own_width), partners)
+    if width == own_width and regularization == 0:
+        index = np.empty(width, dtype=np.int64)
+        for own, other in pairs:
+            index[own] = other.start + match_permutation(-distances[own, other])
+        return Permutation(index), float(distances[np.arange(width), index].mean())
     plan = np.zeros_like(distances)
-    for group, partner in enumerate(partners):
-        own = slice(group * per_group, (group + 1) * per_group)
-        other = slice(partner * own_per_group, (partner + 1) * own_per_group)
-        plan[own, other] = transport_plan(distances[own, other], regularization) / space.groups
+    for own, other in pairs:
+        plan[own, other] = transport_plan(distances[own, other], regularization) / len(partners)
     to_merged = plan / plan.sum(axis=1, keepdims=True)
     to_own = (plan / plan.sum(axis=0, keepdims=True)).T
     return Dense(to_merged, to_own), float((plan * distances).sum())

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergeline.maps import Permutation, UnitMap
-from mergeline.matching.permute import match_grouped
+from mergeline.matching.bundles import match_bundled, moves, random_bundled
 from mergeline.matching.problem import Matcher, Matching, Problem
 
 if TYPE_CHECKING:
@@ -27,17 +27,18 @@ if TYPE_CHECKING:
 __all__ = [
     "WEIGHT",
     "AlignedWeights",
-    "Block",
+    "Panel",
     "WeightOptions",
     "arrange",
-    "blocks",
     "descend",
     "neighbours",
-    "weight_objective",
+    "panels",
 ]
 
 Index = NDArray[np.int64]
 Float64 = NDArray[np.float64]
+Together = Sequence[tuple["Space", int]]
+"""Spaces with common bundles, and how many of them."""
 
 STATISTICS = ("running_mean", "running_var")
 """State that a network measures and does not learn: it says nothing about which units are alike."""
@@ -49,34 +50,37 @@ ROUNDING = 1e-7
 
 
 @dataclass(frozen=True)
-class Block:
+class Panel:
     """Weights of one network as an array ``(rest, rows, columns)``.
 
-    With two ``spaces``: one tensor, whose two unit axes are the rows and the columns, and whose other axes (kernel
+    With two ``spaces``: a part of one tensor, whose two unit axes are the rows and the columns, and whose other axes (kernel
     positions, positions flattened before a linear layer) are ``rest``; so the products of either axis need no copy.
-    With one: all tensors that only this free space indexes, side by side, ``(1, units, entries per unit)``.
+    With one: all that only this space indexes, side by side, ``(1, units, entries per unit)``.
     """
 
     tensors: tuple[str, ...]
     spaces: tuple[str, ...]
     axes: tuple[tuple[Axis, ...], ...]
     """For each tensor, its axes in ``spaces``."""
+    others: tuple[tuple[tuple[int, Index], ...], ...] = ()
+    """For each tensor of one space, entries of other axes that are counted, where not all are."""
 
 
-def blocks(spaces: Spaces, states: Sequence[Mapping[str, Tensor]]) -> tuple[Block, ...]:
-    """The weights that are compared: all that a free space indexes, but no running statistics and no integers.
+def panels(spaces: Spaces, states: Sequence[Mapping[str, Tensor]]) -> tuple[Panel, ...]:
+    """The weights that are compared: all that a space that may move indexes, but no running statistics and no integers.
 
     A tensor that a model lacks or has in another shape (the classifiers of tasks with different numbers of classes) is
     left out: its rows have no counterpart.
 
     Raises
     ------
-    ValueError: more than two axes of one tensor carry free units.
+    ValueError: more than two axes of one tensor carry units.
     """
-    found: list[Block] = []
-    alone: dict[str, list[tuple[str, Axis]]] = {}
+    found: list[Panel] = []
+    alone: dict[str, list[tuple[str, Axis, tuple[tuple[int, Index], ...]]]] = {}
+    movable = {space.name for space in spaces.movable}
     for name, entries in spaces.tensors.items():
-        free = [(space, axis) for space, axis in entries if not spaces[space].fixed]
+        free = [(space, axis) for space, axis in entries if space in movable]
         shapes = {tuple(state[name].shape) if name in state else None for state in states}
         if (
             not free
@@ -86,30 +90,49 @@ def blocks(spaces: Spaces, states: Sequence[Mapping[str, Tensor]]) -> tuple[Bloc
             or not states[0][name].is_floating_point()
         ):
             continue
-        if len(free) > 2:
-            raise ValueError(f"{name!r} has {len(free)} axes of free units; weight matching knows tensors of up to two")
-        if len(free) == 1:
-            alone.setdefault(free[0][0], []).append((name, free[0][1]))
-        else:
-            found.append(Block((name,), tuple(space for space, _ in free), (tuple(axis for _, axis in free),)))
+        places = sorted({axis.axis for _, axis in free})
+        if len(places) > 2:
+            raise ValueError(f"{name!r} has {len(places)} axes of units; weight matching knows tensors of up to two")
+        if len(places) == 1:
+            for space, axis in free:
+                alone.setdefault(space, []).append((name, axis, ()))
+            continue
+        first, second = ([entry for entry in free if entry[1].axis == place] for place in places)
+        found += [Panel((name,), (one, other), ((axis, own),)) for one, axis in first for other, own in second]
+        for mine, others in ((first, second), (second, first)):
+            left = np.setdiff1d(np.arange(others[0][1].size), np.concatenate([a.index.reshape(-1) for _, a in others]))
+            if len(left):
+                for space, axis in mine:
+                    alone.setdefault(space, []).append((name, axis, ((others[0][1].axis, left),)))
     found += [
-        Block(tuple(name for name, _ in members), (space,), tuple((axis,) for _, axis in members))
+        Panel(
+            tuple(name for name, _, _ in members),
+            (space,),
+            tuple((axis,) for _, axis, _ in members),
+            tuple(others for _, _, others in members),
+        )
         for space, members in alone.items()
     ]
     return tuple(found)
 
 
-def arrange(block: Block, spaces: Spaces, state: Mapping[str, Tensor]) -> Tensor:
-    """The block of one network, ``(rest, rows, columns)``, float32."""
+def arrange(panel: Panel, spaces: Spaces, state: Mapping[str, Tensor]) -> Tensor:
+    """The panel of one network, ``(rest, rows, columns)``, float32."""
     import torch
 
-    sizes = [spaces[space].size for space in block.spaces]
+    from mergeline.spaces import spread, take
+
+    sizes = [spaces[space].size for space in panel.spaces]
     parts = []
-    for name, axes in zip(block.tensors, block.axes, strict=True):
+    for number, (name, axes) in enumerate(zip(panel.tensors, panel.axes, strict=True)):
         tensor = state[name].detach().float()
+        if name in spaces.grouped:
+            tensor = spread(tensor, *spaces.grouped[name])
+        for place, chosen in panel.others[number] if panel.others else ():
+            tensor = tensor.index_select(place, torch.from_numpy(chosen).to(tensor.device))
         # From the last axis on, so that splitting one does not move those before it.
-        for axis, size in sorted(zip(axes, sizes, strict=True), key=lambda entry: -entry[0].axis):
-            tensor = tensor.unflatten(axis.axis, (size, axis.repeat))
+        for axis in sorted(axes, key=lambda own: -own.axis):
+            tensor = take(tensor, axis)
         shift = [axis.axis + sum(other.axis < axis.axis for other in axes) for axis in axes]
         if len(axes) == 2:
             parts.append(tensor.movedim(shift, (-2, -1)).reshape(-1, *sizes))
@@ -118,12 +141,12 @@ def arrange(block: Block, spaces: Spaces, state: Mapping[str, Tensor]) -> Tensor
     return torch.cat(parts, dim=2).contiguous()
 
 
-def neighbours(layout: Sequence[Block]) -> dict[str, set[str]]:
+def neighbours(layout: Sequence[Panel]) -> dict[str, set[str]]:
     """The spaces whose maps change what a space is matched on; itself too where one tensor has it on both axes."""
     found: dict[str, set[str]] = {}
-    for block in layout:
-        for position, space in enumerate(block.spaces):
-            found.setdefault(space, set()).update(block.spaces[:position] + block.spaces[position + 1 :])
+    for panel in layout:
+        for position, space in enumerate(panel.spaces):
+            found.setdefault(space, set()).update(panel.spaces[:position] + panel.spaces[position + 1 :])
     return found
 
 
@@ -145,14 +168,14 @@ class AlignedWeights:
         start: Mapping[str, Index] | None = None,
     ) -> None:
         self.spaces = spaces
-        self.layout = blocks(spaces, [reference, own])
-        self.reference = [arrange(block, spaces, reference) for block in self.layout]
-        self.original = [arrange(block, spaces, own) for block in self.layout]
+        self.layout = panels(spaces, [reference, own])
+        self.reference = [arrange(panel, spaces, reference) for panel in self.layout]
+        self.original = [arrange(panel, spaces, own) for panel in self.layout]
         self.own = list(self.original)
-        self.index: dict[str, Index] = {space.name: np.arange(space.size) for space in spaces.free}
+        self.index: dict[str, Index] = {space.name: np.arange(space.size) for space in spaces.movable}
         self.places: dict[str, list[tuple[int, int]]] = {name: [] for name in self.index}
-        for number, block in enumerate(self.layout):
-            for side, space in enumerate(block.spaces):
+        for number, panel in enumerate(self.layout):
+            for side, space in enumerate(panel.spaces):
                 self.places[space].append((number, side))
         self.restore(start or {})
 
@@ -182,16 +205,45 @@ class AlignedWeights:
 
         return sum(float((a * b).sum(dtype=torch.float64)) for a, b in zip(self.reference, self.own, strict=True))
 
-    def settle(self, space: Space) -> bool:
-        """Give a space the best assignment while all others stay; whether that changed it."""
+    def settle(self, together: Together) -> bool:
+        """Give a space, or several with common bundles, the best assignment while all others stay; whether that changed
+        anything."""
+        if len(together) == 1 or not moves(together):
+            return self._settle_each(together)
+        before, kept = self.objective(), self.snapshot()
+        similarities = [self.similarity(space.name) for space, _ in together]
+        steps = match_bundled(similarities, together[0][1])
+        if self._gain(similarities, steps):
+            for (space, _), step in zip(together, steps, strict=True):
+                self.move(space.name, step)
+            # Spaces of one set may be neighbours: what is best for each is not always so for all.
+            if self.objective() > before:
+                return True
+            self.restore(kept)
+        return self._settle_each([(space, bundles) for space, bundles in together if space.size > bundles])
+
+    def _settle_each(self, together: Together) -> bool:
+        changed = False
+        for space, bundles in together:
+            changed |= self._settle_alone(space, bundles)
+        return changed
+
+    def _settle_alone(self, space: Space, bundles: int) -> bool:
         matrix = self.similarity(space.name)
-        step = match_grouped(matrix, space.groups)
-        now = np.diagonal(matrix)
-        gain = float((matrix[np.arange(space.size), step] - now).sum())
-        if gain <= ROUNDING * float(np.abs(now).sum()):
+        steps = match_bundled([matrix], bundles, movable=bundles == space.size and not space.bundle_space)
+        if not self._gain([matrix], steps):
             return False
-        self.move(space.name, step)
+        self.move(space.name, steps[0])
         return True
+
+    @staticmethod
+    def _gain(similarities: Sequence[Float64], steps: Sequence[Index]) -> bool:
+        gain = total = 0.0
+        for matrix, step in zip(similarities, steps, strict=True):
+            now = np.diagonal(matrix)
+            gain += float((matrix[np.arange(len(step)), step] - now).sum())
+            total += float(np.abs(now).sum())
+        return gain > ROUNDING * total
 
     def move(self, space: str, step: Index) -> None:
         """Permute the units of a space, as they are now, by ``step``."""
@@ -217,10 +269,10 @@ class AlignedWeights:
 
 
 class Coordinates(Protocol):
-    """Maps of all spaces, improved one space at a time."""
+    """Maps of all spaces, improved one set of spaces at a time."""
 
-    def settle(self, space: Space) -> bool:
-        """Give one space its best map while the others stay; whether that changed it."""
+    def settle(self, together: Together) -> bool:
+        """Give one set its best maps while the others stay; whether that changed them."""
 
     def objective(self) -> float:
         """What the maps are worth."""
@@ -234,7 +286,7 @@ class Coordinates(Protocol):
 
 def descend(
     coordinates: Coordinates,
-    spaces: Sequence[Space],
+    sets: Sequence[Together],
     near: Mapping[str, set[str]],
     generator: np.random.Generator,
     *,
@@ -244,12 +296,13 @@ def descend(
 ) -> float:
     """Sweep over the spaces in random order until it no longer gains; leave the best maps in ``coordinates``.
 
-    A space is only looked at again when one of its neighbours has changed. A sweep that changes nothing ends the search
+    A set is only looked at again when one of its neighbours has changed. A sweep that changes nothing ends the search
     (no other order would change anything either), and so do ``patience`` sweeps in a row without gain, each from the
     best maps so far.
 
     Parameters
     ----------
+    sets: spaces with common bundles (:meth:`mergeline.spaces.Spaces.together`).
     near: the spaces that each space's best map depends on (:func:`neighbours`).
     tolerance: gain of a sweep, relative to the objective, that counts as none.
 
@@ -258,37 +311,41 @@ def descend(
     The best objective.
     """
     numbers = count(1)
-    versions = {space.name: 0 for space in spaces}
-    settled: dict[str, tuple[int, ...]] = {}
+    home = {space.name: number for number, together in enumerate(sets) for space, _ in together}
+    around = [
+        {home[other] for space, _ in together for other in near.get(space.name, ()) if other in home}
+        for together in sets
+    ]
+    versions = [0] * len(sets)
+    settled: dict[int, tuple[int, ...]] = {}
 
-    def state(name: str) -> tuple[int, ...]:
-        return (versions[name], *(versions[other] for other in sorted(near.get(name, ()))))
+    def state(number: int) -> tuple[int, ...]:
+        return (versions[number], *(versions[other] for other in sorted(around[number])))
 
-    best, best_maps, best_versions = coordinates.objective(), coordinates.snapshot(), dict(versions)
+    best, best_maps, best_versions = coordinates.objective(), coordinates.snapshot(), list(versions)
     idle = 0
     for _ in range(max_sweeps):
         changed = False
-        for position in generator.permutation(len(spaces)):
-            space = spaces[position]
-            if settled.get(space.name) == state(space.name):
+        for number in generator.permutation(len(sets)).tolist():
+            if settled.get(number) == state(number):
                 continue
-            moved = coordinates.settle(space)
+            moved = coordinates.settle(sets[number])
             if moved:
-                versions[space.name] = next(numbers)
+                versions[number] = next(numbers)
                 changed = True
-            if not moved or space.name not in near.get(space.name, ()):
-                settled[space.name] = state(space.name)
+            if not moved or number not in around[number]:
+                settled[number] = state(number)
         if not changed:
             break
         value = coordinates.objective()
         idle = 0 if value > best + tolerance * abs(best) else idle + 1
         if value > best:
-            best, best_maps, best_versions = value, coordinates.snapshot(), dict(versions)
+            best, best_maps, best_versions = value, coordinates.snapshot(), list(versions)
         if idle >= patience:
             break
         if idle:
             coordinates.restore(best_maps)
-            versions = dict(best_versions)
+            versions = list(best_versions)
     coordinates.restore(best_maps)
     return best
 
@@ -312,39 +369,11 @@ class WeightOptions:
             raise ValueError(f"tolerance must not be negative, got {self.tolerance}")
 
 
-def weight_objective(problem: Problem, permutations: Sequence[Mapping[str, Permutation]]) -> float:
-    """The inner product of model 0's weights with those of every other model, permuted; each tensor counted once.
-
-    ``permutations``: by model and space; unit ``i`` of model 0 goes with unit ``index[i]``.
-    """
-    import torch
-
-    from mergeline.spaces import permute_state
-
-    total = 0.0
-    for model in range(1, problem.n_models):
-        pair = [problem.states[0], problem.states[model]]
-        layout = blocks(problem.spaces, [problem.comparable[0], problem.comparable[model]])
-        compared = {name for block in layout for name in block.tensors}
-        index = {space: torch.from_numpy(own.index) for space, own in permutations[model].items()}
-        aligned = permute_state(problem.spaces, pair[1], index)
-        total += sum(float((pair[0][name].double() * aligned[name].double()).sum()) for name in compared)
-    return total
-
-
-def random_start(spaces: Sequence[Space], generator: np.random.Generator) -> dict[str, Index]:
-    """A random permutation of every space that keeps its groups together."""
-    start = {}
-    for space in spaces:
-        per_group = space.size // space.groups
-        inside = [group * per_group + generator.permutation(per_group) for group in generator.permutation(space.groups)]
-        start[space.name] = np.concatenate(inside)
-    return start
-
-
 def _match(problem: Problem, options: WeightOptions) -> Matching:
-    spaces = problem.spaces.free
-    maps: list[dict[str, UnitMap]] = [{space.name: Permutation.identity(space.size) for space in spaces}]
+    sets = problem.spaces.together()
+    maps: list[dict[str, UnitMap]] = [
+        {space.name: Permutation.identity(space.size) for space in problem.spaces.movable}
+    ]
     objective = {}
     # A stream for each search, so that one more restart changes none of those before it.
     for model, stream in enumerate(problem.generator.spawn(problem.n_models - 1), start=1):
@@ -353,10 +382,8 @@ def _match(problem: Problem, options: WeightOptions) -> Matching:
         found: list[tuple[float, dict[str, Index]]] = []
         for restart, generator in enumerate(stream.spawn(options.restarts)):
             if restart:
-                weights.restore(random_start(spaces, generator))
-            value = descend(
-                weights, spaces, near, generator, max_sweeps=options.max_sweeps, tolerance=options.tolerance
-            )
+                weights.restore({k: v for together in sets for k, v in random_bundled(together, generator).items()})
+            value = descend(weights, sets, near, generator, max_sweeps=options.max_sweeps, tolerance=options.tolerance)
             objective[f"model{model}.restart{restart}"] = value
             found.append((value, weights.snapshot()))
         best = max(found, key=lambda entry: entry[0])[1]

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mergeline.maps import Groups, UnitMap
-from mergeline.matching.permute import match_grouped
 from mergeline.matching.problem import Matcher, per_space
 
 if TYPE_CHECKING:
@@ -312,41 +311,37 @@ class ZipOptions:
             raise ValueError(f"beta must lie in 0..1, got {self.beta}")
 
 
-def zip_space(similarity: Values, sizes: Sequence[int], groups: int, options: ZipOptions) -> Index:
+def zip_space(similarity: Values, sizes: Sequence[int], partners: Sequence[Index], options: ZipOptions) -> Index:
     """Zip the units of a space down to as many as the widest model has.
 
-    Where the units fall into ``groups`` equal, consecutive groups, every model's groups are first assigned to those of
-    model 0, and units are zipped only inside assigned groups (mudsc Sec. 3.3).
+    Where the units stay in equal, consecutive bundles, units are zipped only inside assigned bundles (mudsc Sec. 3.3).
 
     Parameters
     ----------
     similarity: ``(N, N)`` between the units of all models in order.
     sizes: units of each model.
-    groups: 1 where the units have no group structure.
+    partners: for each model, which of its bundles goes with each of model 0's; one of one bundle where there are none.
 
     Returns
     -------
-    ``(N,)`` labels; with groups, the labels of a group are consecutive too.
+    ``(N,)`` labels; with bundles, the labels of a bundle are consecutive too.
     """
-    if groups == 1:
+    bundles = len(partners[0])
+    if bundles == 1:
         return match_groups(similarity, sizes, max(sizes), options.alpha, options.beta, options.compatible)
-    if len(set(sizes)) != 1 or sizes[0] % groups:
-        raise ValueError(f"models of {list(sizes)} units do not fall into {groups} groups that can be assigned")
+    if len(set(sizes)) != 1 or sizes[0] % bundles:
+        raise ValueError(f"models of {list(sizes)} units do not fall into {bundles} bundles that can be assigned")
     width = sizes[0]
-    per_group = width // groups
+    per_bundle = width // bundles
     labels = np.empty(len(similarity), dtype=np.int64)
-    partners = [
-        match_grouped(similarity[:width, model * width : (model + 1) * width], groups)[::per_group] // per_group
-        for model in range(1, len(sizes))
-    ]
-    for group in range(groups):
-        starts = [group * per_group, *((m + 1) * width + own[group] * per_group for m, own in enumerate(partners))]
-        units = np.concatenate([np.arange(start, start + per_group) for start in starts])
+    for bundle in range(bundles):
+        starts = [model * width + own[bundle] * per_bundle for model, own in enumerate(partners)]
+        units = np.concatenate([np.arange(start, start + per_bundle) for start in starts])
         inside = match_groups(
-            similarity[np.ix_(units, units)], [per_group] * len(sizes), per_group, options.alpha, options.beta,
+            similarity[np.ix_(units, units)], [per_bundle] * len(sizes), per_bundle, options.alpha, options.beta,
             options.compatible,
         )  # fmt: skip
-        labels[units] = group * per_group + inside
+        labels[units] = bundle * per_bundle + inside
     return labels
 
 
@@ -377,9 +372,11 @@ def group_maps(labels: Index, sizes: Sequence[int]) -> list[UnitMap]:
     return [Groups(own, merged) for own in np.split(labels, np.cumsum(sizes)[:-1])]
 
 
-def _match(space: Space, moments: Moments, options: ZipOptions) -> tuple[list[UnitMap], float]:
+def _match(
+    space: Space, moments: Moments, partners: Sequence[Index], options: ZipOptions
+) -> tuple[list[UnitMap], float]:
     correlation = moments.joint_correlation()
-    labels = zip_space(correlation, moments.sizes, space.groups, options)
+    labels = zip_space(correlation, moments.sizes, partners, options)
     return group_maps(labels, moments.sizes), group_similarity(correlation, labels)
 
 

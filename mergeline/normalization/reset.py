@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    from mergeline.merging import MultiHead
+    from mergeline.heads import MultiHead
 
 __all__ = ["RESET", "ResetOptions", "batch_norms", "reset", "reset_multi_head"]
 
@@ -73,7 +73,7 @@ class ResetOptions:
 
 
 def _run(finished: Finished, options: ResetOptions) -> None:
-    from mergeline.merging import MultiHead
+    from mergeline.heads import MultiHead
 
     network = finished.network
     if isinstance(network, MultiHead):

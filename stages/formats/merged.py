@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mergeline.architectures import Architecture, build
-from mergeline.merging import multi_head_from_state, trace_network
+from mergeline.heads import multi_head_from_state, trace_network
 from stages.formats.models import load_strictly, read_model, save_model
 
 __all__ = ["load_merged", "save_merged"]

@@ -1,0 +1,391 @@
+"""Cutting networks: one trunk that is merged, and a head per model that stays its own.
+
+Up to a chosen space the models become one *trunk*; above it each keeps its own layers, its *head*. Merging everything
+below the classifiers is the case where the heads are the classifiers alone; merging the whole network has no heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
+
+from mergeline.maps import Dense, Permutation, UnitMap
+from mergeline.matching.bundles import with_bundles
+from mergeline.merging import Maps, mapped, merge_states
+from mergeline.spaces import Axis, Observation, Spaces, put, take, trace
+from mergeline.spaces.recording import flat_inputs, operation
+from mergeline.spaces.rules import canonical
+from mergeline.spaces.tracing import INPUT
+from mergeline.spaces.walking import model_tensors, run_node
+
+__all__ = [
+    "Cut",
+    "MultiHead",
+    "cut",
+    "example_input",
+    "multi_head",
+    "multi_head_from_state",
+    "stop_space",
+    "trace_network",
+]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A graph cut after the node where a space is observed.
+
+    ``boundary``: the nodes whose values pass from the trunk to a head. ``trunk`` and ``head`` name the nodes of each part;
+    ``trunk_tensors`` the tensors that are merged.
+    """
+
+    stop: str
+    trunk: tuple[str, ...]
+    head: tuple[str, ...]
+    boundary: tuple[str, ...]
+    trunk_tensors: frozenset[str]
+    trunk_spaces: tuple[str, ...]
+
+
+def cut(model: nn.Module, spaces: Spaces, stop: str | None = None) -> Cut:
+    """Cut the network after space ``stop`` is complete (by default the last free one: only classifiers stay apart).
+
+    After ``input``, nothing is merged: the heads are the whole models.
+
+    Raises
+    ------
+    ValueError: unknown space, or the output; names the spaces there are.
+    """
+    free = [space.name for space in spaces.free]
+    stop = free[-1] if stop is None else stop
+    if stop not in (INPUT, *free):
+        raise ValueError(
+            f"unknown space {stop!r} to stop at; besides {INPUT} (nothing is merged), this network's spaces are: "
+            f"{', '.join(free)}"
+        )
+    nodes = list(spaces.graph.nodes)
+    position = [node.name for node in nodes].index(spaces[stop].node)
+    # Pooling and flattening of the last space belong to the trunk: the heads then are the classifiers alone.
+    while stop == free[-1] and nodes[position + 1].op in ("call_function", "call_method"):
+        position += 1
+    while nodes[position + 1].op == "placeholder" or canonical(operation(nodes[position + 1])) == "_batch_times":
+        position += 1
+    trunk, head = nodes[: position + 1], nodes[position + 1 :]
+    inside = set(trunk)
+    boundary = [node for node in trunk if node.op != "get_attr" and any(user not in inside for user in node.users)]
+    trunk_tensors = frozenset(str(node.target) for node in trunk if node.op == "get_attr")
+    carried = {name for node in boundary if node.name in spaces.carried for name, _ in spaces.carried[node.name]}
+    trunk_spaces = tuple(
+        space.name
+        for space in spaces.movable
+        if space.name in carried or any(axis.tensor in trunk_tensors for axis in space.axes)
+    )
+    return Cut(
+        stop,
+        tuple(node.name for node in trunk),
+        tuple(node.name for node in head),
+        tuple(node.name for node in boundary),
+        trunk_tensors,
+        trunk_spaces,
+    )
+
+
+def stop_space(model: nn.Module, spaces: Spaces, stop: str | None, input_size: int | None = None) -> str | None:
+    """The space to cut after: ``stop`` as it is, or, if it is a number, the first space by whose end at least that share
+    of the network's multiply-adds is done.
+
+    Raises
+    ------
+    ValueError: a share outside 0 to 1.
+    """
+    try:
+        share = float(stop) if stop is not None else None
+    except ValueError:
+        return stop
+    if share is None:
+        return None
+    if not 0 <= share <= 1:
+        raise ValueError(f"stop {stop}: a share of the multiply-adds must lie between 0 and 1")
+    done = _cumulative_flops(model, spaces, spaces.example if input_size is None else example_input(input_size, 1))
+    total = max(done.values())
+    stops = [spaces[INPUT], *spaces.free]
+    return next((space.name for space in stops if done[space.node] >= share * total), stops[-1].name)
+
+
+@torch.no_grad()
+def _cumulative_flops(model: nn.Module, spaces: Spaces, example: Any) -> dict[str, int]:
+    """Floating-point operations up to and including each node of the graph."""
+    tensors = model_tensors(model.eval()) | spaces.recording.constants
+    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+    inputs = iter(flat_inputs(example)[0])
+    values: dict[fx.Node, Any] = {}
+    done = {}
+    counter = FlopCounterMode(display=False)
+    with counter:
+        for node in spaces.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = next(inputs).to(device)
+            elif node.op == "get_attr":
+                values[node] = tensors[str(node.target)]
+            elif node.op != "output":
+                values[node] = run_node(node, values.__getitem__)
+            done[node.name] = counter.get_total_flops()
+    return done
+
+
+# -- a trunk with heads -----------------------------------------------------------------------------------------------
+
+
+class Restore(nn.Module):
+    """Gives a head its own model's units back from the merged ones: a gather, or a matrix for dense maps."""
+
+    def __init__(self, unit_map: UnitMap, place: Observation, size: int) -> None:
+        super().__init__()
+        if len(place.axes) != 1:
+            raise ValueError(f"cannot stop at {place.node!r}, inside of an attention: stop before or after it")
+        self.place = Axis("", place.axes[0], place.index, size, True)
+        if isinstance(unit_map, Dense):
+            self.register_buffer("matrix", torch.from_numpy(unit_map.to_own).float())
+        else:
+            self.register_buffer("index", unit_map.restore(torch.arange(unit_map.merged), 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        units = take(x, self.place)
+        axis = self.place.axis
+        if hasattr(self, "index"):
+            units = units.index_select(axis, self.index)  # type: ignore[arg-type]
+        else:
+            units = torch.tensordot(units, self.matrix.to(x.dtype), dims=([axis], [1])).movedim(-1, axis)
+        return put(x, self.place, units)
+
+
+class MultiHead(nn.Module):
+    """One trunk, run once, and a head per task: ``forward`` gives each head's outputs by task name."""
+
+    def __init__(self, trunk: fx.GraphModule, heads: Mapping[str, nn.Module], outputs: Sequence[str] = ("",)) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.names = list(heads)
+        self.heads = nn.ModuleList(heads.values())
+        self.outputs = tuple(outputs)
+
+    def forward(self, *inputs: Any, **named: Any) -> dict[str, Any]:
+        leaves, _ = flat_inputs(named or inputs)
+        values = self.trunk(*leaves)
+        return {name: self._named(head(*values)) for name, head in zip(self.names, self.heads, strict=True)}
+
+    def _named(self, found: tuple[Tensor, ...]) -> Any:
+        """One tensor as it is, several by name."""
+        return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
+
+    def alone(self, name: str) -> nn.Module:
+        """The trunk with one head, sharing their tensors: ``forward`` gives that head's outputs."""
+        return _OneHead(self, self.heads[self.names.index(name)])
+
+
+class _OneHead(nn.Module):
+    def __init__(self, whole: MultiHead, head: nn.Module) -> None:
+        super().__init__()
+        self.trunk, self.head = whole.trunk, head
+        self._named: Callable[..., Any] = whole._named
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        leaves, _ = flat_inputs(named or inputs)
+        return self._named(self.head(*self.trunk(*leaves)))
+
+
+def multi_head(
+    models: Mapping[str, nn.Module],
+    spaces: Spaces,
+    maps: Sequence[Maps] | None = None,
+    weights: Sequence[float] | None = None,
+    stop: str | None = None,
+) -> MultiHead:
+    """Merge ``models`` (by head, of one topology up to their classifiers) up to ``stop``; above it each keeps its own.
+
+    Parameters
+    ----------
+    maps: each model's maps by space name; identity by default.
+    weights: each model's weight in the trunk; uniform by default.
+    stop: the last space that is merged (see :func:`cut`).
+    """
+    networks = list(models.values())
+    plan = cut(networks[0], spaces, stop)
+    states = [model.state_dict() for model in networks]
+    if maps is None:
+        maps = [{name: Permutation.identity(spaces[name].size) for name in plan.trunk_spaces} for _ in networks]
+    whole = [with_bundles(spaces, own) for own in maps]
+    chosen = [{name: own[name] for name in plan.trunk_spaces if name in own} for own in whole]
+    trunk = _trunk_module(networks[0], spaces, plan)
+    _load_resized(trunk, merge_states(spaces, states, chosen, weights, only=set(plan.trunk_tensors)))
+    heads = {
+        name: _head_module(model, spaces, plan, own) for (name, model), own in zip(models.items(), chosen, strict=True)
+    }
+    return MultiHead(trunk, heads, spaces.recording.outputs).eval()
+
+
+def multi_head_from_state(
+    models: Mapping[str, nn.Module], spaces: Spaces, state: Mapping[str, Tensor], stop: str | None = None
+) -> MultiHead:
+    """A multi-head network again from its state dict; ``models`` give the layers, not the weights."""
+    plan = cut(next(iter(models.values())), spaces, stop)
+    blanks = [
+        {name: _blank(spaces, plan, name, f"heads.{index}", state) for name in plan.trunk_spaces}
+        for index in range(len(models))
+    ]
+    network = multi_head(models, spaces, blanks, stop=stop)
+    if set(network.state_dict()) != set(state):
+        odd = sorted(set(network.state_dict()) ^ set(state))
+        raise ValueError(f"the state dict is of another network; tensors that differ: {', '.join(odd[:4])}")
+    _load_resized(network, state)
+    return network
+
+
+def _blank(spaces: Spaces, plan: Cut, space: str, head: str, state: Mapping[str, Tensor]) -> UnitMap:
+    """A map of the kind, dense or not, that a head was given its units back with; methods mix them."""
+    nodes = [
+        node
+        for node in plan.boundary
+        if node in spaces.carried and any(name == space for name, _ in spaces.carried[node])
+    ]
+    if any(f"{head}.{_restore_name(node, spaces, space)}.matrix" in state for node in nodes):
+        return Dense(np.eye(spaces[space].size), np.eye(spaces[space].size))
+    return Permutation.identity(spaces[space].size)
+
+
+def _restore_name(node: str, spaces: Spaces, space: str) -> str:
+    names = [name for name, _ in spaces.carried[node]]
+    return f"restore_{node}" + (f"_{names.index(space)}" if names.index(space) else "")
+
+
+# -- parts of a graph as modules --------------------------------------------------------------------------------------
+
+
+def _trunk_module(model: nn.Module, spaces: Spaces, plan: Cut) -> fx.GraphModule:
+    part = _Part(model, spaces)
+    inside = set(plan.trunk)
+    for node in spaces.graph.nodes:
+        if node.name in inside:
+            part.add(node)
+    by_name = {node.name: copy for node, copy in part.copies.items()}
+    part.graph.output(tuple(by_name[name] for name in plan.boundary))
+    return part.module()
+
+
+def _head_module(model: nn.Module, spaces: Spaces, plan: Cut, own: Maps) -> fx.GraphModule:
+    """The rest of a model, reading merged units: folded into its consuming tensors, or restored at the boundary."""
+    part = _Part(model, spaces)
+    outside, fold = set(plan.head), set()
+    for node in spaces.graph.nodes:
+        if node.name in plan.boundary:
+            part.copies[node] = part.graph.placeholder(node.name)
+            for space, place in spaces.carried.get(node.name, ()):
+                if space not in own:
+                    continue
+                later = [axis for axis in spaces[space].axes if axis.tensor not in plan.trunk_tensors]
+                if not any(axis.produces or axis.tensor in spaces.grouped for axis in later):
+                    fold.add(space)
+                    continue
+                shape = spaces.recording.shapes[node.name]
+                name = _restore_name(node.name, spaces, space)
+                part.root[name] = Restore(own[space], place, shape[place.axes[0]])
+                part.copies[node] = part.graph.call_module(name, (part.copies[node],))
+    for node in spaces.graph.nodes:
+        if node.name in outside:
+            part.add(node)
+    module = part.module()
+    state = dict(module.state_dict())
+    for tensor_name, tensor in state.items():
+        for space, axis in spaces.tensors.get(tensor_name, ()):
+            if space in fold and not axis.produces:
+                tensor = mapped(tensor, axis, "unmerge", own[space])
+        state[tensor_name] = tensor
+    _load_resized(module, state)
+    return module
+
+
+class _Part:
+    """Some nodes of a recorded graph, as a module with copies of the tensors they use."""
+
+    def __init__(self, model: nn.Module, spaces: Spaces) -> None:
+        self.spaces = spaces
+        self.tensors = {
+            **dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False)),
+            **spaces.recording.constants,
+        }  # fmt: skip
+        self.owner = model
+        self.graph = fx.Graph()
+        self.copies: dict[fx.Node, fx.Node] = {}
+        self.root: dict[str, Any] = {}
+
+    def add(self, node: fx.Node) -> None:
+        if node.op == "output":
+            self.graph.output(tuple(self._copy(used) for used in node.args[0]))  # type: ignore[union-attr, arg-type]
+            return
+        path = self._norm(node)
+        if path is not None:
+            self.root[path] = _plain_norm(self.owner.get_submodule(path), len(self.spaces.recording.shapes[node.name]))
+            self.copies[node] = self.graph.call_module(path, (self._copy(node.all_input_nodes[0]),))
+        elif node.op != "get_attr":
+            self.copies[node] = self.graph.node_copy(node, self._copy)
+
+    def _copy(self, node: fx.Node) -> fx.Node:
+        if node not in self.copies:
+            assert node.op == "get_attr", node
+            name = str(node.target)
+            tensor = self.tensors[name]
+            kind = nn.Parameter if isinstance(tensor, nn.Parameter) else (lambda value, **_: value)
+            self.root[name] = kind(tensor.detach().clone(), requires_grad=tensor.requires_grad)
+            self.copies[node] = self.graph.create_node("get_attr", name)
+        return self.copies[node]
+
+    def _norm(self, node: fx.Node) -> str | None:
+        """The path of a batch norm that keeps statistics, which must stay a module for them to be set anew."""
+        if node.op != "call_function" or canonical(operation(node)) != "batch_norm":
+            return None
+        path = self.spaces.recording.modules.get(node.name, "")
+        statistics = [str(used.target) for used in node.all_input_nodes if used.op == "get_attr"]
+        module = self.owner.get_submodule(path) if path else None
+        return path if isinstance(module, _BatchNorm) and f"{path}.running_mean" in statistics else None
+
+    def module(self) -> fx.GraphModule:
+        return fx.GraphModule(self.root, self.graph, class_name="Part").eval()
+
+
+def _plain_norm(norm: nn.Module, rank: int) -> _BatchNorm:
+    """The batch norm alone, of a module that may do more."""
+    assert isinstance(norm, _BatchNorm)
+    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[rank]
+    made = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    own = norm.state_dict()
+    first = next(tensor for tensor in own.values() if tensor.is_floating_point())
+    made.to(first.device, first.dtype).load_state_dict({name: own[name] for name in made.state_dict()})
+    return made
+
+
+def _load_resized(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load tensors whose consuming axis may have changed its size (more or fewer merged units than own)."""
+    for name, tensor in state.items():
+        parent, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(parent)
+        current = getattr(owner, leaf)
+        if isinstance(current, nn.Parameter):
+            setattr(owner, leaf, nn.Parameter(tensor.clone(), requires_grad=current.requires_grad))
+        else:
+            owner.register_buffer(leaf, tensor.clone())
+
+
+def example_input(input_size: int, batch: int = 2) -> Tensor:
+    """Zeros of the shape that a network of this input size reads; enough to trace it."""
+    return torch.zeros(batch, 3, input_size, input_size)
+
+
+def trace_network(model: nn.Module, input_size: int) -> Spaces:
+    """Trace one of our architectures."""
+    return trace(model, example_input(input_size))

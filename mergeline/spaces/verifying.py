@@ -1,0 +1,151 @@
+"""Proving a trace: random permutations of all units must leave the function as it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mergeline.spaces.errors import SpaceError
+from mergeline.spaces.permuting import permute_state, random_permutation, random_permutations
+from mergeline.spaces.recording import Example, _tensors_in, flat_inputs
+from mergeline.spaces.space import Spaces
+from mergeline.spaces.tracing import trace
+from mergeline.spaces.walking import Walk, model_tensors
+
+__all__ = ["check_spaces", "verify"]
+
+
+def verify(model: nn.Module, example: Example, seed: int = 0, tolerance: float = 1e-4) -> dict[str, float]:
+    """Trace a network, permute all its spaces at random, and compare outputs; and what a walk sees with plain hooks.
+
+    Returns the largest difference per space, relative to the largest absolute output: of all spaces together, or, where
+    that is too large, of each space alone. Norms get random parameters and statistics first, so that one that was forgotten
+    shows. The model is left as it was.
+
+    Raises
+    ------
+    SpaceError: a permutation changed the function by more than ``tolerance``, or a walk sees other values than the
+        network has; names the space.
+    """
+    return check_spaces(model, trace(model, example), example, seed, tolerance)
+
+
+@torch.no_grad()
+def check_spaces(
+    model: nn.Module, spaces: Spaces, example: Example, seed: int = 0, tolerance: float = 1e-4
+) -> dict[str, float]:
+    """:func:`verify` of spaces that are traced already."""
+    generator = torch.Generator().manual_seed(seed)
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        wrong = _wrong_outputs(model, spaces, example, tolerance)
+        if wrong:  # rounding, or another network? without rounding it shows
+            wrong = _wrong_outputs(copy.deepcopy(model).double(), spaces, example, tolerance)
+        if wrong:
+            raise SpaceError(
+                f"the recorded graph gives other values than the network at the output of module {wrong!r}: what is observed "
+                "would not be its units"
+            )
+        tensors = model_tensors(model)
+        probe = {name: _randomized(name, tensor, generator) for name, tensor in tensors.items()}
+        for alias, name in spaces.recording.aliases.items():
+            probe[alias] = probe[name]
+        expected = _run(model, spaces, probe, example)
+        permutations = random_permutations(spaces, generator)
+        together = _difference(expected, _run(model, spaces, permute_state(spaces, probe, permutations), example))
+        names = [space.name for space in spaces.free]
+        if not together <= tolerance:  # a deep network may blow rounding up: judge it without
+            probe = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in probe.items()}
+            expected = _run(model, spaces, probe, example)
+            together = _difference(expected, _run(model, spaces, permute_state(spaces, probe, permutations), example))
+        if together <= tolerance:
+            return dict.fromkeys(names, together)
+        differences = {}
+        for space in spaces.free:
+            moved = permute_state(spaces, probe, {space.name: random_permutation(space, generator)})
+            differences[space.name] = _difference(expected, _run(model, spaces, moved, example))
+        worst = max(differences, key=differences.__getitem__)
+        raise SpaceError(
+            f"permuting space {worst!r} ({spaces[worst].size} units) changes the output by {max(together, differences[worst]):.2e} "
+            f"relative (tolerance {tolerance:.0e}): its axes are incomplete"
+        )
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _run(model: nn.Module, spaces: Spaces, tensors: Mapping[str, Tensor], example: Example) -> list[Tensor]:
+    leaves, build = flat_inputs(example)
+    kind = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
+    device = next((t.device for t in tensors.values()), torch.device("cpu"))
+    arguments, keywords = build(
+        [leaf.to(device, kind) if leaf.is_floating_point() else leaf.to(device) for leaf in leaves]
+    )
+    own = {name: tensor for name, tensor in tensors.items() if name not in spaces.recording.aliases}
+    output = torch.func.functional_call(model, own, arguments, keywords, tie_weights=True)
+    return [value for _, value in _tensors_in(output) if value.is_floating_point()]
+
+
+def _difference(expected: list[Tensor], found: list[Tensor]) -> float:
+    worst = 0.0
+    for a, b in zip(expected, found, strict=True):
+        difference = float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) if a.numel() else 0.0
+        worst = max(worst, difference if difference == difference else float("inf"))
+    return worst
+
+
+def _randomized(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Away from symmetric or vanishing starts: norms (weight 1, bias 0, mean 0, variance 1), gates and scales near 0,
+    classifiers of zeros."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return tensor
+    low, high = tensor.aminmax()
+    if tensor.dim() != 1 and low != high:
+        return tensor
+    noise = torch.rand(tensor.shape, generator=generator).to(tensor)
+    if low == high and 0 < abs(float(low)) < 0.1:
+        return 0.5 + noise
+    return tensor * (0.5 + noise) + (0 if name.endswith("running_var") else 0.1 * (noise - 0.5))
+
+
+def _wrong_outputs(model: nn.Module, spaces: Spaces, example: Example, tolerance: float) -> str:
+    """The first module at whose output a walk sees other values than a plain forward hook does; empty if there is none."""
+    outputs: dict[tuple[str, int], Tensor] = {}
+    calls: dict[str, int] = {}
+
+    def keep(path: str) -> Any:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            number = calls[path] = calls.get(path, -1) + 1
+            if isinstance(output, Tensor) and (path, number) in wanted:
+                outputs[path, number] = output.detach().clone()
+
+        return hook
+
+    walk = Walk(spaces, model)
+    wanted = {
+        place: node for place, node in spaces.recording.module_outputs.items()
+        if node not in {folded.name for folded in walk.folded if walk.folded[folded] is not None}
+    }  # fmt: skip
+    handles = [module.register_forward_hook(keep(path)) for path, module in model.named_modules() if path]
+    try:
+        _run(model, spaces, walk.tensors | model_tensors(model), example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    by_node: dict[str, list[tuple[str, int]]] = {}
+    for place, name in wanted.items():
+        by_node.setdefault(name, []).append(place)
+    for node, value in walk.values(example):
+        for place in by_node.get(node.name, ()):
+            plain = outputs.get(place)
+            if plain is None or not plain.is_floating_point():
+                continue
+            scale = plain.abs().max().clamp_min(1e-12)
+            if plain.shape != value.shape or not float((plain - value).abs().max() / scale) <= 10 * tolerance:
+                return place[0]
+    return ""

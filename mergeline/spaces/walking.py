@@ -1,0 +1,183 @@
+"""Walking through a network: its recorded graph, run so that each space's units can be read on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from mergeline.spaces.recording import Example, flat_inputs, operation
+from mergeline.spaces.rules import Arguments, canonical
+from mergeline.spaces.space import Space, Spaces
+
+__all__ = ["Walk", "model_tensors", "run_node"]
+
+SMALL_TYPES = (torch.float16, torch.bfloat16)
+"""Types that sums of thousands of values are too long for: computed in float32."""
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, without gradients, in a type that can be computed in."""
+    found = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    return {
+        name: tensor.detach().float() if tensor.dtype in SMALL_TYPES else tensor.detach()
+        for name, tensor in found.items()
+    }
+
+
+def run_node(node: fx.Node, lookup: Callable[[fx.Node], Any]) -> Any:
+    """What a node gives for the values of those before it."""
+    args = fx.node.map_arg(node.args, lookup)
+    kwargs = fx.node.map_arg(node.kwargs, lookup)
+    if node.op == "call_method":
+        result = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return args[0] if node.target == "__setitem__" else result
+    assert callable(node.target)
+    return node.target(*args, **kwargs)
+
+
+class Walk:
+    """A model of a traced topology, run so that each space's units can be read on the way.
+
+    Batch norms are folded into the convolutions before them, which leaves every observed value the same up to
+    rounding and saves a pass over memory each.
+    """
+
+    def __init__(self, spaces: Spaces, model: nn.Module) -> None:
+        self.spaces = spaces
+        self.tensors = model_tensors(model.eval())
+        first = next((t for t in self.tensors.values() if t.is_floating_point()), torch.zeros(1))
+        self.type, self.device = first.dtype, first.device
+        for name, constant in spaces.recording.constants.items():
+            self.tensors[name] = constant.to(self.device)
+        self.nodes = [node for node in spaces.graph.nodes if node.op != "output"]
+        self.observed: dict[str, list[tuple[Space, int]]] = {}
+        for space in spaces.free:
+            for number, place in enumerate(space.observations):
+                self.observed.setdefault(place.node, []).append((space, number))
+        self.folded = self._fold()
+        self.channels_last = _allows_channels_last(spaces)
+        if self.channels_last:
+            for name, tensor in self.tensors.items():
+                if tensor.dim() == 4:
+                    self.tensors[name] = tensor.contiguous(memory_format=torch.channels_last)
+        self.last_uses: dict[fx.Node, list[fx.Node]] = {}
+        seen: set[fx.Node] = set()
+        for node in reversed(self.nodes):
+            for used in node.all_input_nodes:
+                if used not in seen:
+                    seen.add(used)
+                    self.last_uses.setdefault(node, []).append(used)
+
+    def activations(self, images: Example) -> Iterator[tuple[Space, Tensor]]:
+        """Run on ``images`` and yield each free space with its units' values, ``(samples, units)``.
+
+        Every spatial position of every image is one sample. A value is dropped as soon as the forward pass no longer
+        needs it, so that several models can be stepped side by side with few values alive at a time.
+        """
+        remaining = sum(map(len, self.observed.values()))
+        for node, value in self.values(images):
+            for space, number in self.observed.get(node.name, ()):
+                yield space, space.observations[number].units(value)
+                remaining -= 1
+            if remaining == 0:
+                return
+
+    def values(self, images: Example) -> Iterator[tuple[fx.Node, Any]]:
+        """Run on ``images`` and yield every node's value as it is made."""
+        leaves, _ = flat_inputs(images)
+        inputs = iter([self._input(leaf) for leaf in leaves])
+        values: dict[fx.Node, Any] = {}
+        for node in self.nodes:
+            if node.op == "placeholder":
+                value: Any = next(inputs)
+            elif node.op == "get_attr":
+                value = self.tensors[str(node.target)]
+            elif node in self.folded:
+                value = self._run_folded(node, values)
+            else:
+                value = run_node(node, values.__getitem__)
+            values[node] = value
+            yield node, value
+            for dead in self.last_uses.get(node, ()):
+                values.pop(dead, None)
+
+    def _input(self, leaf: Tensor) -> Tensor:
+        leaf = leaf.to(self.device, self.type) if leaf.is_floating_point() else leaf.to(self.device)
+        if self.channels_last and leaf.dim() == 4:
+            return leaf.contiguous(memory_format=torch.channels_last)
+        return leaf
+
+    # -- folding ------------------------------------------------------------------------------------------------
+
+    def _fold(self) -> dict[fx.Node, tuple[Tensor, Tensor] | None]:
+        """Convolutions with a batch norm after them: their weights with the norm in them. The norm then does nothing."""
+        folded: dict[fx.Node, tuple[Tensor, Tensor] | None] = {}
+        for node in self.nodes:
+            norm = self._norm_of(node)
+            conv = norm["input"] if norm is not None else None
+            if norm is None or not isinstance(conv, fx.Node) or not _is_convolution(conv) or len(conv.users) != 1:
+                continue
+            if conv.name in self.observed or norm["running_mean"] is None:
+                continue
+            own = Arguments(conv)
+            weight, bias = own.get(1, "weight"), own.get(2, "bias")
+            if weight.op != "get_attr" or (bias is not None and bias.op != "get_attr"):
+                continue
+            tensors = {key: self.tensors[str(norm[key].target)] if norm[key] is not None else None
+                       for key in ("running_mean", "running_var", "weight", "bias")}  # fmt: skip
+            fused = fuse_conv_bn_weights(
+                self.tensors[str(weight.target)], None if bias is None else self.tensors[str(bias.target)],
+                tensors["running_mean"], tensors["running_var"], norm["eps"], tensors["weight"], tensors["bias"],
+                transpose=operation(conv).startswith("conv_transpose"),
+            )  # fmt: skip
+            folded[conv] = (_laid_out(fused[0].detach()), fused[1].detach())
+            folded[node] = None
+        return folded
+
+    @staticmethod
+    def _norm_of(node: fx.Node) -> dict[str, Any] | None:
+        if node.op != "call_function" or canonical(operation(node)) != "batch_norm":
+            return None
+        own = Arguments(node)
+        if own.get(5, "training", False):
+            return None
+        names = ("input", "running_mean", "running_var", "weight", "bias")
+        return {name: own.get(place, name) for place, name in enumerate(names)} | {"eps": own.get(7, "eps", 1e-5)}
+
+    def _run_folded(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        tensors = self.folded[node]
+        own = Arguments(node)
+        source = values[own.get(0, "input")]
+        if tensors is None:
+            return source
+        rest = fx.node.map_arg(node.args[3:], values.__getitem__)
+        kwargs = {key: value for key, value in node.kwargs.items() if key not in ("input", "weight", "bias")}
+        assert callable(node.target)
+        return node.target(source, *tensors, *rest, **fx.node.map_arg(kwargs, values.__getitem__))
+
+
+def _is_convolution(node: fx.Node) -> bool:
+    return node.op == "call_function" and operation(node).startswith("conv")
+
+
+def _laid_out(weight: Tensor) -> Tensor:
+    return weight.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else weight
+
+
+def _allows_channels_last(spaces: Spaces) -> bool:
+    """Whether no operation depends on how a feature map lies in memory."""
+    for node in spaces.graph.nodes:
+        if node.op == "call_method" and node.target == "view":
+            shape = spaces.recording.shapes.get(node.all_input_nodes[0].name, ())
+            if len(shape) == 4 and shape[2] * shape[3] > 1:
+                return False
+        if node.op == "call_method" and node.target == "as_strided":
+            return False
+    return True
