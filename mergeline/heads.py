@@ -16,8 +16,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from mergeline.bundles import with_bundles
 from mergeline.maps import Dense, Permutation, UnitMap
-from mergeline.matching.bundles import with_bundles
 from mergeline.merging import Maps, mapped, merge_states
 from mergeline.spaces import Axis, Observation, Spaces, put, take, trace
 from mergeline.spaces.recording import flat_inputs, operation

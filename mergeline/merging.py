@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mergeline.bundles import with_bundles
 from mergeline.maps import UnitMap
-from mergeline.matching.bundles import with_bundles
 from mergeline.spaces import Axis, Spaces, spread, take, unspread
 from mergeline.spaces.space import put
 

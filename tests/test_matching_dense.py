@@ -15,14 +15,14 @@ from mergeline.architectures import build
 from mergeline.maps import Dense, Permutation
 from mergeline.matching import MATCHERS, Matching, Problem
 from mergeline.matching.cca import CcaOptions, match_cca
-from mergeline.matching.optimal import optimal_grouped, optimal_pairs
 from mergeline.matching.permute import match_grouped
 from mergeline.matching.transport import TransportOptions, transport_map, transport_plan, unit_distances
 from mergeline.matching.zip import match_groups
 from mergeline.merging import merge_states
 from mergeline.moments import Moments, collect_moments, full_pairs
-from mergeline.spaces import Space
+from mergeline.spaces import Observation, Space
 from tests.conftest import Trained
+from tests.optimal import optimal_grouped, optimal_pairs
 from tests.test_matching_weight import permuted
 
 Float64 = NDArray[np.float64]
@@ -41,10 +41,15 @@ def moments_of(*features: Float64, space: str = "space") -> Moments:
 def match(name: str, options: object, moments: Moments, groups: int = 1) -> list[Dense | Permutation]:
     """Each model's map of one space."""
     size = moments.sizes[0]
-    space = Space(moments.space, size, (), "", 1, groups)
+    seen = (Observation("node", (1,), np.arange(size)[:, None]),)
+    space = Space(moments.space, size, (), seen, groups, "bundles" if groups > 1 else "")
 
     class OneSpace:
         free = (space,)
+
+        @staticmethod
+        def together() -> list[tuple[tuple[Space, int], ...]]:
+            return [((space, groups),)]
 
     problem = Problem(OneSpace(), [{}] * len(moments.sizes), {space.name: moments}, np.random.default_rng(0))  # type: ignore[arg-type, list-item]
     matching: Matching = MATCHERS[name].match(problem, options)
@@ -248,17 +253,17 @@ def test_a_soft_plan_keeps_groups_apart() -> None:
     assert isinstance(own, Dense)
     filled = own.to_merged.reshape(4, 2, 4, 2).sum(axis=(1, 3)) > 0
     assert filled.sum(axis=0).tolist() == filled.sum(axis=1).tolist() == [1] * 4
-    with pytest.raises(ValueError, match="have no plan"):
+    with pytest.raises(ValueError, match="do not fall into 4 equal bundles"):
         match("transport", TransportOptions(), moments_of(features(5, 8), features(6, 4)), 4)
 
 
 @pytest.mark.parametrize("groups", [1, 4])
 def test_the_objective_is_minus_the_distance_that_mass_moves(groups: int) -> None:
     moments = moments_of(features(5, 8), features(6, 8))
-    space = Space("space", 8, (), "", 1, groups)
     distances = unit_distances(moments, 1)
-    exact, soft = (-transport_map(space, distances, regularization)[1] for regularization in (0.0, 1e-4))
     index = match_grouped(-distances, groups)
+    partners = index[:: 8 // groups] // (8 // groups)
+    exact, soft = (-transport_map(distances, regularization, partners)[1] for regularization in (0.0, 1e-4))
     assert exact == pytest.approx(-distances[np.arange(8), index].mean())
     assert soft == pytest.approx(exact, abs=1e-3)
 

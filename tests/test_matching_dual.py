@@ -78,7 +78,7 @@ def aligned_units(problem: Problem, balance: float) -> AlignedUnits:
     """The two models of a problem, at the matching of their activations."""
     spaces = problem.spaces.free
     activations = {space.name: problem.moments[space.name].correlation(0, 1) for space in spaces}
-    start = {space.name: match_grouped(activations[space.name], space.groups) for space in spaces}
+    start = {space.name: match_grouped(activations[space.name], space.bundles) for space in spaces}
     return AlignedUnits(problem.spaces, *problem.states, activations, balance, start)
 
 
@@ -109,7 +109,7 @@ def test_the_steps_are_those_of_a_literal_descent_on_correlations(balance: float
     generator = np.random.default_rng(seed)
     for expected in history:
         for position in generator.permutation(len(problem.spaces.free)):
-            units.settle(problem.spaces.free[position])
+            units.settle(problem.spaces.together()[position])
         assert all(np.array_equal(units.index[name], own) for name, own in expected.items())
 
 
@@ -143,7 +143,7 @@ def test_balance_1_takes_the_steps_of_weight_where_vectors_are_normalised() -> N
     dual = MATCHERS["dual_permute"].match(problem, DualOptions(balance=1.0))
     weights = AlignedWeights(problem.spaces, *states, start=aligned_units(problem, 1.0).snapshot())
     near = neighbours(weights.layout)
-    value = descend(weights, problem.spaces.free, near, np.random.default_rng(0), max_sweeps=100)
+    value = descend(weights, problem.spaces.together(), near, np.random.default_rng(0), max_sweeps=100)
     assert indices(dual)["first"] == weights.index["first"].tolist()
     assert dual.objective["model1"] == pytest.approx(value / 12, abs=1e-6)
 
@@ -184,8 +184,8 @@ def test_balance_0_is_zip(n_models: int) -> None:
 
 
 def zipped_weights(problem: Problem, balance: float) -> ZippedWeights:
-    def solve(space: Space, similarity: Float64) -> Index:
-        return zip_space(similarity, [space.size] * problem.n_models, space.groups, ZipOptions(beta=0.5))
+    def solve(space: Space, similarity: Float64, partners: Sequence[Index]) -> Index:
+        return zip_space(similarity, [space.size] * problem.n_models, partners, ZipOptions(beta=0.5))
 
     activations = {space.name: problem.moments[space.name].joint_correlation() for space in problem.spaces.free}
     return ZippedWeights(problem.spaces, problem.states, activations, balance, solve)

@@ -11,21 +11,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mergeline.bundles import random_bundled
 from mergeline.maps import Permutation
 from mergeline.matching import MATCHERS, Matching, Problem
 from mergeline.matching.permute import match_grouped
 from mergeline.matching.weight import (
     AlignedWeights,
     WeightOptions,
-    blocks,
     descend,
     neighbours,
-    random_start,
-    weight_objective,
+    panels,
 )
 from mergeline.merging import merge_states
 from mergeline.spaces import Spaces, permute_state, random_permutation, trace
 from tests.conftest import Trained
+from tests.weight_objective import weight_objective
 
 Index = NDArray[np.int64]
 State = dict[str, Tensor]
@@ -101,6 +101,10 @@ def permuted(spaces: Spaces, state: State, seed: int) -> tuple[State, dict[str, 
     return permute_state(spaces, state, order), undo
 
 
+def random_start(spaces: Spaces, generator: np.random.Generator) -> dict[str, Index]:
+    return {name: own for together in spaces.together() for name, own in random_bundled(together, generator).items()}
+
+
 def match(spaces: Spaces, states: list[State], seed: int = 0, **options: float) -> Matching:
     problem = Problem(spaces, states, {}, np.random.default_rng(seed))
     return MATCHERS["weight"].match(problem, WeightOptions(**options))  # type: ignore[arg-type]
@@ -133,7 +137,7 @@ def literal_descent(
             space = spaces.free[position]
             aligned = permute_state(spaces, own, {name: torch.from_numpy(units) for name, units in index.items()})
             matrix = similarity(space.name, aligned, index)
-            step = match_grouped(matrix, space.groups)
+            step = match_grouped(matrix, space.bundles)
             if matrix[np.arange(space.size), step].sum() > np.trace(matrix) + 1e-6:
                 index[space.name] = index[space.name][step]
         history.append(dict(index))
@@ -178,7 +182,7 @@ def test_groups_stay_together() -> None:
     spaces, (state, _) = various()
     shuffled, undo = permuted(spaces, state, 2)
     matching = match(spaces, [state, shuffled], restarts=3)
-    grouped = next(space for space in spaces.free if space.groups == 3)
+    grouped = next(space for space in spaces.free if space.bundles == 3)
     found = matching.maps[1][grouped.name]
     assert isinstance(found, Permutation)
     assert np.array_equal(found.index, undo[grouped.name])
@@ -218,9 +222,9 @@ def test_every_sweep_raises_the_objective_and_no_single_space_can_raise_it_furth
     identity = AlignedWeights(spaces, *states).objective()
     assert identity < values[0] <= values[1] <= values[2] <= values[3]
     weights = AlignedWeights(spaces, *states)
-    descend(weights, spaces.free, neighbours(weights.layout), np.random.default_rng(0), max_sweeps=100)
+    descend(weights, spaces.together(), neighbours(weights.layout), np.random.default_rng(0), max_sweeps=100)
     final = weights.objective()
-    assert not any(weights.settle(space) for space in spaces.free)
+    assert not any(weights.settle(together) for together in spaces.together())
     assert weights.objective() == final
 
 
@@ -254,7 +258,7 @@ def test_classifiers_of_different_tasks_are_left_out() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         other = Various(classes=7).state_dict()
-    names = {name for block in blocks(spaces, [state, other]) for name in block.tensors}
+    names = {name for panel in panels(spaces, [state, other]) for name in panel.tensors}
     assert "fc2.weight" not in names
     assert "fc1.weight" in names
     assert set(match(spaces, [state, other]).maps[1]) == {space.name for space in spaces.free}
@@ -265,7 +269,7 @@ def test_classifiers_of_different_tasks_are_left_out() -> None:
 
 def test_products_are_those_of_the_weight_vectors() -> None:
     spaces, states = various()
-    start = random_start(spaces.free, np.random.default_rng(4))
+    start = random_start(spaces, np.random.default_rng(4))
     weights = AlignedWeights(spaces, *states, start=start)
     aligned = permute_state(spaces, states[1], {name: torch.from_numpy(own) for name, own in start.items()})
     for space in spaces.free:
@@ -277,19 +281,19 @@ def test_products_are_those_of_the_weight_vectors() -> None:
 def test_the_descent_is_the_literal_one(seed: int) -> None:
     """Cached tensors and spaces that are passed over change no step."""
     spaces, states = various()
-    start = random_start(spaces.free, np.random.default_rng(seed + 10))
+    start = random_start(spaces, np.random.default_rng(seed + 10))
     history = literal_descent(
         spaces, states[1], lambda space, own, _: literal_product(spaces, states[0], own, space), start, seed, 8
     )
     for sweeps in (1, 2, 8):
         weights = AlignedWeights(spaces, *states, start=start)
-        descend(weights, spaces.free, neighbours(weights.layout), np.random.default_rng(seed), max_sweeps=sweeps)
+        descend(weights, spaces.together(), neighbours(weights.layout), np.random.default_rng(seed), max_sweeps=sweeps)
         assert all(np.array_equal(weights.index[name], own) for name, own in history[sweeps - 1].items())
 
 
 def test_a_space_on_both_axes_of_a_tensor_never_ends_below_its_start() -> None:
     spaces = trace(Recurrent(), torch.zeros(2, 6))
-    assert neighbours(blocks(spaces, [state_of(Recurrent, 0)])) == {"stem": {"stem"}}
+    assert neighbours(panels(spaces, [state_of(Recurrent, 0)])) == {"stem": {"stem"}}
     for seed in range(5):
         states = [state_of(Recurrent, seed), state_of(Recurrent, seed + 50)]
         start = AlignedWeights(spaces, *states).objective()
@@ -317,7 +321,7 @@ def test_a_space_on_both_axes_of_a_tensor_is_looked_at_until_it_rests() -> None:
         values = [AlignedWeights(spaces, *states, start=index).objective() for index in (start, *history)]
         rises = next((n for n in range(6) if values[n + 1] <= values[n]), 6)
         weights = AlignedWeights(spaces, *states)
-        descend(weights, spaces.free, neighbours(weights.layout), np.random.default_rng(seed), max_sweeps=6)
+        descend(weights, spaces.together(), neighbours(weights.layout), np.random.default_rng(seed), max_sweeps=6)
         assert np.array_equal(weights.index["stem"], (start, *history)[rises]["stem"])
         longest = max(longest, rises)
     assert longest > 1
@@ -328,7 +332,7 @@ def test_going_back_to_a_snapshot_gives_the_same_weights() -> None:
     weights = AlignedWeights(spaces, *states)
     before = [tensor.clone() for tensor in weights.own]
     snapshot = weights.snapshot()
-    weights.restore(random_start(spaces.free, np.random.default_rng(0)))
+    weights.restore(random_start(spaces, np.random.default_rng(0)))
     assert not all(torch.equal(a, b) for a, b in zip(before, weights.own, strict=True))
     weights.restore(snapshot)
     assert all(torch.equal(a, b) for a, b in zip(before, weights.own, strict=True))

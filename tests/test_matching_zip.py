@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import mergeline.matching.zip as zip_module
+from mergeline.bundles import assign_bundles
 from mergeline.maps import Groups
 from mergeline.matching import MATCHERS, Problem
 from mergeline.matching.zip import ZipOptions, group_similarity, match_groups, zip_space
@@ -216,7 +217,7 @@ def test_elastic_width_keeps_as_many_groups_as_the_wider_model_has_units(
     seed: int, first: int, second: int, beta: float
 ) -> None:
     correlation = correlate(np.random.default_rng(seed).normal(size=(first + second, 6)))
-    labels = zip_space(correlation, [first, second], 1, ZipOptions(beta=beta))
+    labels = zip_space(correlation, [first, second], [np.arange(1)] * 2, ZipOptions(beta=beta))
     check_groups(labels, [first, second], max(first, second))
     budget = int(min(first, second) * first / (first + second) * beta + 1e-4)
     assert first - len(set(labels[:first].tolist())) <= (max(1, budget) if beta > 0 else 0)
@@ -285,16 +286,18 @@ def test_the_diagonal_is_not_read() -> None:
         assert match_groups(correlation, [4, 4], 4).tolist() == expected
 
 
-def test_groups_of_units_stay_together() -> None:
+def test_bundles_of_units_stay_together() -> None:
     rng = np.random.default_rng(4)
     features = rng.normal(size=(12, 300))
     order = np.concatenate([group * 4 + rng.permutation(4) for group in (2, 0, 1)])
     correlation = correlate(np.concatenate([features, features[order]]) + 0.1 * rng.normal(size=(24, 300)))
-    labels = zip_space(correlation, [12, 12], 3, ZipOptions())
+    partners = [np.arange(3), assign_bundles([correlation[:12, 12:]], 3, True)]
+    assert partners[1].tolist() == [1, 2, 0]
+    labels = zip_space(correlation, [12, 12], partners, ZipOptions())
     assert labels.tolist() == [*range(12), *order.tolist()]
-    for sizes, groups in (([12, 12], 5), ([8, 16], 4)):
+    for sizes, bundles in (([12, 12], 5), ([8, 16], 4)):
         with pytest.raises(ValueError, match="do not fall into"):
-            zip_space(correlation, sizes, groups, ZipOptions())
+            zip_space(correlation, sizes, [np.arange(bundles)] * 2, ZipOptions())
 
 
 def test_similarity_of_groups_is_the_mean_over_units() -> None:
@@ -359,6 +362,6 @@ def test_unequal_widths_come_from_the_moments() -> None:
     narrow = Moments(
         space.name, whole.n, (whole.means[0], whole.means[1][:5]), (whole.variances[0], whole.variances[1][:5]), blocks
     )
-    labels = zip_space(narrow.joint_correlation(), narrow.sizes, 1, ZipOptions(beta=0.0))
+    labels = zip_space(narrow.joint_correlation(), narrow.sizes, [np.arange(1)] * 2, ZipOptions(beta=0.0))
     assert labels[:8].tolist() == list(range(8))
     assert len(set(labels[8:].tolist())) == 5

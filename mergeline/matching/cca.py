@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mergeline.assignment import match_permutation
+from mergeline.bundles import in_bundles
 from mergeline.maps import Dense, UnitMap
-from mergeline.matching.assignment import match_permutation
-from mergeline.matching.bundles import in_bundles
 from mergeline.matching.problem import Matcher, per_space
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def match_cca(
     y_root, y_inverse = _roots(yy, ridges[1])
     if assignment is None:
         spread = np.sqrt(np.outer(np.diagonal(xx), np.diagonal(yy)))
-        assignment = match_permutation(np.divide(xy, spread, out=np.zeros_like(xy), where=spread > 0))
+        correlation = np.divide(xy, spread, out=np.zeros_like(xy), where=spread > 0)
+        assignment = match_permutation(correlation + 1e-9 * np.eye(len(xx)))  # where nothing is known, nothing moves
     rotation = _nearest_rotation(x_inverse @ xy @ y_inverse, np.eye(len(xx))[assignment])
     return x_root @ rotation @ y_inverse, y_root @ rotation.T @ x_inverse
 

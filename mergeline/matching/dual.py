@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mergeline.bundles import assign_bundles, match_bundled, moves
 from mergeline.maps import Permutation, UnitMap
-from mergeline.matching.bundles import assign_bundles, match_bundled, moves
 from mergeline.matching.problem import Matcher, Matching, Problem
 from mergeline.matching.weight import AlignedWeights, Panel, Together, arrange, descend, neighbours, panels
 from mergeline.matching.zip import ZipOptions, group_maps, group_members, shared_similarity, zip_space

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mergeline.assignment import match_permutation
+from mergeline.bundles import in_bundles, match_bundled
 from mergeline.maps import Permutation, UnitMap
-from mergeline.matching.assignment import match_permutation
-from mergeline.matching.bundles import in_bundles, match_bundled
 from mergeline.matching.problem import Matcher, per_space
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mergeline.bundles import assign_bundles, moves
 from mergeline.maps import UnitMap
-from mergeline.matching.bundles import assign_bundles, moves
 
 if TYPE_CHECKING:  # so that the registry can be read without torch
     from torch import Tensor

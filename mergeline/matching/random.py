@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mergeline.bundles import random_bundled
 from mergeline.maps import Permutation, UnitMap
-from mergeline.matching.bundles import random_bundled
 from mergeline.matching.problem import Matcher, Matching, Problem
 
 __all__ = ["RANDOM", "RandomOptions"]

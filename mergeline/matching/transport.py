@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mergeline.assignment import match_permutation
+from mergeline.bundles import in_bundles
 from mergeline.maps import Dense, Permutation, UnitMap
-from mergeline.matching.assignment import match_permutation
-from mergeline.matching.bundles import in_bundles
 from mergeline.matching.problem import Matcher, per_space
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mergeline.bundles import match_bundled, moves, random_bundled
 from mergeline.maps import Permutation, UnitMap
-from mergeline.matching.bundles import match_bundled, moves, random_bundled
 from mergeline.matching.problem import Matcher, Matching, Problem
 
 if TYPE_CHECKING:
@@ -208,7 +208,9 @@ class AlignedWeights:
     def settle(self, together: Together) -> bool:
         """Give a space, or several with common bundles, the best assignment while all others stay; whether that changed
         anything."""
-        if len(together) == 1 or not moves(together):
+        if len(together) == 1:
+            return self._settle_alone(*together[0], movable=moves(together))
+        if not moves(together):
             return self._settle_each(together)
         before, kept = self.objective(), self.snapshot()
         similarities = [self.similarity(space.name) for space, _ in together]
@@ -225,12 +227,12 @@ class AlignedWeights:
     def _settle_each(self, together: Together) -> bool:
         changed = False
         for space, bundles in together:
-            changed |= self._settle_alone(space, bundles)
+            changed |= self._settle_alone(space, bundles, movable=False)
         return changed
 
-    def _settle_alone(self, space: Space, bundles: int) -> bool:
+    def _settle_alone(self, space: Space, bundles: int, movable: bool) -> bool:
         matrix = self.similarity(space.name)
-        steps = match_bundled([matrix], bundles, movable=bundles == space.size and not space.bundle_space)
+        steps = match_bundled([matrix], bundles, movable)
         if not self._gain([matrix], steps):
             return False
         self.move(space.name, steps[0])

@@ -51,6 +51,17 @@ class Axis:
     size: int
     produces: bool
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Axis):
+            return NotImplemented
+        same = (self.tensor, self.axis, self.size, self.produces) == (
+            other.tensor,
+            other.axis,
+            other.size,
+            other.produces,
+        )
+        return same and np.array_equal(self.index, other.index)
+
     @property
     def repeat(self) -> int:
         """Entries of each unit."""
@@ -71,6 +82,11 @@ class Observation:
     axes: tuple[int, ...]
     index: Index
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Observation):
+            return NotImplemented
+        return (self.node, self.axes) == (other.node, other.axes) and np.array_equal(self.index, other.index)
+
     def units(self, value: Tensor) -> Tensor:
         """``(samples, units)`` of a value: every position of every image is one sample."""
         n_units, repeat = self.index.shape
@@ -86,7 +102,7 @@ class Observation:
         return chosen if repeat == 1 else chosen.unflatten(1, (n_units, repeat)).transpose(1, 2).reshape(-1, n_units)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Space:
     """A set of ``size`` interchangeable units.
 
@@ -160,8 +176,8 @@ class Spaces(Mapping[str, Space]):
 
     @property
     def movable(self) -> tuple[Space, ...]:
-        """All spaces whose units may move: the free ones, and those whose units are bundles of others'."""
-        return tuple(space for space in self.spaces.values() if not space.fixed)
+        """All spaces whose units may move: the free ones, and those of bundles that tensors of their own belong to."""
+        return tuple(space for space in self.spaces.values() if not space.fixed and (space.observations or space.axes))
 
     @property
     def output_tensors(self) -> frozenset[str]:
@@ -237,10 +253,10 @@ def places(entries: Index, units: Index) -> Index | None:
 
 def take(tensor: Tensor, axis: Axis) -> Tensor:
     """The entries of a space's units: the axis as two, ``(units, repeat)``."""
-    if not axis.in_order:
-        order = torch.from_numpy(axis.index.reshape(-1)).to(tensor.device)
-        tensor = tensor.index_select(axis.axis, order)
-    return tensor.unflatten(axis.axis, axis.index.shape)
+    if axis.in_order:
+        return tensor.unflatten(axis.axis, (-1, axis.repeat))
+    order = torch.from_numpy(axis.index.reshape(-1)).to(tensor.device)
+    return tensor.index_select(axis.axis, order).unflatten(axis.axis, axis.index.shape)
 
 
 def put(tensor: Tensor, axis: Axis, entries: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ class Walk:
             weight, bias = own.get(1, "weight"), own.get(2, "bias")
             if weight.op != "get_attr" or (bias is not None and bias.op != "get_attr"):
                 continue
-            tensors = {key: self.tensors[str(norm[key].target)] if norm[key] is not None else None
+            tensors: dict[str, Any] = {key: self.tensors[str(norm[key].target)] if norm[key] is not None else None
                        for key in ("running_mean", "running_var", "weight", "bias")}  # fmt: skip
             fused = fuse_conv_bn_weights(
                 self.tensors[str(weight.target)], None if bias is None else self.tensors[str(bias.target)],

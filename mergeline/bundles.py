@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mergeline.assignment import match_permutation
 from mergeline.maps import Dense, Groups, Permutation, UnitMap
-from mergeline.matching.assignment import match_permutation
 
 if TYPE_CHECKING:
     from mergeline.spaces import Space, Spaces
