@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+import torch
+from torch import nn
 
+from mergeline.heads import stop_space
 from mergeline.maps import UnitMap
 from mergeline.matching import MATCHERS, Problem
 from mergeline.moments import collect_moments, cross_pairs, full_pairs
-from mergeline.network import assemble, normalise
+from mergeline.network import assemble, check_maps, normalise
 from mergeline.normalization import NORMALIZATIONS
+from mergeline.sources import Batches, check_same_topology, first_samples, mixed_batches, prepared
 from mergeline.spaces import Spaces, trace
+from mergeline.spaces.verifying import check_spaces
 
 __all__ = ["MergeResult", "merge"]
 
@@ -35,7 +39,7 @@ class MergeResult:
 
 def merge(
     models: Sequence[nn.Module] | Mapping[str, nn.Module],
-    data: Iterable[Tensor] | Mapping[str, Iterable[Tensor]],
+    data: Any,
     method: str = "permute",
     normalize: str = "reset",
     *,
@@ -44,93 +48,122 @@ def merge(
     weights: Sequence[float] | None = None,
     stop: str | None = None,
     seed: int = 0,
+    check: bool = True,
 ) -> MergeResult:
     """Merge models of one architecture that were trained apart, without training.
 
     Parameters
     ----------
     models: a list (one task: everything is merged, the classifier too), or a mapping from names to models (several
-        tasks: everything below the classifiers is merged, each keeps its own). Any architecture that
-        ``mergeline.spaces.trace`` follows; models of different depth are first expanded (``mergeline.depth``).
-    data: batches of normalised images ``(B, C, H, W)``; with several tasks, a mapping from the same names.
+        tasks: everything below the classifiers is merged, each keeps its own). Any network that
+        ``mergeline.spaces.trace`` follows; models of different depth are expanded first
+        (``mergeline.depth.expansion``). They are copied, and computed in float32 where their own type is shorter.
+    data: batches of inputs as the models take them: a tensor, or an iterable (a loader, a list) of tensors, of
+        ``(inputs, labels)`` pairs (the labels are not used), of tuples or of dicts of tensors; with several tasks, a mapping
+        from the models' names to such. One batch is held in memory at a time where it can be read again.
     method: a key of ``mergeline.matching.MATCHERS``; ``options`` are its options.
     normalize: a key of ``mergeline.normalization.NORMALIZATIONS``, with ``normalize_options``: "reset" recomputes batch
         statistics on ``data``; "none" leaves them as merged.
     weights: each model's weight; uniform by default.
-    stop: the last space that is merged, as for ``mergeline.merging.cut``.
+    stop: the last space that is merged, or a share of the multiply-adds ("0.5"), as for ``mergeline.heads.cut``.
     seed: for methods that draw.
+    check: prove the trace first, by random permutations of all units (``mergeline.spaces.verify``).
 
     Raises
     ------
     ValueError: an unknown method, option or normalisation, models that do not fit together, no data.
-    SpaceError: an operation of the model is not known.
+    SpaceError: an operation of the model is not known, or the trace is found wrong.
     """
-    names = list(models) if isinstance(models, Mapping) else [str(index) for index in range(len(models))]
-    networks = [deepcopy(m).eval() for m in (models.values() if isinstance(models, Mapping) else models)]
-    if len(networks) < 2:
-        raise ValueError(f"merging needs two models at least, got {len(networks)}")
-    if method not in MATCHERS:
-        raise ValueError(f"unknown method {method!r}; known: {', '.join(MATCHERS)}")
-    if normalize not in NORMALIZATIONS:
-        raise ValueError(f"unknown normalisation {normalize!r}; known: {', '.join(NORMALIZATIONS)}")
-    normalize_settings = NORMALIZATIONS[normalize].options(**(normalize_options or {}))
-    parts = _batches(data, names, isinstance(models, Mapping))
-    batches = [batch for part in parts.values() for batch in part]
-    matcher = MATCHERS[method]
-    chosen = matcher.options(**(options or {}))
-    spaces = trace(networks[0], batches[0][:2])
-    _check_same_topology(networks, spaces, names)
+    several = isinstance(models, Mapping)
+    named = dict(models) if isinstance(models, Mapping) else {str(i): model for i, model in enumerate(models)}
+    if len(named) < 2:
+        raise ValueError(f"merging needs two models at least, got {len(named)}")
+    matcher = _known("method", method, MATCHERS)
+    chosen = _options("method", method, matcher.options, options)
+    normalizer = _known("normalisation", normalize, NORMALIZATIONS)
+    settings = _options("normalisation", normalize, normalizer.options, normalize_options)
+    networks = {name: prepared(model, name) for name, model in named.items()}
+    if normalizer.idle is not None and (reason := normalizer.idle(next(iter(networks.values())))):
+        raise ValueError(f"normalisation {normalize!r} would do nothing: {reason}")
+    _one_type(list(networks.values()))
+    parts = _parts(data, list(networks), several, again=normalizer.reads_images)
+    batches = next(iter(parts.values())) if len(parts) == 1 else Batches(mixed_batches(list(parts.values())), True)
+    first = next(iter(next(iter(parts.values()))), None)
+    if first is None:
+        raise ValueError("merging needs data: there is no batch")
+    example = first_samples(first, 2)
+    reference = next(iter(networks.values()))
+    spaces = trace(reference, example)
+    check_same_topology(networks, spaces, same_outputs=not several)
+    differences = check_spaces(reference, spaces, example) if check else {}
     moments = {}
     if matcher.moments != "none":
         pairs = (cross_pairs if matcher.moments == "cross" else full_pairs)(len(networks))
-        moments = collect_moments(networks, spaces, batches, pairs)
-    states = [network.state_dict() for network in networks]
-    matching = matcher.match(
-        Problem(spaces, states, moments, np.random.default_rng(seed), same_outputs=not isinstance(models, Mapping)),
-        chosen,
-    )
-    sources = dict(zip(names, networks, strict=True))
-    merged = assemble(
-        sources, spaces, matching.maps, same_outputs=not isinstance(models, Mapping), stop=stop, weights=weights
-    )
+        moments = collect_moments(list(networks.values()), spaces, (b for part in parts.values() for b in part), pairs)
+    states = [network.state_dict() for network in networks.values()]
+    problem = Problem(spaces, states, moments, np.random.default_rng(seed), same_outputs=not several)
+    matching = matcher.match(problem, chosen)
+    stop = stop_space(reference, spaces, stop)
+    check_maps(spaces, matching.maps, normalize)
+    merged = assemble(networks, spaces, matching.maps, same_outputs=not several, stop=stop, weights=weights)
     normalise(
-        merged, normalize, normalize_settings, models=sources, spaces=spaces, maps=matching.maps, weights=weights,
-        mixed=batches, own={name: parts.get(name, batches) for name in names},
+        merged, normalize, settings, models=networks, spaces=spaces, maps=matching.maps, weights=weights,
+        mixed=batches, own={name: parts.get(name, batches) for name in networks},
     )  # fmt: skip
-    report = {
+    _as_given(merged, next(iter(named.values())))
+    report: dict[str, object] = {
         "method": method,
         "options": chosen,
         "normalize": normalize,
-        "images": sum(len(batch) for batch in batches),
+        "images": sum(part.images for part in parts.values()),
         "objective": matching.objective,
+        "verified": max(differences.values(), default=0.0) if check else None,
     }
     return MergeResult(merged, matching.maps, report, spaces)
 
 
-def _batches(data: object, names: list[str], several: bool) -> dict[str, list[Tensor]]:
+def _known(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
+    if name not in registry:
+        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(registry)}")
+    return registry[name]
+
+
+def _options(kind: str, name: str, options: type, given: Mapping[str, object] | None) -> Any:
+    known = [field.name for field in fields(options)]
+    for key in given or {}:
+        if key not in known:
+            raise ValueError(f"{kind} {name!r} has no option {key!r}; options: {', '.join(known) or 'none'}")
+    return options(**(given or {}))
+
+
+def _one_type(networks: Sequence[nn.Module]) -> None:
+    """All in the widest type that one of them has."""
+    types = {t.dtype for network in networks for t in network.parameters() if t.is_floating_point()}
+    if len(types) > 1:
+        widest = torch.float64 if torch.float64 in types else torch.float32
+        for network in networks:
+            network.to(widest)
+
+
+def _as_given(merged: nn.Module, reference: nn.Module) -> None:
+    """The merged tensors in the types that the first model's have."""
+    types = {name: tensor.dtype for name, tensor in reference.state_dict().items()}
+    common = {kind for kind in types.values() if kind.is_floating_point}
+    if len(common) == 1:
+        merged.to(common.pop())
+        return
+    for name, tensor in [*merged.named_parameters(), *merged.named_buffers()]:
+        own = types.get(name.removeprefix("trunk.").partition("heads.")[0] or name, tensor.dtype)
+        if tensor.is_floating_point() and own.is_floating_point:
+            tensor.data = tensor.data.to(own)
+
+
+def _parts(data: Any, names: list[str], several: bool, again: bool) -> dict[str, Batches]:
+    """Each task's batches; those of all models under one name where they share them."""
+    if isinstance(data, Mapping) and (several or set(data) == set(names)):
+        if set(data) != set(names):
+            raise ValueError(f"data must have the models' names {names}, got {sorted(map(str, data))}")
+        return {name: Batches(data[name], again) for name in names}
     if isinstance(data, Mapping):
-        if not several or set(data) != set(names):
-            raise ValueError(f"data must have the models' names {names}, got {sorted(data)}")
-        parts = {name: list(data[name]) for name in names}
-    else:
-        parts = {"all": list(data)}  # type: ignore[call-overload]
-    if not all(parts.values()):
-        raise ValueError("merging needs images: a part of the data has no batches")
-    return parts
-
-
-def _check_same_topology(networks: Sequence[nn.Module], spaces: Spaces, names: list[str]) -> None:
-    """Every tensor below the classifier must have the same shape."""
-    reference = {name: tensor.shape for name, tensor in networks[0].state_dict().items()}
-    output = {axis.tensor for space in spaces.values() if space.name == "output" for axis in space.axes}
-    for name, network in zip(names[1:], networks[1:], strict=True):
-        state = network.state_dict()
-        odd = sorted(set(reference) ^ set(state))
-        odd += [
-            key for key, shape in reference.items() if key in state and key not in output and state[key].shape != shape
-        ]
-        if odd:
-            raise ValueError(
-                f"model {name!r} has another topology than {names[0]!r}: {', '.join(odd[:3])}; expand the shallower one "
-                "first (mergeline.depth.expand_to)"
-            )
+        raise ValueError("data by task needs models by task: give the models in a mapping with the same names")
+    return {"all": Batches(data, again)}

@@ -76,8 +76,11 @@ def cut(model: nn.Module, spaces: Spaces, stop: str | None = None) -> Cut:
         position += 1
     while nodes[position + 1].op == "placeholder" or canonical(operation(nodes[position + 1])) == "_batch_times":
         position += 1
-    trunk, head = nodes[: position + 1], nodes[position + 1 :]
-    inside = set(trunk)
+    inside = set(nodes[: position + 1])
+    for node in nodes[position + 1 :]:  # parts of a tuple that the trunk has made belong to it
+        if canonical(operation(node)) == "item" and set(node.all_input_nodes) <= inside:
+            inside.add(node)
+    trunk, head = [n for n in nodes if n in inside], [n for n in nodes if n not in inside]
     boundary = [node for node in trunk if node.op != "get_attr" and any(user not in inside for user in node.users)]
     trunk_tensors = frozenset(str(node.target) for node in trunk if node.op == "get_attr")
     carried = {name for node in boundary if node.name in spaces.carried for name, _ in spaces.carried[node.name]}

@@ -6,6 +6,7 @@ and norms with M (docs/numerics.md). Which entries belong to which space comes f
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -148,5 +149,8 @@ def merge_network(
     weights: Sequence[float] | None = None,
 ) -> nn.Module:
     """Merge everything, the classifier too (same task), into ``model``, which is given the merged weights."""
-    model.load_state_dict(merge_states(spaces, states, maps, weights))
+    merged = OrderedDict(merge_states(spaces, states, maps, weights))
+    # Versions of modules, which some read their own tensors by.
+    merged._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(merged)
     return model.eval()

@@ -31,8 +31,8 @@ CACHE_BYTES = 1 << 20
 NARROW = 16
 """Units up to which products are taken in float64: some BLAS kernels add narrow float32 products one by one, and lose
 half of the digits over thousands of samples."""
-DEAD = 1e-7
-"""Smallest product of standard deviations that a correlation is divided by (numerics)."""
+DEAD = 1e-12
+"""Share of a unit's mean square that its variance must exceed, or float32 cannot tell it from 0."""
 
 
 def cross_pairs(n_models: int) -> tuple[Pair, ...]:
@@ -80,11 +80,19 @@ class Moments:
             f"collected: {sorted(self.blocks)}"
         )
 
+    def dead(self, model: int) -> NDArray[np.bool_]:
+        """Units whose variance cannot be told from 0 at their magnitude, ``(C,)``."""
+        variance = self.variances[model]
+        return variance <= DEAD * (variance + self.means[model] ** 2)
+
     def correlation(self, first: int, second: int) -> Float64:
-        """``cov / max(sigma_i sigma_j, 1e-7)``, ``(C_first, C_second)``; 0 for a dead unit."""
-        scale = np.sqrt(np.outer(self.variances[first], self.variances[second]))
-        correlation = self.covariance(first, second) / np.maximum(scale, DEAD)
-        correlation[scale == 0] = 0.0
+        """``cov / (sigma_i sigma_j)``, ``(C_first, C_second)``, whatever the scale of the layer; 0 for a dead unit."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            correlation = self.covariance(first, second) / np.sqrt(
+                np.outer(self.variances[first], self.variances[second])
+            )
+        correlation[self.dead(first)] = 0.0
+        correlation[:, self.dead(second)] = 0.0
         return correlation
 
     def joint_covariance(self) -> Float64:

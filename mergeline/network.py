@@ -6,15 +6,16 @@ outputs, become a trunk with a head per model (numerics: "Merging").
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mergeline.heads import multi_head
-from mergeline.maps import UnitMap
+from mergeline.maps import Dense, UnitMap
 from mergeline.merging import merge_network, uniform_weights
 from mergeline.normalization import NORMALIZATIONS, Finished
 from mergeline.spaces import Spaces
@@ -53,6 +54,35 @@ def assemble(
     return multi_head(models, spaces, maps, weights, stop)
 
 
+def check_maps(spaces: Spaces, maps: Sequence[Mapping[str, UnitMap]], method: str) -> None:
+    """Refuse maps that the network does not allow, before anything is made of them.
+
+    Raises
+    ------
+    ValueError: a linear map of units that the network compares with each other; or, with batch norms, maps that are no
+        permutations and a normalisation that does not set their statistics, which would have no meaning.
+    """
+    statistics = any(name.endswith("running_var") for name in spaces.tensors)
+    for own in maps:
+        for name, unit_map in own.items():
+            if unit_map.is_permutation:
+                continue
+            if isinstance(unit_map, Dense) and not _is_identity(unit_map) and spaces[name].compared:
+                raise ValueError(
+                    f"space {name!r} is compared across its units by {spaces[name].compared}, which no linear map but a "
+                    "permutation commutes with; choose permute, weight, zip or transport without regularization"
+                )
+            if statistics and not NORMALIZATIONS[method].sets_statistics:
+                raise ValueError(
+                    f"space {name!r} is merged by a map that is no permutation, which leaves batch norms' variances without "
+                    f"meaning, and normalisation {method!r} does not set them; choose reset"
+                )
+
+
+def _is_identity(unit_map: Dense) -> bool:
+    return unit_map.size == unit_map.merged and np.array_equal(unit_map.to_merged, np.eye(unit_map.size))
+
+
 @torch.no_grad()
 def normalise(
     network: nn.Module,
@@ -63,8 +93,8 @@ def normalise(
     spaces: Spaces,
     maps: Sequence[Mapping[str, UnitMap]],
     weights: Sequence[float] | None = None,
-    mixed: Sequence[Tensor] = (),
-    own: Mapping[str, Sequence[Tensor]] | None = None,
+    mixed: Iterable[Any] = (),
+    own: Mapping[str, Iterable[Any]] | None = None,
 ) -> nn.Module:
     """Set the statistics of an assembled network right, in place.
 
@@ -72,7 +102,8 @@ def normalise(
     ----------
     method, options: a name in :data:`mergeline.normalization.NORMALIZATIONS`, and its options; its defaults if None.
     models, spaces, maps, weights: what the network was assembled from.
-    mixed: batches of normalised images that hold all tasks. own: those of each head's task; ``mixed`` by default.
+    mixed: batches of inputs that hold all tasks, which can be read more than once.
+    own: those of each head's task; ``mixed`` by default.
 
     Raises
     ------
@@ -81,7 +112,7 @@ def normalise(
     if method not in NORMALIZATIONS:
         raise ValueError(f"unknown normalisation {method!r}; known: {', '.join(NORMALIZATIONS)}")
     normalizer = NORMALIZATIONS[method]
-    if normalizer.reads_images and not len(mixed):
+    if normalizer.reads_images and next(iter(mixed), None) is None:
         raise ValueError(f"normalisation {method!r} needs images, and there are none")
     finished = Finished(
         network, models, spaces, maps, uniform_weights(len(models)) if weights is None else weights, mixed,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # so that the registry can be read without torch
-    from torch import Tensor, nn
+    from torch import nn
 
     from mergeline.maps import UnitMap
     from mergeline.spaces import Spaces
@@ -29,8 +29,8 @@ class Finished:
     spaces: Spaces
     maps: Sequence[Mapping[str, UnitMap]]
     weights: Sequence[float]
-    mixed: Sequence[Tensor]
-    own: Mapping[str, Sequence[Tensor]]
+    mixed: Iterable[Any]
+    own: Mapping[str, Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Normalizer:
     """A registered way to set a merged network's statistics right.
 
     ``options``: a frozen dataclass; its fields are the keys that params.yaml may set. ``run`` changes the network in
-    place. ``reads_images``: whether it looks at images.
+    place. ``reads_images``: whether it looks at images. ``sets_statistics``: whether batch norms have sound running
+    statistics afterwards, whatever they had before. ``idle``: why it would do nothing to a network; empty where it does
+    something.
     """
 
     name: str
@@ -46,3 +48,5 @@ class Normalizer:
     options: type
     run: Callable[[Finished, Any], None]
     reads_images: bool = True
+    sets_statistics: bool = False
+    idle: Callable[[nn.Module], str] | None = None

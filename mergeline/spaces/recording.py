@@ -172,7 +172,7 @@ class _Recorder(TorchFunctionMode):
             tensors[name] = tensor.to("meta") if self.device.type == "meta" else tensor.detach()
         self.names = {id(tensor): name for name, tensor in tensors.items()}
         for index, value in enumerate(self.inputs):
-            self._note(value, self.recording.graph.placeholder(f"input_{index}" if index else "input"))
+            self._note(value, self.recording.graph.placeholder(f"x{index}"))
         arguments, keywords = self.build(self.inputs)
         with torch.no_grad(), self._modules_followed(), self:
             output = torch.func.functional_call(self.model, tensors, arguments, keywords, tie_weights=True)

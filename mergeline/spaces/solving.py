@@ -39,6 +39,8 @@ def solve(elements: Elements) -> Solution:
     for _ in range(200):
         pairs = system.solved()
         counts = np.bincount(pairs[:, 0], minlength=len(system.fixed))
+        if not (counts > 1).any() and system.join_nested(pairs):
+            continue
         if not (counts > 1).any():
             bundle = np.full(len(system.fixed), -1, dtype=np.int64)
             bundle[pairs[:, 0]] = pairs[:, 1]
@@ -90,6 +92,15 @@ class _System:
                 self._join_rows(self._row_kind(kinds[0], kinds[1], pairs, kind), kind)
                 return
         self._keep_in_place(by_unit)
+
+    def join_nested(self, pairs: Index) -> bool:
+        """Bundles that are in bundles themselves become one unit with all that is in them; whether there were any."""
+        nested = np.isin(pairs[:, 1], pairs[:, 0])
+        if not nested.any():
+            return False
+        inner = np.unique(pairs[nested, 1])
+        self.ties.append(self.members[np.isin(self.unit[self.members[:, 1]], inner)])
+        return True
 
     def _kind_of(self) -> dict[int, int]:
         bundles = np.unique(self.members[:, 1])

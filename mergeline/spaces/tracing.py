@@ -285,7 +285,7 @@ class Tracer:
         shape = self.shape(node)
         if len(shape) < 2 or not self.recording.dtypes[node.name].is_floating_point:
             return Value(shape)
-        key = INPUT if node.name.startswith("input") and not self.values else node.name
+        key = node.name if self.values else INPUT
         ids = self._axis(f"<{key}>", 1, shape[1], makes=True)
         self.elements.pin(ids)
         return Value(shape, (Field((1,), ids),))

@@ -1,0 +1,229 @@
+"""What ``merge`` is given, made ready: models copied, checked and in a type to compute in; data as batches of inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+from torch.utils import _pytree as pytree
+
+from mergeline.spaces import Spaces
+from mergeline.spaces.recording import Recording, operation, record
+
+__all__ = ["Batches", "check_same_topology", "first_samples", "mixed_batches", "prepared"]
+
+DATA = (
+    "data must be batches of inputs as the models take them: a tensor, or a list or loader of tensors, of (inputs, labels) "
+    "pairs, or of dicts"
+)
+COMPUTED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+def prepared(model: nn.Module, name: str) -> nn.Module:
+    """A copy of a model in eval mode, its weights plain and in a type that sums can be taken in.
+
+    Raises
+    ------
+    ValueError: not a model, weights that are not finite, or kept in a form that stands for other weights and that cannot be
+        undone; names the model and the tensor.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model {name!r} is a {type(model).__name__}, not a torch.nn.Module")
+    # Tensors that a module computes and keeps (a pruned weight) cannot be copied with their history.
+    kept = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    copy = deepcopy(model, {id(value): value.detach().clone() for value in kept}).eval()
+    _plain_weights(copy, name)
+    for key, tensor in [*copy.named_parameters(), *copy.named_buffers()]:
+        if tensor.is_quantized:
+            raise ValueError(f"model {name!r}: tensor {key!r} is quantised; merge the model before it is quantised")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise ValueError(f"model {name!r}: tensor {key!r} has {bad} values of {tensor.numel()} that are not finite")
+    for tensor in [*copy.parameters(), *copy.buffers()]:
+        if tensor.dtype in COMPUTED:
+            tensor.data = tensor.data.to(COMPUTED[tensor.dtype])
+    return copy
+
+
+def _plain_weights(model: nn.Module, name: str) -> None:
+    """Weight norm, spectral norm, pruning masks and other parametrisations become the weight that they stand for."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            _without_parametrizations(module)
+        hooks: list[Any] = list(module._forward_pre_hooks.values())
+        for hook in hooks:
+            kind = type(hook).__name__
+            if isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
+            elif kind == "WeightNorm":
+                nn.utils.remove_weight_norm(module, hook.name)
+            elif kind == "SpectralNorm":
+                nn.utils.remove_spectral_norm(module, hook.name)
+        if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module._parameters.values()):
+            raise ValueError(f"model {name!r} has lazy layers that were never run: run it once on an input")
+
+
+def _without_parametrizations(module: nn.Module) -> None:
+    """As torch's ``remove_parametrizations``, which changes the class that the copy shares with its original."""
+    parametrized: Any = module.parametrizations
+    plain = {name: getattr(module, name).detach().clone() for name in parametrized}
+    del module._modules["parametrizations"]
+    module.__class__ = type(module).__bases__[0]
+    for name, tensor in plain.items():
+        module.register_parameter(name, nn.Parameter(tensor))
+
+
+def check_same_topology(networks: Mapping[str, nn.Module], spaces: Spaces, same_outputs: bool) -> None:
+    """Every network must compute what the first does, and every tensor have the shape of the first's (outputs apart, where
+    they mean different things).
+
+    Raises
+    ------
+    ValueError: names the model and what is different.
+    """
+    (first_name, first), *others = networks.items()
+    reference = {name: tensor.shape for name, tensor in first.state_dict().items()}
+    apart = frozenset() if same_outputs else spaces.output_tensors
+    for name, network in others:
+        state = network.state_dict()
+        odd = sorted(set(reference) ^ set(state))
+        if odd:
+            raise ValueError(
+                f"model {name!r} has another topology than {first_name!r}: only one of them has {', '.join(odd[:3])}. If it is "
+                "less deep, expand it first (mergeline.depth.expansion.expand_to)"
+            )
+        for key, shape in reference.items():
+            if state[key].shape == shape or key in apart:
+                continue
+            ends = key in spaces.output_tensors
+            advice = (
+                "models of different outputs go in a mapping, not in a list" if ends
+                else "models of different width cannot be merged"
+            )  # fmt: skip
+            raise ValueError(
+                f"model {name!r}: {key!r} has shape {tuple(state[key].shape)}, that of {first_name!r} {tuple(shape)}; {advice}"
+            )
+        difference = _first_difference(spaces.recording, record(network, spaces.example))
+        if difference:
+            raise ValueError(f"model {name!r} computes something else than {first_name!r}: {difference}")
+
+
+def _first_difference(ours: Recording, theirs: Recording) -> str:
+    """Where two recorded graphs part; empty if they are one."""
+    nodes, others = list(ours.graph.nodes), list(theirs.graph.nodes)
+    for node, other in zip(nodes, others, strict=False):
+        if node.op == "output" or other.op == "output":
+            break
+        place = ours.modules.get(node.name) or "the top of the model"
+        if (node.op, operation(node)) != (other.op, operation(other)):
+            return f"in {place!r} {operation(other)} stands in place of {operation(node)}"
+        mine, its = (_constants((n.args, n.kwargs)) for n in (node, other))
+        if operation(node) != "dropout" and mine != its and ours.shapes.get(node.name) == theirs.shapes.get(other.name):
+            return f"in {place!r} {operation(node)} has {its} in place of {mine}"
+    return "" if len(nodes) == len(others) else "one of them has more operations"
+
+
+def _constants(values: Any) -> list[Any]:
+    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, int | float | str | bool)]
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+class Batches:
+    """Batches of inputs, read as often as asked for, one in memory at a time where the source can be read again.
+
+    Parameters
+    ----------
+    source: a tensor, an iterable of batches, or a function that gives one. What can be read once only (a generator) is kept
+        in memory if ``again`` is true.
+    """
+
+    def __init__(self, source: Any, again: bool) -> None:
+        if isinstance(source, Tensor):
+            source = [source]
+        if callable(source) and not isinstance(source, Iterable):
+            self._open: Callable[[], Iterable[Any]] = source
+        elif not isinstance(source, Iterable) or isinstance(source, str | bytes):
+            raise ValueError(f"{DATA}; got a {type(source).__name__}")
+        elif iter(source) is source:  # read once: what was looked at first must come again
+            kept = list(source) if again else _Once(source)
+            self._open = lambda: kept
+        else:
+            self._open = lambda: source
+        self.images = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.images = 0
+        for batch in self._open():
+            inputs = _inputs(batch)
+            self.images += len(pytree.tree_leaves(inputs)[0])
+            yield inputs
+
+    def __len__(self) -> int:
+        """Whether there is any: 1 or 0."""
+        return int(next(iter(self), None) is not None)
+
+
+class _Once:
+    """A generator whose first item can be looked at before it is read."""
+
+    def __init__(self, source: Iterable[Any]) -> None:
+        self.source = iter(source)
+        self.looked: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.looked:
+            self.looked = [item for item in (next(self.source, None),) if item is not None]
+        yield from self.looked
+        yield from self.source
+
+
+def _inputs(batch: Any) -> Any:
+    """The inputs of a batch, without its labels."""
+    if isinstance(batch, Mapping):
+        batch = {key: value for key, value in batch.items() if key not in ("labels", "label")}
+    if isinstance(batch, tuple | list):
+        if (
+            len(batch) == 2
+            and isinstance(batch[1], Tensor)
+            and batch[1].dim() <= 1
+            and not batch[1].is_floating_point()
+        ):
+            batch = batch[0]
+        else:
+            batch = tuple(batch)
+    leaves = pytree.tree_leaves(batch)
+    if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
+        raise ValueError(f"{DATA}; a batch is a {type(batch).__name__}")
+    if leaves[0].dim() == 0 or len(leaves[0]) == 0:
+        raise ValueError(f"{DATA}; a batch has no samples")
+    return batch
+
+
+def first_samples(batch: Any, count: int) -> Any:
+    """The first samples of a batch, whatever its form."""
+    size = len(pytree.tree_leaves(batch)[0])
+    return pytree.tree_map(lambda t: t[:count] if t.dim() and len(t) == size else t, batch)
+
+
+def mixed_batches(parts: Sequence[Iterable[Any]]) -> Callable[[], Iterator[Any]]:
+    """Batches that hold samples of all tasks: one batch of each, side by side, as long as there are any."""
+
+    def mixed() -> Iterator[Any]:
+        readers = [iter(part) for part in parts]
+        while readers:
+            found = [(reader, next(reader, None)) for reader in readers]
+            readers = [reader for reader, batch in found if batch is not None]
+            batches = [batch for _, batch in found if batch is not None]
+            if batches:
+                yield pytree.tree_map(lambda *tensors: torch.cat(tensors), *batches) if len(batches) > 1 else batches[0]
+
+    return mixed
