@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS = 1
 help:
 	@echo "make setup   install into .venv, with the exact versions of constraints.txt"
 	@echo "make demo    run the benchmark in params.yaml (the demo by default) and print its table"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests, those in docstrings too"
 	@echo "make lint    check formatting, style and types"
 	@echo "make bench   measure speed: training, moments, zip, weight, encoder, orchestration"
 	@echo "make report  print the headline table and where the report is"
@@ -31,7 +31,8 @@ demo: setup
 	$(BIN)/mergeline report
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --quiet --doctest-modules --junitxml=.pytest_cache/doctests.xml mergeline stages flows
+	$(BIN)/python -m pytest --numprocesses 2 --junitxml=.pytest_cache/tests.xml
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib
 
-from mergeline.matching import MATCHERS, Problem
+from mergeline.matching import Problem
 from mergeline.seeds import numpy_generator
 from stages.context import Context
 from stages.formats.maps import write_maps
 from stages.formats.moments import MomentFile
 from stages.groups import load_group
 from stages.plan import paths
-from stages.plan.cells import CellError, is_judged, known, parse_match
-from stages.plan.params import Method
+from stages.plan.cells import parse_match
+from stages.plan.methods import resolve
 
 __all__ = ["run"]
 
@@ -20,16 +20,12 @@ __all__ = ["run"]
 def run(context: Context, cell: str) -> None:
     """``cell``: a group and a method, ``digits.r35+r17.s0+s1.permute``."""
     group, method = parse_match(cell)
-    declared = context.params.methods.get(method.name, Method())
-    matcher = MATCHERS[known("method", declared.use or method.name, [*context.params.methods, *MATCHERS])]
-    try:
-        options = matcher.options(**{**(declared.options or {}), **dict(method.options)})
-    except (TypeError, ValueError) as error:
-        raise CellError(f"{cell!r}: {error}") from error
+    resolved = resolve(context.params, method)
+    matcher, options = resolved.matcher, resolved.options
     loaded = load_group(context, group)
     moments = {} if matcher.moments == "none" else MomentFile(context.path(paths.statistics(group)))
     judge = None
-    if is_judged(context.params, method):  # found by name: other methods do not depend on that code
+    if resolved.judged:  # found by name: other methods do not depend on that code
         judge = importlib.import_module("stages.judging").training_accuracy(context, group, loaded)
     problem = Problem(
         loaded.spaces,

@@ -6,7 +6,7 @@ import torch
 
 from mergeline.heads import stop_space
 from mergeline.images import batches
-from mergeline.network import assemble, is_whole, normalise
+from mergeline.network import assemble, check_maps, is_whole, normalise
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.seeds import numpy_generator
 from stages.context import Context
@@ -32,8 +32,11 @@ def run(context: Context, cell: str) -> None:
     stop = stop_space(loaded.models[0], loaded.spaces, merge.stop, loaded.architectures[0].input_size)
     network = assemble(models, loaded.spaces, maps, same_outputs=loaded.same_outputs, stop=stop, weights=merge.weights)
     mixed, own = _images(context, merge)
+    declared = context.params.normalize.get(merge.normalize)
+    settings = NORMALIZATIONS[merge.normalize].options(**(declared.options if declared is not None else {}))
+    check_maps(loaded.spaces, maps, merge.normalize)
     normalise(
-        context.place(network), merge.normalize, models={name: context.place(model) for name, model in models.items()},
+        context.place(network), merge.normalize, settings, models={name: context.place(model) for name, model in models.items()},
         spaces=loaded.spaces, maps=maps, weights=merge.weights, mixed=mixed, own=own,
     )  # fmt: skip
     whole = is_whole(loaded.same_outputs, stop)
@@ -50,7 +53,7 @@ def _images(context: Context, merge: Merge) -> tuple[list[torch.Tensor], dict[st
     """Batches of a fixed set of training images: of all tasks, mixed in a fixed order, and of each head's own."""
     if not NORMALIZATIONS[merge.normalize].reads_images:
         return [], {}
-    options = getattr(context.params.normalize, merge.normalize)
+    options = context.params.normalize[merge.normalize]
     parts = training_images(context, merge.group, "reset", options.images)
     mixed = mix(list(parts.values()), context.params.seed)
     heads = zip(head_names(merge.group), merge.group.edges, strict=True)

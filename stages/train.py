@@ -75,7 +75,7 @@ def run_untrained(context: Context, cell: str) -> None:
     architecture = _architecture(context, edge, task)
     model = context.place(build(architecture, derive_seed(context.params.seed, "init", cell)))
     images, _ = task.part("train")
-    options = context.params.normalize.reset
+    options = context.params.normalize["reset"]
     chosen = numpy_generator(context.params.seed, "reset", cell).permutation(len(images))[: options.images]
     reset(model, context.image_batches(images[chosen], options.batch_size))
     save_edge(context.path(paths.edge_model(edge)), model, architecture, edge.task, edge.seed)

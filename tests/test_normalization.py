@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mergeline.api import merge
 from mergeline.architectures import build
 from mergeline.heads import multi_head
 from mergeline.merging import merge_network
-from mergeline.normalization import NORMALIZATIONS
+from mergeline.normalization import NORMALIZATIONS, Finished, Normalizer
 from mergeline.normalization.reset import batch_norms, reset, reset_multi_head
-from stages.plan.params import Normalize
-from tests.conftest import Trained
+from stages.plan.params import ParamsError, parse_params
+from tests.conftest import Trained, bench_values
 
 State = dict[str, Tensor]
 
@@ -162,5 +164,30 @@ def test_heads_are_reset_on_their_own_images_and_the_trunk_on_all(trained: Train
     assert not equal(statistics(network.heads[0]), statistics(network.heads[1]))
 
 
-def test_the_registry_names_what_params_may_say() -> None:
-    assert set(NORMALIZATIONS) == {"none", *Normalize.model_fields}
+def test_the_registry_is_what_merge_and_params_may_say() -> None:
+    assert {"none", "reset"} <= set(NORMALIZATIONS)
+    values = bench_values()
+    values["normalize"]["rest"] = {"images": 5}
+    with pytest.raises(
+        ParamsError, match=r"normalize.rest: unknown 'rest' \(did you mean 'reset'\?\); allowed: none, reset"
+    ):
+        parse_params(values)
+    values = bench_values(normalize={"reset": {"imges": 5}})
+    with pytest.raises(ParamsError, match=r"normalize.reset.imges: unknown key \(did you mean 'images'\?\)"):
+        parse_params(values)
+
+
+def test_an_entry_added_at_run_time_is_a_normalisation_like_any(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True)
+    class Options:
+        factor: float = 2.0
+
+    def run(finished: Finished, options: Options) -> None:
+        with torch.no_grad():
+            finished.network.fc.bias.mul_(options.factor)  # type: ignore[operator, union-attr]
+
+    monkeypatch.setitem(NORMALIZATIONS, "louder", Normalizer("louder", "a test", Options, run))
+    plain, louder = (merge(trained.models[:2], [trained.toy.inputs(16)], normalize=name) for name in ("none", "louder"))
+    torch.testing.assert_close(louder.model.fc.bias, 2 * plain.model.fc.bias)  # type: ignore[operator]

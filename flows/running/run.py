@@ -123,18 +123,11 @@ def _foresee(root: Path, params: Params, pipeline: Pipeline) -> None:
 
 def _plan_digest(root: Path) -> dict[str, str]:
     """What the pipeline files were made from, and what they are."""
-    from stages.plan import code
+    from stages.plan.code import planning_files
 
-    names = (
-        "stages/plan/pipelines.py",
-        "stages/plan/cells.py",
-        "stages/plan/params.py",
-        "stages/plan/paths.py",
-        "mergeline/architectures.py",
-    )
     source = hashlib.sha256((root / "params.yaml").read_bytes())
-    for name in names:
-        source.update((code.ROOT / name).read_bytes())
+    for path in planning_files():
+        source.update(path.read_bytes())
     files = hashlib.sha256()
     for path in sorted((root / "pipelines").rglob("dvc.yaml")):
         status = path.stat()

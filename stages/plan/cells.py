@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CellError", "Edge", "Group", "Merge", "MethodCell", "Prediction", "base_edge", "expand_cells",
-    "is_judged", "known", "parse_cell",
+    "known", "parse_cell",
     "parse_edge", "parse_group", "parse_match", "parse_merge", "parse_prediction",
 ]  # fmt: skip
 
@@ -404,10 +404,3 @@ def base_edge(params: Params, edge: Edge) -> Edge | None:
     if base is None or not edge.trained or str(edge) in params.imports:
         return None
     return Edge(base, edge.architecture, edge.seed)
-
-
-def is_judged(params: Params, cell: MethodCell) -> bool:
-    """Whether a method has an option that is chosen by accuracy on training images."""
-    declared = params.methods.get(cell.name)
-    fixed = (declared.options or {}) if declared is not None else {}
-    return "grid" in {**fixed, **dict(cell.options)}.values()

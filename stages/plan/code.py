@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from stages.formats.files import write_json
 from stages.plan import paths
 
-__all__ = ["code_names", "module_closure", "run", "stage_code"]
+__all__ = ["code_names", "module_closure", "planning_files", "run", "stage_code"]
 
 PACKAGES = ("mergeline", "stages")
 REGISTRY = "mergeline.matching"
@@ -83,6 +84,24 @@ def module_closure(roots: list[str]) -> set[str]:
         if module not in NOT_FOLLOWED:
             todo += [name for name in _imports(module) if name != REGISTRY]
     return found - set(NOT_RESULTS)
+
+
+def planning_files() -> list[Path]:
+    """Every file that planning may read: our own modules, with all registries, and those of plug-ins."""
+    from mergeline.architectures import ARCHITECTURES
+    from mergeline.depth import PLACEMENTS
+    from mergeline.matching import MATCHERS
+    from mergeline.normalization import NORMALIZATIONS
+    from mergeline.tasks import TASKS
+
+    # All of our own modules: reading them takes less time than finding out which of them planning imports.
+    files = {path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    for registry in (MATCHERS, NORMALIZATIONS, PLACEMENTS, ARCHITECTURES, TASKS):
+        for name in registry:
+            home = registry.plugin(name)
+            source = getattr(sys.modules.get(home), "__file__", None) if home else None
+            files |= {Path(source)} if source else set()
+    return sorted(files)
 
 
 @cache

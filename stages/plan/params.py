@@ -134,17 +134,19 @@ class Statistics(Section):
     """"full" adds the blocks within each model, which zip, cca and dual_zip need."""
 
 
-class Reset(Section):
-    """Batch statistics after merging."""
+class Normalization(BaseModel):
+    """What a normalisation after merging looks at, and its own options (the fields of its options in mergeline)."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, frozen=True)
 
     images: Count = 1000
+    """Training images of each task."""
     batch_size: Count = 125
 
-
-class Normalize(Section):
-    """Options of the normalisations."""
-
-    reset: Reset
+    @property
+    def options(self) -> dict[str, Any]:
+        """The normalisation's own options."""
+        return dict(self.model_extra or {})
 
 
 class Evaluate(Section):
@@ -250,7 +252,8 @@ class Params(Section):
     """Checkpoints that stand in for trained edges: edge name (task.architecture.s0) to file."""
     statistics: Statistics
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
-    normalize: Normalize
+    normalize: dict[str, Normalization]
+    """Normalisations by name; ``reset`` sets the statistics of untrained networks, too."""
     merges: dict[Name, MergeFamily]
     """Families of merges by name; edge models are trained as they need them."""
     evaluate: Evaluate
@@ -264,6 +267,7 @@ class Params(Section):
         from mergeline.architectures import ARCHITECTURES, Architecture
         from mergeline.encoder_names import describe_encoder
         from mergeline.matching import MATCHERS
+        from mergeline.normalization import NORMALIZATIONS
         from mergeline.tasks import TASKS
 
         faults: list[str] = []
@@ -292,6 +296,11 @@ class Params(Section):
                     chain.append(base)
         for name, method in self.methods.items():
             faults += _method_faults(name, method, MATCHERS, known, self.statistics.blocks)
+        for name, options in self.normalize.items():
+            if known(f"normalize.{name}", name, NORMALIZATIONS):
+                faults += _option_faults(f"normalize.{name}", NORMALIZATIONS[name].options, options.options)
+        if "reset" not in self.normalize:
+            faults.append("normalize.reset: is missing; networks need it for their batch statistics")
         for name, family in self.merges.items():
             path = f"merges.{name}"
             for index, entry in enumerate(family.tasks):
@@ -312,7 +321,13 @@ class Params(Section):
             for index, method_name in enumerate(family.methods or []):
                 known(f"{path}.methods[{index}]", method_name, self.methods)
             for index, normalization in enumerate(family.normalize):
-                known(f"{path}.normalize[{index}]", normalization, ["none", *Normalize.model_fields])
+                reads = known(f"{path}.normalize[{index}]", normalization, NORMALIZATIONS) and (
+                    NORMALIZATIONS[normalization].reads_images
+                )
+                if reads and normalization not in self.normalize:
+                    faults.append(
+                        f"{path}.normalize[{index}]: {normalization} needs images; add normalize.{normalization}"
+                    )
             faults += _depth_faults(path, family.architectures or self.architectures, family.homogeneous_only)
         if self.report.method is not None:
             known("report.method", self.report.method, self.methods)
@@ -351,6 +366,21 @@ def _method_faults(name: str, method: Method, matchers: Any, known: Any, blocks:
         faults.append(f"{path}.options: a grid needs options beside it, even if empty: options: {{}}")
     if matcher.moments == "full" and blocks != "full":
         faults.append(f"{path}: {matcher.name} needs the blocks within each model; set statistics.blocks: full")
+    return faults
+
+
+def _option_faults(path: str, kind: type, values: dict[str, Any]) -> list[str]:
+    """Options that a registered thing does not have or does not take."""
+    fields = {field.name for field in dataclasses.fields(kind)} | set(Normalization.model_fields)
+    faults = []
+    for key, value in values.items():
+        if key not in fields:
+            faults.append(f"{path}.{key}: unknown key{_suggestion(key, fields)}; allowed: {', '.join(sorted(fields))}")
+            continue
+        try:
+            kind(**{key: value})
+        except (TypeError, ValueError) as error:
+            faults.append(f"{path}.{key}: {error}")
     return faults
 
 

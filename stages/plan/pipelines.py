@@ -16,17 +16,16 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from stages.plan import paths
-from stages.plan.cells import Edge, Group, Merge, MethodCell, Prediction, base_edge, expand_cells, is_judged
-from stages.plan.params import Method, Params
+from stages.plan.cells import Edge, Group, Merge, Prediction, base_edge, expand_cells
+from stages.plan.methods import resolve
+from stages.plan.params import Params
 
 __all__ = [
     "HEADER",
     "Plan",
     "StageCell",
     "drift",
-    "is_judged",
     "make_plan",
-    "matcher_blocks",
     "render",
     "write_pipelines",
 ]
@@ -202,7 +201,7 @@ def _group_stages(params: Params, group: Group, merges: list[Merge]) -> list[Sta
             [str(paths.evaluation(group))],
         ),
     ]
-    if all(matcher_blocks(params, merge.method) == "none" for merge in merges):
+    if all(resolve(params, merge.method).moments == "none" for merge in merges):
         stages = stages[1:]
     seen: set[str] = set()
     for merge in merges:
@@ -237,31 +236,23 @@ def _group_stages(params: Params, group: Group, merges: list[Merge]) -> list[Sta
 
 def _match_stage(params: Params, merge: Merge, family: str, models: list[str]) -> StageCell:
     name = merge.method.name
-    method = params.methods.get(name)
+    resolved = resolve(params, merge.method)
+    method = resolved.declared
     keys = ["compute", "seed", "targets"]
     if method is not None:  # with a grid, what else stands in it is another cell's business
         keys.append(f"methods.{name}.options" if method.grid is not None else f"methods.{name}")
     deps = list(models)
     group = "match-control" if method is None else "match-weights"
-    if matcher_blocks(params, merge.method) != "none":
+    if resolved.moments != "none":
         deps.append(str(paths.statistics(merge.group)))
         group = "match"
-    if is_judged(params, merge.method):
+    if resolved.judged:
         tasks = merge.group.tasks
         deps += [str(paths.task(task)) for task in tasks] + _target_files(params, tasks)
         keys.append("statistics")
         group = "match-judged"
-    matcher = (method.use if method else None) or name
     outs = [str(paths.match(merge.match))]
-    return _stage("match", merge.match, family, deps, keys, outs, code=f"match-{matcher}", group=group)
-
-
-def matcher_blocks(params: Params, cell: MethodCell) -> str:
-    """The moments that a method needs: "none", "cross" or "full"."""
-    from mergeline.matching import MATCHERS
-
-    method = params.methods.get(cell.name, Method())
-    return MATCHERS[method.use or cell.name].moments
+    return _stage("match", merge.match, family, deps, keys, outs, code=f"match-{resolved.matcher.name}", group=group)
 
 
 def _stage(

@@ -20,8 +20,9 @@ from stages.formats.files import read_json, write_json
 from stages.formats.tables import write_table
 from stages.plan import paths
 from stages.plan.cells import Edge, Group, Merge
+from stages.plan.methods import resolve
 from stages.plan.params import Params
-from stages.plan.pipelines import Plan, make_plan, matcher_blocks
+from stages.plan.pipelines import Plan, make_plan
 
 __all__ = ["SCHEMA", "result_rows", "run", "scopes_of"]
 
@@ -100,7 +101,7 @@ def result_rows(params: Params, plan: Plan, root: Path) -> Iterator[dict[str, An
     for group in plan.groups:
         yield from _rows(params, root, group, group, "ensemble", {"method": "ensemble"})
     for merge in plan.merges:
-        needs_moments = matcher_blocks(params, merge.method) != "none"
+        needs_moments = resolve(params, merge.method).moments != "none"
         yield from _rows(
             params,
             root,
@@ -113,7 +114,9 @@ def result_rows(params: Params, plan: Plan, root: Path) -> Iterator[dict[str, An
                 "weights": None if merge.weights is None else "+".join(f"{w:g}" for w in merge.weights),
                 "normalize": merge.normalize,
                 "images_statistics": params.statistics.images if needs_moments else None,
-                "images_reset": params.normalize.reset.images if merge.normalize == "reset" else None,
+                "images_reset": params.normalize[merge.normalize].images
+                if merge.normalize in params.normalize
+                else None,
             },
         )
 

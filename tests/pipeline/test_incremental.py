@@ -84,6 +84,15 @@ def test_a_new_seed_makes_no_old_stage_stale(benchmark_copy: Workspace) -> None:
     assert before.items() <= after.items()
 
 
+def test_a_matcher_that_needs_other_moments_is_seen_before_anything_runs(benchmark_copy: Workspace) -> None:
+    before = json.loads(benchmark_copy.mergeline("status", "--json", check=0).stdout)
+    assert before["pipelines_to_write"] == []
+    benchmark_copy.edit("mergeline/matching/identity.py", '"none", IdentityOptions', '"cross", IdentityOptions')
+    after = json.loads(benchmark_copy.mergeline("status", "--json", check=0).stdout)
+    assert after["pipelines_to_write"]
+    assert "to write" in benchmark_copy.mergeline("check", check=0).stdout
+
+
 def test_a_removed_seed_leaves_its_results_until_pruned(benchmark_copy: Workspace) -> None:
     benchmark_copy.edit("params.yaml", "  pairs: {tasks: [[digits, optdigits]], seeds: [0, 1]}\n", "")
     assert not any("optdigits" in name for name in benchmark_copy.stale()), "what is asked for no more is not stale"
