@@ -13,11 +13,13 @@ from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
 NAMES = ("training", "moments", "zip", "weight", "encoder", "orchestration")
+TABLES = ("architectures",)
+"""Benchmarks that print a table and a line."""
 
 
 def benchmarks() -> dict[str, str]:
     """The module of each benchmark there is, by name."""
-    modules = {name: f"benchmarks.{name}_speed" for name in NAMES}
+    modules = {name: f"benchmarks.{name}_speed" for name in NAMES} | {name: f"benchmarks.{name}" for name in TABLES}
     return {name: module for name, module in modules.items() if find_spec(module) is not None}
 
 

@@ -44,7 +44,7 @@ def measure(device: str = "cpu", threads: int = 1, rounds: int = 5) -> dict[str,
     start = weights.snapshot()
 
     def run(matched: AlignedWeights) -> None:
-        descend(matched, spaces.free, near, np.random.default_rng(0), max_sweeps=1)
+        descend(matched, spaces.together(), near, np.random.default_rng(0), max_sweeps=1)
 
     recorded = Recorded(spaces, *states)
     run(recorded)

@@ -1,0 +1,111 @@
+"""Networks of many families: does it trace, is the trace proved, does a planted permutation merge back; against torch-pruning.
+
+Printed as a table; the numbers of every network are kept as JSON.
+"""
+
+from __future__ import annotations
+
+import time
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+
+from mergeline import merge
+from mergeline.spaces import permute_state, random_permutations, trace
+from mergeline.spaces.verifying import check_spaces
+from tests.zoo import HUGGING_FACE, TIMM, TORCHVISION, ZOO, make
+
+__all__ = ["line", "measure", "planted_difference"]
+
+SAMPLES = 32
+QUICK = 6
+
+
+@torch.no_grad()
+def planted_difference(model: nn.Module, spaces: Any, inputs: Any, method: str = "permute") -> float:
+    """How far the merge of a model and its copy with all units in another order is from the model, relative."""
+    moved = random_permutations(spaces, torch.Generator().manual_seed(1))
+    copy = deepcopy(model)
+    state = permute_state(spaces, model.state_dict(), moved)
+    for name, tensor in [*copy.named_parameters(), *copy.named_buffers()]:
+        tensor.copy_(state[name])
+    merged = merge([model, copy], [inputs], method, "none", check=False).model
+    first, second = (_run(own, inputs) for own in (model, merged))
+    return float((first - second).abs().max() / first.abs().max().clamp_min(1e-12))
+
+
+def _run(model: nn.Module, inputs: Any) -> torch.Tensor:
+    found = model(**inputs) if isinstance(inputs, dict) else model(inputs)
+    while not isinstance(found, torch.Tensor):
+        found = next(iter(found.values() if isinstance(found, dict) else found))
+    return found
+
+
+def _timed(work: Any) -> tuple[float, Any]:
+    begun = time.perf_counter()
+    result = work()
+    return time.perf_counter() - begun, result
+
+
+def _torch_pruning(model: nn.Module, inputs: Any) -> float | str:
+    """Seconds that torch-pruning's dependency graph takes with all its groups, or why there is none."""
+    try:
+        import torch_pruning
+    except ImportError:
+        return "not installed"
+
+    def build() -> int:
+        graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=inputs)
+        return sum(1 for _ in graph.get_all_groups())
+
+    try:
+        return _timed(build)[0]
+    except Exception as error:
+        return type(error).__name__
+
+
+def measure(quick: bool = False) -> dict[str, Any]:
+    """Every network of the zoo; with ``quick`` a few of them."""
+    torch.set_num_threads(1)
+    rows: dict[str, dict[str, Any]] = {}
+    for name in list(ZOO)[:: len(ZOO) // QUICK] if quick else ZOO:
+        row: dict[str, Any] = {}
+        try:
+            model, inputs = make(name, SAMPLES)
+            few = {k: v[:2] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[:2]
+            row["trace"], spaces = _timed(lambda model=model, few=few: trace(model, few))
+            row["units"] = sum(space.size for space in spaces.free)
+            row["verify"], found = _timed(lambda model=model, spaces=spaces, few=few: check_spaces(model, spaces, few))
+            row["difference"] = max(found.values(), default=0.0)
+            row["torch_pruning"] = _torch_pruning(make(name, 1)[0], few)
+            row["planted"] = planted_difference(model, spaces, inputs)
+        except Exception as error:
+            row["error"] = f"{type(error).__name__}: {str(error)[:160]}"
+        rows[name] = row
+        print(_row(name, row), flush=True)
+    return {"rows": rows, "families": {"torchvision": list(TORCHVISION), "timm": list(TIMM), "hf": list(HUGGING_FACE)}}
+
+
+def _row(name: str, row: dict[str, Any]) -> str:
+    def number(key: str, form: str) -> str:
+        value = row.get(key)
+        return format(value, form) if isinstance(value, float) else str(value if value is not None else "-")
+
+    text = (
+        f"{name:<30} trace {number('trace', '.2f'):>6} s  verify {number('verify', '.2f'):>6} s  {number('difference', '.0e')}"
+        f"  planted {number('planted', '.0e')}  torch-pruning {number('torch_pruning', '.2f')}"
+    )
+    return text + (f"  {row['error']}" if "error" in row else "")
+
+
+def line(found: dict[str, Any]) -> str:
+    rows = found["rows"].values()
+    proved = sum(row.get("difference", 1.0) <= 1e-4 for row in rows)
+    merged = sum(row.get("planted", 1.0) <= 1e-4 for row in rows)
+    theirs = sum(isinstance(row.get("torch_pruning"), float) for row in rows)
+    return (
+        f"architectures: {proved} of {len(rows)} trace and are proved, a planted permutation merges back in {merged}; "
+        f"torch-pruning groups {theirs}"
+    )
