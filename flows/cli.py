@@ -46,11 +46,12 @@ def _with_exit_codes(function: Callable[..., int | None]) -> Callable[..., None]
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         from flows.workspace import BusyError
+        from mergeline.registry import PluginError
         from stages.errors import InputError
 
         try:
             code = function(*args, **kwargs)
-        except InputError as error:
+        except (InputError, PluginError) as error:
             _say_error(str(error))
             raise typer.Exit(BAD_INPUT) from None
         except BusyError as error:

@@ -2,8 +2,8 @@
 
 For each space: how many samples, every unit's mean and variance, and the covariance blocks between the units of
 models ``i`` and ``j``. Products are float32 matrix products of values shifted by the first batch's mean, folded into
-float64, so that a channel with a large mean and a small variance keeps its digits (numerics: "Spaces, features,
-moments"). The result does not depend on the batch size, nor (to rounding) on the order of the images.
+float64, so that a channel with a large mean and a small variance keeps its digits (docs/numerics.md,
+"Moments"). The result does not depend on the batch size, nor (to rounding) on the order of the images.
 """
 
 from __future__ import annotations

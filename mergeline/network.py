@@ -1,7 +1,7 @@
 """From maps to a finished network: the one place that decides what a merge of some models is.
 
 Models of one task become one network of all layers. Models of different tasks, and merges that stop below the
-outputs, become a trunk with a head per model (numerics: "Merging").
+outputs, become a trunk with a head per model (docs/numerics.md, "Merging").
 """
 
 from __future__ import annotations

@@ -131,6 +131,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 the stage failed, 2 bad input, 74 the disk is full, 75 out of memory or an I/O error."""
     _limit_threads()
+    from mergeline.registry import PluginError
     from mergeline.tasks.task import TaskError
     from stages.errors import StageError
     from stages.plan.cells import CellError
@@ -142,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         run_stage(chosen.name, chosen.cell)
-    except (ParamsError, CellError, TaskError) as error:
+    except (ParamsError, CellError, TaskError, PluginError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except StageError as error:

@@ -373,7 +373,7 @@ def _seed_lists(
 
 
 def _control_cells(params: Params, family: MergeFamily, control: str) -> Iterator[Merge]:
-    """Controls on the first run of every depth pair (numerics: what a number is worth without a second model)."""
+    """Controls on the first run of every depth pair (what a number is worth without a second model)."""
     aligned = [cell for name in family.methods or list(params.methods) for cell in _method_cells(params, name)]
     normalize = family.normalize[0]
     seen: set[tuple[Any, ...]] = set()

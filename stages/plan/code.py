@@ -48,14 +48,49 @@ def stage_code(name: str) -> dict[str, str]:
     from mergeline.matching import MATCHERS
     from stages.__main__ import STAGES
 
+    plugins: set[str] = set()
     if name.startswith("match-"):
         matcher = MATCHERS[name.removeprefix("match-")]
-        home = matcher.match.__module__ if matcher.match.__module__ != f"{REGISTRY}.problem" else ""
-        roots = [STAGES["match"].module, home or _module_of_matcher(matcher.name)]
+        roots = [STAGES["match"].module]
+        if (plugin := MATCHERS.plugin(matcher.name)) is not None:
+            plugins.add(plugin)
+        elif matcher.match.__module__ != f"{REGISTRY}.problem":
+            roots.append(matcher.match.__module__)
+        else:
+            roots.append(_module_of_matcher(matcher.name))
         roots += ["stages.judging"] if matcher.judged is not None else []
     else:
         roots = [STAGES[name].module]
-    return {module: _module_hash(module) for module in sorted(module_closure(roots))}
+    closure = module_closure(roots)
+    plugins |= _plugins_of(closure)
+    own = {module: _module_hash(module) for module in sorted(closure)}
+    return own | {key: digest for plugin in sorted(plugins) for key, digest in _package_hashes(plugin).items()}
+
+
+def _plugins_of(closure: set[str]) -> set[str]:
+    """Modules of installed packages that add to the registries which some modules import."""
+    from mergeline.architectures import ARCHITECTURES
+    from mergeline.depth import PLACEMENTS
+    from mergeline.normalization import NORMALIZATIONS
+    from mergeline.tasks import TASKS
+
+    homes: dict[str, Any] = {
+        "mergeline.architectures": ARCHITECTURES, "mergeline.depth": PLACEMENTS,
+        "mergeline.normalization": NORMALIZATIONS, "mergeline.tasks": TASKS,
+    }  # fmt: skip
+    found = {registry.plugin(name) for home, registry in homes.items() if home in closure for name in registry}
+    return {module for module in found if module is not None}
+
+
+def _package_hashes(module: str) -> dict[str, str]:
+    """Hashes of all modules of an installed package."""
+    top = sys.modules[module.partition(".")[0]]
+    folder = Path(str(top.__file__)).parent
+    files = sorted(folder.rglob("*.py")) if hasattr(top, "__path__") else [Path(str(top.__file__))]
+    return {
+        f"plug-in {top.__name__}: {path.relative_to(folder).as_posix()}": _hash_of(path.read_text(encoding="utf-8"))
+        for path in files
+    }
 
 
 def _module_of_matcher(name: str) -> str:
@@ -127,8 +162,12 @@ def _exists(module: str) -> bool:
 
 @cache
 def _module_hash(module: str) -> str:
+    return _hash_of(_file(module).read_text(encoding="utf-8"))
+
+
+def _hash_of(text: str) -> str:
     """Hash of a module's syntax tree without docstrings."""
-    tree = ast.parse(_file(module).read_text(encoding="utf-8"))
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [s for s in node.body if not _is_text(s)] or [ast.Pass()]
