@@ -79,7 +79,7 @@ def _resnet20(**sizes: Any) -> nn.Module:
 def _resnet20_gn(**sizes: Any) -> nn.Module:
     from mergeline.models.resnet20 import ResNet20, group_norm
 
-    return ResNet20(group_norm, **sizes)
+    return ResNet20(group_norm(GROUP_NORM_GROUPS), **sizes)
 
 
 def _check_groups(architecture: Architecture) -> None:

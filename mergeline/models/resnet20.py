@@ -6,20 +6,19 @@ Three stages of three basic blocks with 16, 32 and 64 channels times ``width``; 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-
-from mergeline.architectures import GROUP_NORM_GROUPS
 
 __all__ = ["BasicBlock", "ResNet20", "group_norm"]
 
 Norm = Callable[[int], nn.Module]
 
 
-def group_norm(channels: int) -> nn.Module:
-    """Group norm with 8 groups."""
-    return nn.GroupNorm(GROUP_NORM_GROUPS, channels)
+def group_norm(groups: int) -> Norm:
+    """What makes a group norm of ``groups`` groups for a number of channels."""
+    return partial(nn.GroupNorm, groups)
 
 
 class BasicBlock(nn.Module):

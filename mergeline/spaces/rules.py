@@ -7,23 +7,40 @@ is an error that names it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from mergeline.spaces.labels import Field, LabelError, Operand, Value, across, contract, joined, refit
-
-if TYPE_CHECKING:
-    from mergeline.spaces.tracing import Tracer
+from mergeline.spaces.labels import Elements, Field, LabelError, Operand, Value, across, contract, joined, refit
 
 __all__ = ["COLLAPSING", "CONSTANT", "Rule", "canonical", "rule_of"]
 
 Result = Any
 """A value, or a tuple of them."""
-Rule = Callable[["Tracer", fx.Node, "Arguments"], Result]
+
+
+class Tracer(Protocol):
+    """What a rule may ask of the walk that it is part of."""
+
+    elements: Elements
+    values: dict[fx.Node, Any]
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]: ...
+    def shapes_of(self, node: fx.Node) -> list[tuple[int, ...]]: ...
+    def is_tensor(self, node: fx.Node) -> bool: ...
+    def call(self, node: fx.Node, given: Mapping[fx.Node, Tensor]) -> Any: ...
+    def real(self, value: Any) -> Any: ...
+    def reads(self, value: Value, axis: int) -> None: ...
+    def consumed(self, node: fx.Node, value: Value, axis: int) -> None: ...
+    def met(self, first: fx.Node, a: Value, axis: int, second: fx.Node, b: Value, other: int) -> None: ...
+    def channels_only(self, value: Value, spatial: int) -> Value: ...
+    def grouped_axis(self, weight: Value, axis: int, groups: int, makes: bool, per_group: int) -> Tensor | None: ...
+
+
+Rule = Callable[[Tracer, fx.Node, "Arguments"], Result]
 
 
 class Arguments:
@@ -441,28 +458,22 @@ def _attention(tracer: Tracer, node: fx.Node, arguments: Arguments) -> Result:
     return Value(tracer.shape(node), fields)
 
 
-def _convolution(tracer: Tracer, node: fx.Node, arguments: Arguments) -> Result:
-    source = arguments.get(0, "input")
-    weight, bias = tracer.values[arguments.get(1, "weight")], arguments.get(2, "bias")
-    groups = int(arguments.get(6, "groups", 1))
-    value = tracer.channels_only(tracer.values[source], len(weight.shape) - 2)
-    channel = len(value.shape) - len(weight.shape) + 1
-    if groups == 1:
-        tracer.reads(weight, 1)
-        return _convolved(tracer, node, source, value, weight, bias, channel, ("out", "in"))
-    return _grouped(tracer, node, source, value, weight, bias, channel, groups, transposed=False)
+def _convolution(transposed: bool) -> Rule:
+    """Convolutions; a transposed one has its weight's first two axes the other way round."""
+    names = ("in", "out") if transposed else ("out", "in")
 
+    def rule(tracer: Tracer, node: fx.Node, arguments: Arguments) -> Result:
+        source = arguments.get(0, "input")
+        weight, bias = tracer.values[arguments.get(1, "weight")], arguments.get(2, "bias")
+        groups = int(arguments.get(6, "groups", 1))
+        value = tracer.channels_only(tracer.values[source], len(weight.shape) - 2)
+        channel = len(value.shape) - len(weight.shape) + 1
+        if groups > 1:
+            return _grouped(tracer, node, source, value, weight, bias, channel, groups, transposed)
+        tracer.reads(weight, names.index("in"))
+        return _convolved(tracer, node, source, value, weight, bias, channel, names)
 
-def _transposed(tracer: Tracer, node: fx.Node, arguments: Arguments) -> Result:
-    source = arguments.get(0, "input")
-    weight, bias = tracer.values[arguments.get(1, "weight")], arguments.get(2, "bias")
-    groups = int(arguments.get(6, "groups", 1))
-    value = tracer.channels_only(tracer.values[source], len(weight.shape) - 2)
-    channel = len(value.shape) - len(weight.shape) + 1
-    if groups == 1:
-        tracer.reads(weight, 0)
-        return _convolved(tracer, node, source, value, weight, bias, channel, ("in", "out"))
-    return _grouped(tracer, node, source, value, weight, bias, channel, groups, transposed=True)
+    return rule
 
 
 def _convolved(
@@ -665,8 +676,8 @@ RULES: dict[str, Rule] = {
         ("mean", "sum", "amax", "amin", "max", "min", "norm", "std", "var", "logsumexp", "any", "all", "prod", "nanmean"), _reduce
     ),
     **dict.fromkeys(("softmax", "log_softmax", "softmin"), _softmax),
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution(transposed=False)),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _convolution(transposed=True)),
     **{f"{kind}_pool{n}d": _pool(n) for kind in ("max", "avg", "lp", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)},
     **dict.fromkeys(("interpolate", "upsample", "upsample_nearest", "upsample_bilinear", "grid_sample"), _pool(None)),
     **dict.fromkeys(("batch_norm", "instance_norm"), _batch_norm),
