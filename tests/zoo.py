@@ -64,7 +64,6 @@ TORCHVISION: dict[str, Entry] = {
     **{
         name: _segmentation(name, 64)
         for name in ("fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large")
-        if name != "lraspp_mobilenet_v3_large"
     },
 }  # fmt: skip
 
