@@ -111,10 +111,10 @@ def test_a_removed_seed_leaves_its_results_until_pruned(benchmark_copy: Workspac
 
 def test_code_edits_touch_the_stages_that_run_it_comments_touch_none(benchmark_copy: Workspace) -> None:
     path = "mergeline/matching/permute.py"
-    benchmark_copy.edit(path, "    if groups == 1:", "    # a comment\n    if groups == 1:")
+    benchmark_copy.edit(path, "    total = 0.0", "    # a comment\n    total = 0.0")
     stale = benchmark_copy.stale()
     assert set(stale) == {"code"}
-    benchmark_copy.edit(path, "    if groups == 1:", "    if groups <= 1:")
+    benchmark_copy.edit(path, "    total = 0.0", "    total = -0.0")
     names = direct(benchmark_copy)
     assert {name for name in names if name != "code"} == {
         "match@digits.r17+r17.s0+s1.permute",
