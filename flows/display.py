@@ -18,6 +18,7 @@ from rich.text import Text
 
 from flows.running.events import Event
 from flows.running.session import Outcome
+from stages.plan import paths
 
 __all__ = ["LiveDisplay", "PlainDisplay", "duration", "make_display", "print_outcome"]
 
@@ -171,7 +172,7 @@ class LiveDisplay:
         return Group(table, ProgressBar(total=max(total, 1), completed=done, width=60), foot)
 
     def _bar(self, name: str, seconds: float, address: str) -> RenderableType:
-        path = self.root / ".mergeline" / "progress" / name.replace("/", "%")
+        path = self.root / paths.progress(name)
         try:
             done, total = json.loads(path.read_text(encoding="utf-8"))
             return ProgressBar(total=total, completed=done, width=24)

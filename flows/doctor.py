@@ -15,6 +15,7 @@ from pathlib import Path
 from flows.dvc.locks import find_damage, heal
 from flows.mirror.server import is_alive, server_note
 from flows.running.workers import kill_orphans, orphans
+from stages.plan import paths
 
 __all__ = ["Finding", "check_cache_type", "examine"]
 
@@ -54,7 +55,7 @@ def _damaged_locks(root: Path) -> Iterator[Finding]:
 def cache_types(root: Path) -> list[str]:
     """DVC's cache.type as configured, the local configuration over the shared one."""
     parser = configparser.ConfigParser()
-    parser.read([root / ".dvc" / "config", root / ".dvc" / "config.local"], encoding="utf-8")
+    parser.read([root / paths.DVC_CONFIG, root / paths.DVC_LOCAL_CONFIG], encoding="utf-8")
     value = parser.get("cache", "type", fallback="reflink,copy").strip("\"'")
     return [part.strip() for part in value.split(",") if part.strip()]
 
@@ -102,11 +103,11 @@ def _temporary_files(root: Path) -> Iterator[Path]:
     """Half-written files: ours by their folder or name, DVC's in its cache; young ones may be in use."""
     now = time.time()
     places = [
-        *(root / ".mergeline" / "tmp").glob("*"),
-        *(root / ".dvc" / "cache").rglob(".*.tmp"),
-        *(root / ".dvc" / "cache").rglob("*.tmp"),
-        *(root / "artifacts").rglob(".*.tmp"),
-        *(root / "pipelines").rglob(".*.tmp"),
+        *(root / paths.TEMPORARY).glob("*"),
+        *(root / paths.DVC_CACHE).rglob(".*.tmp"),
+        *(root / paths.DVC_CACHE).rglob("*.tmp"),
+        *(root / paths.ARTIFACTS).rglob(".*.tmp"),
+        *(root / paths.PIPELINES).rglob(".*.tmp"),
     ]
     for path in dict.fromkeys(places):
         try:

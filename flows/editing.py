@@ -11,14 +11,16 @@ from typing import Any
 
 from stages.errors import InputError
 from stages.formats import yaml12
-from stages.plan.params import parse_params
+from stages.formats.files import write_bytes
+from stages.plan import paths
+from stages.plan.loading import parse_params
 
 __all__ = ["apply_settings", "profile_path", "profiles", "use_profile"]
 
 
 def profiles(root: Path) -> dict[str, Path]:
     """Complete parameter files by name."""
-    return {path.stem: path for path in sorted((root / "profiles").glob("*.yaml"))}
+    return {path.stem: path for path in sorted((root / paths.PROFILES).glob("*.yaml"))}
 
 
 def profile_path(root: Path, name: str) -> Path:
@@ -38,7 +40,7 @@ def use_profile(root: Path, name: str) -> Path | None:
     """Make ``params.yaml`` the profile's. What stood there is kept as a copy, whose path is the result, unless it was a
     profile itself or is the same."""
     source = profile_path(root, name)
-    target = root / "params.yaml"
+    target = root / paths.PARAMS
     text = source.read_text(encoding="utf-8")
     kept = None
     if target.is_file():
@@ -47,7 +49,7 @@ def use_profile(root: Path, name: str) -> Path | None:
             return None
         if all(current != path.read_text(encoding="utf-8") for path in profiles(root).values()):
             kept = _keep(root, target)
-    _replace(target, text)
+    write_bytes(target, text.encode())
     return kept
 
 
@@ -60,7 +62,7 @@ def apply_settings(root: Path, settings: Sequence[str]) -> Path | None:
     """
     from ruamel.yaml import YAML
 
-    target = root / "params.yaml"
+    target = root / paths.PARAMS
     editor = YAML()
     editor.preserve_quotes = True
     editor.width = 4096
@@ -75,11 +77,11 @@ def apply_settings(root: Path, settings: Sequence[str]) -> Path | None:
     stream = io.StringIO()
     editor.dump(data, stream)
     changed = stream.getvalue()
-    parse_params(yaml12.load(changed), "params.yaml with --set")
+    parse_params(yaml12.load(changed), f"{paths.PARAMS} with --set")
     if yaml12.load(changed) == yaml12.load(text):
         return None
     kept = _keep(root, target)
-    _replace(target, changed)
+    write_bytes(target, changed.encode())
     return kept
 
 
@@ -110,14 +112,8 @@ def _set(data: Any, keys: list[str], value: Any) -> None:
 
 
 def _keep(root: Path, path: Path) -> Path:
-    folder = root / ".mergeline" / "params"
+    folder = root / paths.KEPT_PARAMS
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / f"params-{time.strftime('%Y%m%d-%H%M%S')}.yaml"
     shutil.copyfile(path, kept)
     return kept
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(".params.yaml.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -21,8 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.formats import yaml12
-from stages.plan.params import Params, load_params
-from stages.report.analysis import Paired, Row, main_scope, method_label, paired_difference
+from stages.formats.files import write_bytes, writing
+from stages.plan import paths
+from stages.plan.loading import load_params
+from stages.plan.params import Params
+from stages.report.analysis import Paired, paired_difference
+from stages.report.rows import Row, main_scope, method_label
 
 __all__ = ["Change", "Comparison", "baseline_rows", "change_lines", "compare", "finish", "refresh", "write_changes"]
 
@@ -82,10 +86,10 @@ def refresh(root: Path, jobs: int = 0) -> tuple[int, Comparison | None]:
 
 def finish(root: Path, status: int) -> tuple[int, Comparison | None]:
     """Compare the results after a run, write the changes and a row of history; exit code and comparison."""
-    results = root / "artifacts" / "results.parquet"
+    results = root / paths.RESULTS
     if not results.is_file():
         return status or 1, None
-    params = load_params(root / "params.yaml")
+    params = load_params(root / paths.PARAMS)
     rows = pq.read_table(results).to_pylist()
     found, name = baseline_rows(root)
     comparison = (
@@ -119,7 +123,7 @@ def baseline_rows(root: Path) -> tuple[list[dict[str, Any]] | None, str]:
 
 
 def _cached(root: Path, digest: str) -> Path | None:
-    from flows.dvc.pipeline import cache_object
+    from flows.dvc.cache import cache_object
 
     path = cache_object(root, digest)
     return path if path.is_file() else None
@@ -183,9 +187,8 @@ def _cells(rows: list[Row]) -> set[str]:
 
 def write_changes(root: Path, comparison: Comparison) -> Path:
     """``reports/changes.md``."""
-    path = root / "reports" / "changes.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(change_lines(comparison)) + "\n", encoding="utf-8")
+    path = root / paths.CHANGES
+    write_bytes(path, ("\n".join(change_lines(comparison)) + "\n").encode())
     return path
 
 
@@ -252,14 +255,12 @@ def write_history(root: Path, rows: list[Any], comparison: Comparison) -> Path:
         "seconds": sum(float(str(entry["seconds"])) for entry in read_timings(root)),
         "accuracies": json.dumps(settings, sort_keys=True),
     }
-    path = root / "reports" / "history.parquet"
+    path = root / paths.REFRESHES
     table = pa.Table.from_pylist([row], schema=HISTORY)
     if path.is_file():
         table = pa.concat_tables([pq.read_table(path, schema=HISTORY), table])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    pq.write_table(table, temporary)
-    temporary.replace(path)
+    with writing(path) as temporary:
+        pq.write_table(table, temporary)
     return path
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from stages.errors import InputError
+from stages.plan import paths
 
 __all__ = ["BusyError", "NoWorkspaceError", "find_root", "run_lock"]
 
@@ -33,7 +34,7 @@ def find_root(start: Path | None = None) -> Path:
     """
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
-        if (folder / ".dvc").is_dir() and (folder / "dvc.yaml").is_file():
+        if (folder / paths.DVC).is_dir() and (folder / paths.PIPELINE_FILE).is_file():
             return folder
     raise NoWorkspaceError(f"{here} is not inside a benchmark folder (one that holds .dvc, dvc.yaml and params.yaml)")
 
@@ -46,7 +47,7 @@ def run_lock(root: Path, wait: bool = False) -> Iterator[None]:
     ------
     BusyError: another run holds it, and ``wait`` is false.
     """
-    path = root / ".mergeline" / "run.lock"
+    path = root / paths.RUN_LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as stream:
         while True:

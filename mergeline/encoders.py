@@ -95,7 +95,7 @@ def embed(encoder: Encoder, batches: Iterable[Tensor]) -> Gaussian:
     if accumulator.n < 2:
         raise EncoderError(f"a covariance needs at least two images, got {accumulator.n}")
     moments = accumulator.finish()
-    return Gaussian(moments.n, moments.means[0], moments.blocks[0, 0] * (moments.n / (moments.n - 1)))
+    return Gaussian(moments.n, moments.means[0], moments.covariances[0, 0] * (moments.n / (moments.n - 1)))
 
 
 def _checked_hash(path: Path, expected: str | None) -> str:

@@ -50,14 +50,14 @@ class Moments:
     """Moments of one space over ``n`` samples, for several models.
 
     ``means[k]`` and ``variances[k]``: ``(C_k,)`` float64 of model ``k`` (population variance, never negative).
-    ``blocks[i, j]`` with ``i <= j``: covariance ``(C_i, C_j)`` between the units of models ``i`` and ``j``.
+    ``covariances[i, j]`` with ``i <= j``: covariance ``(C_i, C_j)`` between the units of models ``i`` and ``j``.
     """
 
     space: str
     n: int
     means: tuple[Float64, ...]
     variances: tuple[Float64, ...]
-    blocks: dict[Pair, Float64] = field(repr=False)
+    covariances: dict[Pair, Float64] = field(repr=False)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -71,13 +71,13 @@ class Moments:
         ------
         KeyError: the pass did not collect this block.
         """
-        if (first, second) in self.blocks:
-            return self.blocks[first, second]
-        if (second, first) in self.blocks:
-            return self.blocks[second, first].T
+        if (first, second) in self.covariances:
+            return self.covariances[first, second]
+        if (second, first) in self.covariances:
+            return self.covariances[second, first].T
         raise KeyError(
             f"space {self.space!r}: the block of models {first} and {second} was not collected; "
-            f"collected: {sorted(self.blocks)}"
+            f"collected: {sorted(self.covariances)}"
         )
 
     def dead(self, model: int) -> NDArray[np.bool_]:
@@ -107,17 +107,17 @@ class Moments:
 
     def select(self, models: Sequence[int]) -> Moments:
         """The moments of some of the models, renumbered in the order given."""
-        blocks = {}
+        covariances = {}
         for a, i in enumerate(models):
             for b, j in enumerate(models):
-                if a <= b and ((i, j) in self.blocks or (j, i) in self.blocks):
-                    blocks[a, b] = self.covariance(i, j)
+                if a <= b and ((i, j) in self.covariances or (j, i) in self.covariances):
+                    covariances[a, b] = self.covariance(i, j)
         return Moments(
             self.space,
             self.n,
             tuple(self.means[i] for i in models),
             tuple(self.variances[i] for i in models),
-            blocks,
+            covariances,
         )
 
 
@@ -150,13 +150,13 @@ class MomentAccumulator:
             raise ValueError(f"space {self.space!r}: no samples were added")
         self._fold()
         means = [s / self.n for s in self._sums]
-        blocks = {
+        covariances = {
             (i, j): (product / self.n - torch.outer(means[i], means[j])).cpu().numpy()
             for (i, j), product in self._products.items()
         }
         variances = [
-            torch.from_numpy(np.diagonal(blocks[k, k]).copy())
-            if (k, k) in blocks
+            torch.from_numpy(np.diagonal(covariances[k, k]).copy())
+            if (k, k) in covariances
             else (square / self.n - mean * mean).cpu()
             for k, (square, mean) in enumerate(zip(self._squares, means, strict=True))
         ]
@@ -165,7 +165,7 @@ class MomentAccumulator:
             n=self.n,
             means=tuple((m + s.double()).cpu().numpy() for m, s in zip(means, self._shifts, strict=True)),
             variances=tuple(v.clamp_min(0).numpy() for v in variances),
-            blocks=blocks,
+            covariances=covariances,
         )
 
     def _start(self, values: Sequence[Tensor]) -> None:

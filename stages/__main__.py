@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
-import json
 import os
 import platform
 import resource
@@ -17,63 +16,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DISK_FULL", "STAGES", "TRANSIENT", "StageEntry", "main", "run_stage"]
+from stages.plan import paths
+from stages.registry import STAGES
+
+__all__ = ["DISK_FULL", "TRANSIENT", "main", "run_stage"]
 
 DISK_FULL = 74
 TRANSIENT = 75
 _PASSING = (errno.EIO, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE, errno.ENFILE, errno.EMFILE)
 
 
-@dataclass(frozen=True)
-class StageEntry:
-    """Where a stage's function is, and what its cells are."""
-
-    module: str
-    function: str
-    about: str
-    cell: str = ""
-    gpu: bool = False
-
-
-STAGES: dict[str, StageEntry] = {
-    "code": StageEntry("stages.plan.code", "run", "hash the code that each stage runs"),
-    "prepare": StageEntry("stages.prepare", "run", "bring a task's images to the input size", "TASK"),
-    "targets": StageEntry("stages.targets", "run", "embed a task's class names", "TASK"),
-    "train": StageEntry("stages.train", "run_train", "train an edge model", "task.architecture.s0", True),
-    "finetune": StageEntry("stages.train", "run_finetune", "finetune an edge model", "task.architecture.s0", True),
-    "untrained": StageEntry("stages.train", "run_untrained", "make an untrained network", "task.architecture.u0", True),
-    "import": StageEntry("stages.train", "run_import", "take a checkpoint as an edge", "task.architecture.s0", True),
-    "predict": StageEntry("stages.predict", "run", "store an edge's logits", "task.architecture.s0.on-task", True),
-    "statistics": StageEntry("stages.statistics", "run", "moments of a group", "tasks.architectures.seeds", True),
-    "match": StageEntry("stages.match", "run", "match a group's units", "tasks.architectures.seeds.method"),
-    "merge": StageEntry("stages.merge", "run", "merge a group", "tasks.architectures.seeds.method.normalize", True),
-    "evaluate": StageEntry(
-        "stages.evaluate", "run_merge", "score a merge", "tasks.architectures.seeds.method.normalize", True
-    ),
-    "evaluate-edge": StageEntry("stages.evaluate", "run_edge", "score an edge", "task.architecture.s0"),
-    "evaluate-ensemble": StageEntry(
-        "stages.evaluate", "run_ensemble", "score an ensemble", "tasks.architectures.seeds"
-    ),
-    "embed": StageEntry("stages.similarity", "run_embed", "moments of a task's embeddings", "TASK", True),
-    "similarity": StageEntry("stages.similarity", "run_similarity", "Fréchet distance of two tasks", "TASK+TASK"),
-    "collect": StageEntry("stages.report.collect", "run", "gather all scores in one table"),
-    "check": StageEntry("stages.report.check", "run", "flag numbers that cannot be"),
-    "plot": StageEntry("stages.report.plot", "run", "draw the figures, write the tables"),
-    "report": StageEntry("stages.report.page", "run", "write reports/index.html"),
-}
-
-
 def run_stage(name: str, cell: str) -> None:
     """Run one stage in the working directory. Errors are raised as they come."""
     from stages.formats.files import root_of
-    from stages.plan.params import load_params
+    from stages.plan.loading import load_params
 
     root = root_of()
     entry = STAGES[name]
-    params = load_params(root / "params.yaml")
+    params = load_params(root / paths.PARAMS)
     start = time.perf_counter()
     context: Any
-    if name in LIGHT:
+    if entry.light:
         context = _LightContext(root, params)
     else:
         import torch
@@ -87,10 +50,6 @@ def run_stage(name: str, cell: str) -> None:
     _write_timing(root, name, cell, time.perf_counter() - start)
 
 
-LIGHT = ("code", "collect", "check", "plot", "report")
-"""Stages that need no torch; they start at once."""
-
-
 @dataclass(frozen=True)
 class _LightContext:
     root: Path
@@ -102,17 +61,14 @@ class _LightContext:
 
 def _write_timing(root: Path, name: str, cell: str, seconds: float) -> None:
     """Seconds live apart from results, which are the same bytes every time."""
-    folder = root / ".mergeline" / "timings"
-    folder.mkdir(parents=True, exist_ok=True)
+    from stages.formats.files import write_json
+
     usage = resource.getrusage(resource.RUSAGE_SELF)
     values = {
         "stage": name, "cell": cell, "seconds": round(seconds, 4), "peak_mib": usage.ru_maxrss // 1024,
         "machine": platform.node(), "finished": round(time.time(), 1),
     }  # fmt: skip
-    target = folder / f"{name}@{cell}.json" if cell else folder / f"{name}.json"
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(values), encoding="utf-8")
-    temporary.replace(target)
+    write_json(root / paths.timing(name, cell), values)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -134,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from mergeline.registry import PluginError
     from mergeline.tasks.task import TaskError
     from stages.errors import StageError
-    from stages.plan.cells import CellError
-    from stages.plan.params import ParamsError
+    from stages.plan.keys import CellError
+    from stages.plan.loading import ParamsError
 
     chosen = parser().parse_args(arguments)
     if STAGES[chosen.name].cell and not chosen.cell:
@@ -160,7 +116,7 @@ def _limit_threads() -> None:
     from stages.formats import yaml12
 
     try:
-        threads = int(yaml12.load(Path("params.yaml").read_text(encoding="utf-8"))["compute"]["threads"])
+        threads = int(yaml12.load(Path(paths.PARAMS).read_text(encoding="utf-8"))["compute"]["threads"])
     except (OSError, UnicodeDecodeError, yaml12.YamlError, KeyError, TypeError, ValueError):
         threads = 1  # what is wrong with the file is said when it is read in earnest
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

@@ -13,8 +13,11 @@ from mergeline.architectures import Architecture, build
 from mergeline.heads import cut, stop_space, trace_network
 from mergeline.tasks import TASKS
 from stages.errors import StageError
-from stages.plan.cells import expand_cells, parse_edge
-from stages.plan.params import Params, load_params
+from stages.plan import paths
+from stages.plan.expansion import expand_cells
+from stages.plan.keys import parse_edge
+from stages.plan.loading import load_params
+from stages.plan.params import Params
 from stages.train import check_checkpoint
 
 __all__ = ["main"]
@@ -22,7 +25,7 @@ __all__ = ["main"]
 
 def main(names: list[str]) -> int:
     root = Path.cwd()
-    params = load_params(root / "params.yaml")
+    params = load_params(root / paths.PARAMS)
     faults = [*_imports(root, params, names), *_stops(params)]
     print("\n".join(faults))
     return 2 if faults else 0
@@ -50,9 +53,11 @@ def _imports(root: Path, params: Params, names: list[str]) -> list[str]:
 
 def _stops(params: Params) -> list[str]:
     faults = []
-    for family, values in params.merges.items():
-        stops = [stop for stop in values.stops if stop is not None]
-        topologies = {cell.group.topology for cell in expand_cells(params, {family: values})} if stops else set()
+    for name_of_series, series in params.merges.items():
+        stops = [stop for stop in series.stops if stop is not None]
+        topologies = (
+            {cell.sources.topology for cell in expand_cells(params, {name_of_series: series})} if stops else set()
+        )
         for name in sorted(topologies):
             model = build(Architecture(name, 2, params.model.width, params.model.input_size))
             spaces = trace_network(model, params.model.input_size)
@@ -60,7 +65,7 @@ def _stops(params: Params) -> list[str]:
                 try:
                     cut(model, spaces, stop_space(model, spaces, stop, params.model.input_size))
                 except ValueError as error:
-                    faults.append(f"merges.{family}.stops: {name}: {error}")
+                    faults.append(f"merges.{name_of_series}.stops: {name}: {error}")
     return faults
 
 

@@ -18,10 +18,10 @@ from torch import nn
 from mergeline.images import batches, to_device
 from mergeline.tasks.task import PreparedTask
 from mergeline.text import text_logits
-from stages.errors import StageError
+from stages.formats.files import reading
 from stages.formats.tasks import read_task
 from stages.plan import paths
-from stages.plan.cells import known
+from stages.plan.keys import known
 from stages.plan.params import Params
 
 __all__ = ["Context", "Progress"]
@@ -60,13 +60,8 @@ class Context:
 
     def _embeddings(self, task: str) -> torch.Tensor:
         path = self.path(paths.targets(task))
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return torch.from_numpy(arrays["embeddings"])
-        except FileNotFoundError:
-            raise StageError(f"{path} is missing; make it: mergeline run targets@{task}") from None
-        except (OSError, ValueError, KeyError) as error:
-            raise StageError(f"{path} is damaged ({error}); delete it and run again: mergeline run") from error
+        with reading(path, f"targets@{task}"), np.load(path, allow_pickle=False) as arrays:
+            return torch.from_numpy(arrays["embeddings"])
 
     def path(self, relative: object) -> Path:
         """A file below the root."""

@@ -31,9 +31,9 @@ from stages.formats.files import file_hash, write_json
 from stages.formats.merged import load_merged
 from stages.formats.models import load_edge
 from stages.formats.predictions import read_predictions
-from stages.groups import head_names
 from stages.plan import paths
-from stages.plan.cells import Edge, Group, Merge, Prediction, parse_cell, parse_edge, parse_group, parse_merge
+from stages.plan.keys import Edge, Merge, Prediction, Sources, parse_cell, parse_edge, parse_merge, parse_sources
+from stages.sources import head_names
 
 __all__ = ["run_edge", "run_ensemble", "run_merge"]
 
@@ -46,29 +46,31 @@ Logits = dict[str, list[Tensor]]
 def run_merge(context: Context, cell: str) -> None:
     """``cell``: a merge, ``digits+landcover.r35+r17.s0+s1.permute.reset``."""
     merge = parse_merge(cell)
-    group = merge.group
+    sources = merge.sources
     path = context.path(paths.merged_model(merge))
     network = context.place(load_merged(path))
-    heads = head_names(group)
+    heads = head_names(sources)
     logits: Logits = {}
-    for task in group.tasks:
+    for task in sources.tasks:
         images, _ = context.task(task).part("test")
         outputs = predict(network, context.image_batches(images, context.params.evaluate.batch_size))
         if isinstance(outputs, dict):
             logits[task] = [
-                context.readout(edge.task)(outputs[head]) for head, edge in zip(heads, group.edges, strict=True)
+                context.readout(edge.task)(outputs[head]) for head, edge in zip(heads, sources.edges, strict=True)
             ]
         else:  # one output for all: a single task, or text embeddings that any task's classes are compared with
-            logits[task] = [context.readout(name)(outputs) for name in group.tasks]
-    result = _scores(context, group, logits)
-    sources = _source_logits(context, group)
-    for index, task in enumerate(group.tasks):
-        own = _own_head(group, task, logits[task])
-        if group.same_task:
-            values = agreement(own, [sources[edge][task] for edge in group.edges])
+            logits[task] = [context.readout(name)(outputs) for name in sources.tasks]
+    result = _scores(context, sources, logits)
+    source_logits = _source_logits(context, sources)
+    for index, task in enumerate(sources.tasks):
+        own = _own_head(sources, task, logits[task])
+        if sources.same_task:
+            values = agreement(own, [source_logits[edge][task] for edge in sources.edges])
         else:
             values = {
-                "agree_own": float((own.argmax(1) == sources[group.edges[index]][task].argmax(1)).double().mean())
+                "agree_own": float(
+                    (own.argmax(1) == source_logits[sources.edges[index]][task].argmax(1)).double().mean()
+                )
             }
         result["tasks"][task] |= {key: value for key, value in values.items() if not math.isnan(value)}
     _write(context, cell, "merge", result, path, network)
@@ -79,63 +81,63 @@ def run_edge(context: Context, cell: str) -> None:
     edge = parse_edge(cell)
     path = context.path(paths.edge_model(edge))
     logits = read_predictions(context.path(paths.prediction(Prediction(edge, edge.task))))
-    result = _scores(context, Group((edge,)), {edge.task: [logits]})
+    result = _scores(context, Sources((edge,)), {edge.task: [logits]})
     _write(context, cell, "edge", result, path, load_edge(path)[0])
 
 
 def run_ensemble(context: Context, cell: str) -> None:
-    """``cell``: a group; its models side by side, the upper bound that merging is measured against."""
-    group = parse_group(cell)
-    sources = _source_logits(context, group)
-    if group.same_task:
-        task = group.tasks[0]
-        logits = {task: [ensemble_logits([sources[edge][task] for edge in group.edges])]}
+    """``cell``: the sources of merges; the models side by side, the upper bound that merging is measured against."""
+    sources = parse_sources(cell)
+    source_logits = _source_logits(context, sources)
+    if sources.same_task:
+        task = sources.tasks[0]
+        logits = {task: [ensemble_logits([source_logits[edge][task] for edge in sources.edges])]}
     else:
-        logits = {task: [sources[edge][task] for edge in group.edges] for task in group.tasks}
-    result = _scores(context, group, logits)
-    models = [load_edge(context.path(paths.edge_model(edge)))[0] for edge in group.edges]
-    example = normalize(torch.from_numpy(context.task(group.tasks[0]).images[:1]))
+        logits = {task: [source_logits[edge][task] for edge in sources.edges] for task in sources.tasks}
+    result = _scores(context, sources, logits)
+    models = [load_edge(context.path(paths.edge_model(edge)))[0] for edge in sources.edges]
+    example = normalize(torch.from_numpy(context.task(sources.tasks[0]).images[:1]))
     result["parameters"] = sum(parameters(model) for model in models)
     result["flops"] = sum(flops(model, example) for model in models)
     _write(context, cell, "ensemble", result, None, None)
 
 
-def _source_logits(context: Context, group: Group) -> dict[Any, dict[str, Tensor]]:
+def _source_logits(context: Context, sources: Sources) -> dict[Any, dict[str, Tensor]]:
     return {
-        edge: {task: read_predictions(context.path(paths.prediction(Prediction(edge, task)))) for task in group.tasks}
-        for edge in group.edges
+        edge: {task: read_predictions(context.path(paths.prediction(Prediction(edge, task)))) for task in sources.tasks}
+        for edge in sources.edges
     }
 
 
-def _own_head(group: Group, task: str, heads: list[Tensor]) -> Tensor:
+def _own_head(sources: Sources, task: str, heads: list[Tensor]) -> Tensor:
     """The logits that a task's images are judged by: its own head's, or the mean of the heads that share the task."""
     if len(heads) == 1:
         return heads[0]
-    if len(heads) == len(group.tasks):
-        return heads[group.tasks.index(task)]
-    own = [heads[index] for index, edge in enumerate(group.edges) if edge.task == task]
+    if len(heads) == len(sources.tasks):
+        return heads[sources.tasks.index(task)]
+    own = [heads[index] for index, edge in enumerate(sources.edges) if edge.task == task]
     return own[0] if len(own) == 1 else ensemble_logits(own)
 
 
-def _scores(context: Context, group: Group, logits: Logits) -> dict[str, Any]:
+def _scores(context: Context, sources: Sources, logits: Logits) -> dict[str, Any]:
     """Scores by task, their mean, and the joint accuracy where there are several heads for different tasks."""
-    labels = {task: torch.from_numpy(context.task(task).part("test")[1]) for task in group.tasks}
+    labels = {task: torch.from_numpy(context.task(task).part("test")[1]) for task in sources.tasks}
     tasks = {}
-    for task in group.tasks:
-        own = _own_head(group, task, logits[task])
+    for task in sources.tasks:
+        own = _own_head(sources, task, logits[task])
         scores = score(own, labels[task], context.params.evaluate.calibration_bins)
         if not all(math.isfinite(value) for value in (scores.accuracy, scores.loss, scores.calibration_error)):
-            raise StageError(f"{group}: the scores on {task} are not finite numbers: {scores}")
+            raise StageError(f"{sources}: the scores on {task} are not finite numbers: {scores}")
         tasks[task] = dataclasses.asdict(scores)
         if own.shape[1] <= MOST_CONFUSED:
             tasks[task]["confusion"] = confusion(own, labels[task]).flatten().tolist()
     result: dict[str, Any] = {
         "tasks": tasks,
         "accuracy": sum(entry["accuracy"] for entry in tasks.values()) / len(tasks),
-        "data": {task: context.task(task).hash for task in group.tasks},
+        "data": {task: context.task(task).hash for task in sources.tasks},
     }
-    if len(group.tasks) > 1:
-        per_task = [[_own_head(group, head, logits[task]) for head in group.tasks] for task in group.tasks]
+    if len(sources.tasks) > 1:
+        per_task = [[_own_head(sources, head, logits[task]) for head in sources.tasks] for task in sources.tasks]
         result["joint_accuracy"] = joint_accuracy(per_task, list(labels.values()))
     return result
 
@@ -146,12 +148,12 @@ def _write(context: Context, cell: str, kind: str, result: dict[str, Any], path:
         example = normalize(torch.from_numpy(context.task(task).images[:1]))
         result["parameters"] = parameters(network)
         result["flops"] = flops(network.cpu(), example)
-    group, _ = parse_cell(cell)
-    hashes = {str(edge): file_hash(context.path(paths.edge_model(edge))) for edge in dict.fromkeys(group.edges)}
+    sources, _ = parse_cell(cell)
+    hashes = {str(edge): file_hash(context.path(paths.edge_model(edge))) for edge in dict.fromkeys(sources.edges)}
     values = {"cell": cell, "kind": kind, **result, "sources": hashes}
     if path is not None:
         values["model"] = file_hash(path)
-    parsers: dict[str, Callable[[str], Merge | Group | Edge]] = {
-        "merge": parse_merge, "edge": parse_edge, "ensemble": parse_group,
+    parsers: dict[str, Callable[[str], Merge | Sources | Edge]] = {
+        "merge": parse_merge, "edge": parse_edge, "ensemble": parse_sources,
     }  # fmt: skip
     write_json(context.path(paths.evaluation(parsers[kind](cell))), values)

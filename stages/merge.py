@@ -1,4 +1,4 @@
-"""Stage ``merge``: one network from a group's models and their maps, with its batch statistics set."""
+"""Stage ``merge``: one network from some models and their maps, with its batch statistics set."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from stages.context import Context
 from stages.errors import StageError
 from stages.formats.maps import read_maps
 from stages.formats.merged import save_merged
-from stages.groups import head_names, load_group, training_images
 from stages.plan import paths
-from stages.plan.cells import Merge, known, parse_merge
+from stages.plan.keys import Merge, parse_merge
+from stages.plan.methods import normalization_options
+from stages.sources import head_names, load_sources, training_images
 
 __all__ = ["run"]
 
@@ -23,21 +24,20 @@ __all__ = ["run"]
 def run(context: Context, cell: str) -> None:
     """``cell``: a merge, ``digits+landcover.r35+r17.s0+s1.permute.reset``."""
     merge = parse_merge(cell)
-    known("normalisation", merge.normalize, NORMALIZATIONS)
-    loaded = load_group(context, merge.group)
+    options = normalization_options(context.params, merge.normalize)
+    loaded = load_sources(context, merge.sources)
     maps, description = read_maps(context.path(paths.match(merge.match)))
     if description["models"] != loaded.hashes:
         raise StageError(f"{paths.match(merge.match)} was made from other models; run again: mergeline run")
-    models = dict(zip(head_names(merge.group), loaded.models, strict=True))
+    models = dict(zip(head_names(merge.sources), loaded.models, strict=True))
     stop = stop_space(loaded.models[0], loaded.spaces, merge.stop, loaded.architectures[0].input_size)
     network = assemble(models, loaded.spaces, maps, same_outputs=loaded.same_outputs, stop=stop, weights=merge.weights)
     mixed, own = _images(context, merge)
-    declared = context.params.normalize.get(merge.normalize)
-    settings = NORMALIZATIONS[merge.normalize].options(**(declared.options if declared is not None else {}))
-    check_maps(loaded.spaces, maps, merge.normalize)
+    check_maps(loaded.spaces, maps, merge.normalize.name)
     normalise(
-        context.place(network), merge.normalize, settings, models={name: context.place(model) for name, model in models.items()},
-        spaces=loaded.spaces, maps=maps, weights=merge.weights, mixed=mixed, own=own,
+        context.place(network), merge.normalize.name, options,
+        models={name: context.place(model) for name, model in models.items()}, spaces=loaded.spaces,
+        maps=maps, weights=merge.weights, mixed=mixed, own=own,
     )  # fmt: skip
     whole = is_whole(loaded.same_outputs, stop)
     save_merged(
@@ -51,12 +51,12 @@ def run(context: Context, cell: str) -> None:
 
 def _images(context: Context, merge: Merge) -> tuple[list[torch.Tensor], dict[str, list[torch.Tensor]]]:
     """Batches of a fixed set of training images: of all tasks, mixed in a fixed order, and of each head's own."""
-    if not NORMALIZATIONS[merge.normalize].reads_images:
+    if not NORMALIZATIONS[merge.normalize.name].reads_images:
         return [], {}
-    options = context.params.normalize[merge.normalize]
-    parts = training_images(context, merge.group, "reset", options.images)
+    options = context.params.normalize[merge.normalize.name]
+    parts = training_images(context, merge.sources, "reset", options.images)
     mixed = mix(list(parts.values()), context.params.seed)
-    heads = zip(head_names(merge.group), merge.group.edges, strict=True)
+    heads = zip(head_names(merge.sources), merge.sources.edges, strict=True)
     own = {name: list(batches(parts[edge.task], options.batch_size)) for name, edge in heads}
     return list(batches(mixed, options.batch_size)), own
 

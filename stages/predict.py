@@ -10,7 +10,7 @@ from stages.context import Context
 from stages.formats.models import load_edge
 from stages.formats.predictions import write_predictions
 from stages.plan import paths
-from stages.plan.cells import parse_prediction
+from stages.plan.keys import parse_prediction
 
 __all__ = ["run"]
 

@@ -8,7 +8,7 @@ from mergeline.tasks import TASKS, prepare
 from stages.context import Context
 from stages.formats.tasks import write_task
 from stages.plan import paths
-from stages.plan.cells import known
+from stages.plan.keys import known
 
 __all__ = ["run"]
 

@@ -19,9 +19,11 @@ from mergeline.similarity import Gaussian, frechet_distance, pool, similarity
 from mergeline.tasks.task import PreparedTask
 from stages.context import Context, Progress
 from stages.errors import StageError
-from stages.formats.files import write_json
+from stages.formats import FORMAT, KEY
+from stages.formats.files import reading, write_json
 from stages.formats.tables import write_table
 from stages.plan import paths
+from stages.plan.keys import parse_task_pair
 
 __all__ = ["read_embedding", "run_embed", "run_similarity"]
 
@@ -51,10 +53,10 @@ def run_embed(context: Context, cell: str) -> None:
         done += part.n
         rows.append({"half": half, "n": part.n, "mean": part.mean, "covariance": part.covariance.ravel()})
     description = {
-        "format": 1, "task": cell, "data": task.hash, "encoder": encoder.name, "weights": encoder.weights_sha256,
+        "format": FORMAT, "task": cell, "data": task.hash, "encoder": encoder.name, "weights": encoder.weights_sha256,
         "size": encoder.size,
     }  # fmt: skip
-    schema = _SCHEMA.with_metadata({"mergeline": json.dumps(description, sort_keys=True)})
+    schema = _SCHEMA.with_metadata({KEY: json.dumps(description, sort_keys=True)})
     write_table(context.path(paths.embedding(cell)), pa.Table.from_pylist(rows, schema=schema))
 
 
@@ -78,13 +80,9 @@ def read_embedding(path: Path) -> tuple[list[Gaussian], dict[str, Any]]:
     ------
     StageError: missing or damaged.
     """
-    try:
+    with reading(path, f"embed@{path.stem}"):
         table = pq.read_table(path)
-        description = json.loads(table.schema.metadata[b"mergeline"])
-    except FileNotFoundError:
-        raise StageError(f"{path} is missing; make it: mergeline run embed@{path.stem}") from None
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError) as error:
-        raise StageError(f"{path} is damaged ({error}); make it: mergeline run --force embed@{path.stem}") from error
+        description = json.loads(table.schema.metadata[KEY.encode()])
     halves = []
     for row in range(table.num_rows):
         mean = table["mean"][row].values.to_numpy(zero_copy_only=False)
@@ -95,7 +93,8 @@ def read_embedding(path: Path) -> tuple[list[Gaussian], dict[str, Any]]:
 
 def run_similarity(context: Context, cell: str) -> None:
     """``cell``: two tasks, ``digits+landcover``."""
-    names = cell.split("+")
+    pair = parse_task_pair(cell)
+    names = [pair.first, pair.second]
     loaded = [read_embedding(context.path(paths.embedding(name))) for name in names]
     first, second = (description for _, description in loaded)
     if (first["encoder"], first["weights"]) != (second["encoder"], second["weights"]):
@@ -104,7 +103,7 @@ def run_similarity(context: Context, cell: str) -> None:
     distance = _distance(*whole)
     tau = context.params.similarity.tau
     write_json(
-        context.path(paths.similarity(*names)),
+        context.path(paths.similarity(pair)),
         {
             "tasks": names,
             "encoder": first["encoder"],

@@ -8,6 +8,7 @@ import numpy as np
 
 from mergeline.text import class_embeddings
 from stages.context import Context
+from stages.formats import FORMAT
 from stages.formats.files import writing
 from stages.plan import paths
 
@@ -20,6 +21,10 @@ def run(context: Context, cell: str) -> None:
     task = context.task(cell)
     names = list(task.classes)
     embeddings = class_embeddings(names, options.encoder, options.template)
-    description = {"format": 1, "encoder": options.encoder, "texts": [options.template.format(name) for name in names]}
+    description = {
+        "format": FORMAT,
+        "encoder": options.encoder,
+        "texts": [options.template.format(name) for name in names],
+    }
     with writing(context.path(paths.targets(cell))) as temporary, temporary.open("wb") as stream:
         np.savez(stream, embeddings=embeddings.numpy(), description=np.array(json.dumps(description)))

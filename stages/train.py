@@ -26,7 +26,8 @@ from stages.formats.files import file_hash, write_json, writing
 from stages.formats.models import load_edge, save_edge
 from stages.formats.tables import write_table
 from stages.plan import paths
-from stages.plan.cells import Edge, base_edge, known, parse_edge
+from stages.plan.expansion import base_edge
+from stages.plan.keys import Edge, known, parse_edge
 from stages.plan.params import Training
 
 __all__ = ["run_finetune", "run_import", "run_train", "run_untrained"]
@@ -220,7 +221,7 @@ class _Checkpoint:
     def __init__(self, context: Context, edge: Edge, key: list[Any]) -> None:
         text = json.dumps([dataclasses.asdict(k) if dataclasses.is_dataclass(k) else k for k in key], sort_keys=True)  # type: ignore[arg-type]
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self.path = context.path(paths.SCRATCH / "checkpoints" / f"{edge}-{digest}.pt")
+        self.path = context.path(paths.CHECKPOINTS / f"{edge}-{digest}.pt")
 
     def load(self) -> TrainState | None:
         if not self.path.is_file():

@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 from stages.context import Context
 from stages.formats.files import write_json
 from stages.plan import paths
-from stages.plan.cells import Group
-from stages.plan.params import Params, parse_params
+from stages.plan.keys import Sources
+from stages.plan.loading import parse_params
+from stages.plan.params import Params
 from stages.plan.pipelines import Plan, make_plan
-from stages.report import check, collect, plot
+from stages.report import audit, collect, plot
 from stages.report import page as report
 from tests.conftest import bench_values
 
@@ -72,7 +73,7 @@ def make_report(root: Path) -> SmallReport:
     shutil.copytree(ROOT / "reports" / "templates", root / "reports" / "templates")
     context = Context(root, params)
     with contextlib.chdir(root):
-        for stage in (collect, check, plot, report):
+        for stage in (collect, audit, plot, report):
             stage.run(context, "")
     return SmallReport(root, params, plan)
 
@@ -82,20 +83,20 @@ def _write_evaluations(root: Path, params: Params, plan: Plan) -> None:
     with contextlib.chdir(root):
         for edge in plan.edges:
             level = LEVELS["edge"] if edge.trained else 1 / CLASSES[edge.task]
-            write_json(root / paths.evaluation(edge), _evaluation(Group((edge,)), level, rng))
+            write_json(root / paths.evaluation(edge), _evaluation(Sources((edge,)), level, rng))
             if edge.trained:
                 _write_history(root / paths.edge_history(edge), params.train.epochs, rng)
-        for group in plan.groups:
+        for group in plan.ensembles:
             write_json(root / paths.evaluation(group), _evaluation(group, LEVELS["ensemble"], rng))
         for merge in plan.merges:
-            level = LEVELS[merge.method.name] - 0.02 * len(set(merge.group.tasks)) + 0.01 * merge.group.homogeneous
-            level = LEVELS["edge"] if merge.group.control == "self" else level
-            level = 0.2 if merge.group.control.startswith("untrained") else level
+            level = LEVELS[merge.method.name] - 0.02 * len(set(merge.sources.tasks)) + 0.01 * merge.sources.homogeneous
+            level = LEVELS["edge"] if merge.sources.control == "self" else level
+            level = 0.2 if merge.sources.control.startswith("untrained") else level
             if str(merge) != MISSING:
-                write_json(root / paths.evaluation(merge), _evaluation(merge.group, level, rng, merged=True))
+                write_json(root / paths.evaluation(merge), _evaluation(merge.sources, level, rng, merged=True))
 
 
-def _evaluation(group: Group, level: float, rng: np.random.Generator, merged: bool = False) -> dict[str, Any]:
+def _evaluation(group: Sources, level: float, rng: np.random.Generator, merged: bool = False) -> dict[str, Any]:
     tasks = {}
     for task in group.tasks:
         right = int(rng.binomial(IMAGES[task], min(level + rng.normal(0, 0.01), 0.99)))

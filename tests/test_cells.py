@@ -12,23 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergeline.architectures import ARCHITECTURES
-from stages.plan.cells import (
-    CellError,
-    Edge,
-    Group,
-    Merge,
-    MethodCell,
-    Prediction,
-    expand_cells,
-    known,
-    parse_cell,
-    parse_edge,
-    parse_group,
-    parse_match,
-    parse_merge,
-    parse_prediction,
-)
-from stages.plan.params import Params, load_params, parse_params
+from stages.plan.expansion import expand_cells
+from stages.plan.keys import CellError, Edge, Sources, Merge, Choice, Prediction, known, parse_cell, parse_edge, parse_sources, parse_match, parse_merge, parse_prediction
+from stages.plan.loading import load_params, parse_params
+from stages.plan.params import Params
 from stages.plan.pipelines import StageCell, make_plan
 from tests.conftest import bench_values
 
@@ -42,13 +29,13 @@ edges = st.builds(Edge, names, architectures, st.integers(0, 2**31 - 1), st.bool
 
 
 @st.composite
-def groups(draw: st.DrawFn) -> Group:
+def groups(draw: st.DrawFn) -> Sources:
     """Edges of one task, or of as many different tasks."""
     count = draw(st.integers(1, 4))
     tasks = draw(st.lists(names, min_size=count, max_size=count, unique=True))
     if draw(st.booleans()):
         tasks = tasks[:1] * count
-    return Group(tuple(draw(edges.map(lambda e, t=task: Edge(t, e.architecture, e.seed, e.trained))) for task in tasks))
+    return Sources(tuple(draw(edges.map(lambda e, t=task: Edge(t, e.architecture, e.seed, e.trained))) for task in tasks))
 
 
 numbers = st.one_of(
@@ -59,7 +46,7 @@ numbers = st.one_of(
 )
 keys = st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True).filter(lambda key: key not in ("stop", "weights"))
 methods = st.builds(
-    MethodCell,
+    Choice,
     names,
     st.lists(st.tuples(keys, numbers), max_size=3, unique_by=lambda pair: pair[0]).map(tuple),
 )
@@ -79,9 +66,9 @@ def test_an_edges_name_is_read_back(edge: Edge) -> None:
 
 
 @given(groups())
-def test_a_groups_name_is_read_back(group: Group) -> None:
+def test_a_groups_name_is_read_back(group: Sources) -> None:
     assert parse_cell(str(group)) == (group, "")
-    assert parse_group(str(group)) == group
+    assert parse_sources(str(group)) == group
 
 
 @given(edges, names)
@@ -91,7 +78,7 @@ def test_a_predictions_name_is_read_back(edge: Edge, task: str) -> None:
 
 
 @given(groups(), methods)
-def test_a_matchs_name_is_read_back_with_its_options(group: Group, method: MethodCell) -> None:
+def test_a_matchs_name_is_read_back_with_its_options(group: Sources, method: Choice) -> None:
     found = parse_match(f"{group}.{method}")
     assert found == (group, method)
     for (_, value), (_, expected) in zip(found[1].options, method.options, strict=True):
@@ -112,13 +99,13 @@ def test_different_merges_have_different_names(several: list[Merge]) -> None:
     ("merge", "name"),
     [
         (
-            Merge(Group((Edge("digits", "r35", 0), Edge("digits", "r17", 1))), MethodCell("permute"), "reset"),
+            Merge(Sources((Edge("digits", "r35", 0), Edge("digits", "r17", 1))), Choice("permute"), "reset"),
             "digits.r35+r17.s0+s1.permute.reset",
         ),
         (
             Merge(
-                Group((Edge("a-b", "r50", 0), Edge("c", "r50", 1, False))),
-                MethodCell("zip", (("alpha", 1e-5), ("beta", 0.0), ("compatible", True))),
+                Sources((Edge("a-b", "r50", 0), Edge("c", "r50", 1, False))),
+                Choice("zip", (("alpha", 1e-5), ("beta", 0.0), ("compatible", True))),
                 "none",
                 "layer2.0.conv1",
                 (0.25, 0.75),
@@ -134,15 +121,15 @@ def test_names_stay_what_they_are(merge: Merge, name: str) -> None:
 
 
 def test_weights_that_sum_to_one_still_do_when_read_back() -> None:
-    group = Group(tuple(Edge("a", "r17", seed) for seed in range(3)))
-    merge = Merge(group, MethodCell("permute"), "reset", None, (1 / 3, 1 / 3, 1 / 3))
+    group = Sources(tuple(Edge("a", "r17", seed) for seed in range(3)))
+    merge = Merge(group, Choice("permute"), "reset", None, (1 / 3, 1 / 3, 1 / 3))
     again = parse_merge(str(merge))
     assert again.weights is not None
     assert sum(again.weights) == 1
 
 
 def test_a_group_knows_its_tasks_topology_and_control() -> None:
-    same = Group((Edge("a", "r35", 0), Edge("a", "r17", 1)))
+    same = Sources((Edge("a", "r35", 0), Edge("a", "r17", 1)))
     assert (same.tasks, same.same_task, same.topology, same.homogeneous, same.control) == (
         ("a",),
         True,
@@ -150,10 +137,10 @@ def test_a_group_knows_its_tasks_topology_and_control() -> None:
         False,
         "",
     )
-    pair = Group((Edge("a", "r17", 0), Edge("b", "r17", 1)))
+    pair = Sources((Edge("a", "r17", 0), Edge("b", "r17", 1)))
     assert (pair.tasks, pair.same_task, pair.homogeneous) == (("a", "b"), False, True)
-    assert Group((Edge("a", "r17", 0), Edge("a", "r17", 0))).control == "self"
-    assert Group((Edge("a", "r17", 0), Edge("a", "r29", 0, False))).control == "untrained-1"
+    assert Sources((Edge("a", "r17", 0), Edge("a", "r17", 0))).control == "self"
+    assert Sources((Edge("a", "r17", 0), Edge("a", "r29", 0, False))).control == "untrained-1"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +158,7 @@ def test_a_group_knows_its_tasks_topology_and_control() -> None:
         (parse_edge, "digits.r17+r17.s0+s1", "is not one edge model"),
         (parse_edge, "digits.r17.s0.more", "is not one edge model"),
         (parse_edge, "digits.r17.s0.", "is written 'digits.r17.s0'"),
-        (parse_group, "digits.r17+r17.s0+s1.permute", "is not a group"),
+        (parse_sources, "digits.r17+r17.s0+s1.permute", "is not a group"),
         (parse_prediction, "digits.r17.s0", "is not a prediction; predictions are named like digits.r35.s0.on-"),
         (parse_prediction, "digits.r17+r17.s0+s1.on-digits", "is not a prediction"),
         (parse_match, "digits.r17+r17.s0+s1", "names no method"),
@@ -296,7 +283,7 @@ def test_models_of_different_tasks_never_share_a_seed_and_equal_models_never_mer
     for merge in expand_cells(params, {"pairs": params.merges["pairs"]}):
         assert len({edge.seed for edge in merge.edges}) == 2
     same = params.merges["same"].model_copy(update={"controls": []})
-    runs = [merge.group for merge in expand_cells(params, {"same": same})]
+    runs = [merge.sources for merge in expand_cells(params, {"same": same})]
     assert all(len(set(group.edges)) == 2 for group in runs)
     assert {group.edges[0].seed == group.edges[1].seed for group in runs if not group.homogeneous} == {True, False}
 
@@ -311,7 +298,7 @@ def test_a_grid_makes_one_cell_for_each_combination_of_options() -> None:
     method = {"options": {"compatible": True}, "grid": {"alpha": [1e-4, 0.3], "beta": [0, 0.125, 1.0]}}
     family = {"tasks": ["bars"], "homogeneous_only": True, "stops": [None, "layer2.0"]}
     params = parse_params(
-        grown(methods={"zip": method}, statistics={"blocks": "full"}, merges={"a": family}, architectures=["r17"])
+        grown(methods={"zip": method}, statistics={"moments": "full"}, merges={"a": family}, architectures=["r17"])
     )
     found = expand_cells(params, params.merges)
     assert len(found) == 2 * 3 * 2

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mergeline.matching import MATCHERS
-from stages.__main__ import STAGES
+from stages.registry import STAGES
 from stages.plan import code
 from stages.plan.code import NOT_FOLLOWED, NOT_RESULTS, code_names, module_closure, stage_code
 
@@ -126,7 +126,7 @@ def test_every_matchers_closure_has_the_module_that_defines_it(name: str) -> Non
     home = MATCHERS[name].options.__module__
     assert home in closure
     assert closure.keys() == module_closure(
-        ["stages.match", home, *(["stages.judging"] if MATCHERS[name].judged else [])]
+        ["stages.match", home, *(["stages.match_judged"] if MATCHERS[name].judged else [])]
     )
 
 

@@ -57,14 +57,14 @@ def expected(values: Sequence[Tensor]) -> tuple[list[Array], list[Array], Array]
 def assert_equal(found: Moments, other: Moments, rtol: float = 1e-5) -> None:
     """Equal to ``rtol`` of each pair of units' scale."""
     assert found.n == other.n
-    assert set(found.blocks) == set(other.blocks)
+    assert set(found.covariances) == set(other.covariances)
     for k in range(len(found.means)):
         scale = np.sqrt(other.variances[k]) + np.abs(other.means[k]) + 1e-12
         assert (np.abs(found.means[k] - other.means[k]) <= rtol * scale).all()
         assert np.allclose(found.variances[k], other.variances[k], rtol=rtol, atol=1e-12)
-    for i, j in found.blocks:
+    for i, j in found.covariances:
         scale = np.sqrt(np.outer(other.variances[i], other.variances[j])) + 1e-12
-        assert (np.abs(found.blocks[i, j] - other.blocks[i, j]) <= rtol * scale).all()
+        assert (np.abs(found.covariances[i, j] - other.covariances[i, j]) <= rtol * scale).all()
 
 
 # -- against numpy --------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def test_cross_pairs_are_between_models_and_full_pairs_also_within() -> None:
 def test_full_blocks_hold_the_cross_blocks() -> None:
     values = samples(400, [5, 4])
     full, cross = accumulate(values, [90], full_pairs(2)), accumulate(values, [90], cross_pairs(2))
-    assert set(cross.blocks) == {(0, 1)}
+    assert set(cross.covariances) == {(0, 1)}
     np.testing.assert_array_equal(full.covariance(0, 1), cross.covariance(0, 1))
     for k in range(2):
         np.testing.assert_allclose(full.variances[k], cross.variances[k], rtol=1e-5)
@@ -232,7 +232,7 @@ def test_select_renumbers_the_models_in_the_order_given() -> None:
     whole = accumulate(samples(200, [3, 4, 5]), [70], full_pairs(3))
     found = whole.select([2, 0])
     assert found.sizes == (5, 3)
-    assert set(found.blocks) == {(0, 0), (0, 1), (1, 1)}
+    assert set(found.covariances) == {(0, 0), (0, 1), (1, 1)}
     np.testing.assert_array_equal(found.covariance(0, 1), whole.covariance(2, 0))
     np.testing.assert_array_equal(found.covariance(0, 0), whole.covariance(2, 2))
     np.testing.assert_array_equal(found.variances[1], whole.variances[0])
@@ -240,7 +240,7 @@ def test_select_renumbers_the_models_in_the_order_given() -> None:
 
 def test_select_keeps_only_blocks_that_there_are() -> None:
     found = accumulate(samples(50, [3, 3, 3]), [], cross_pairs(3)).select([1, 2])
-    assert set(found.blocks) == {(0, 1)}
+    assert set(found.covariances) == {(0, 1)}
 
 
 # -- networks -------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from mergeline.heads import multi_head
 from mergeline.merging import merge_network
 from mergeline.normalization import NORMALIZATIONS, Finished, Normalizer
 from mergeline.normalization.reset import batch_norms, reset, reset_multi_head
-from stages.plan.params import ParamsError, parse_params
+from stages.plan.loading import ParamsError, parse_params
 from tests.conftest import Trained, bench_values
 
 State = dict[str, Tensor]

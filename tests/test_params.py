@@ -13,7 +13,8 @@ from mergeline.matching import MATCHERS
 from mergeline.tasks import TASKS
 from stages.formats import yaml12
 from stages.formats.yaml12 import YamlError
-from stages.plan.params import Params, ParamsError, load_params, parse_params, read_params_file
+from stages.plan.loading import ParamsError, load_params, parse_params, read_params_file
+from stages.plan.params import Params
 from tests.conftest import bench_values
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,7 +89,7 @@ def test_an_integer_is_a_number_where_a_number_is_wanted() -> None:
 def test_what_may_be_set_is_accepted(path: list[str], value: Any) -> None:
     values = changed(path, value)
     if path == ["methods"]:
-        values["statistics"] = {"blocks": "full"}
+        values["statistics"] = {"moments": "full"}
         for family in values["merges"].values():
             family.pop("methods", None)
     assert isinstance(parse_params(values), Params)
@@ -170,7 +171,7 @@ CASES: list[tuple[list[Any], Any, str]] = [
     (["methods", "zip"], {"options": {"alfa": 1}}, "methods.zip.options.alfa: unknown option (did you mean 'alpha'?); "),
     (["methods", "zip"], {"grid": {"alpha": [0.1]}}, "methods.zip.options: a grid needs options beside it, even if empty"),
     (["methods", "zip"], {"options": {}, "grid": {"alpha": []}}, "methods.zip.grid.alpha: Value should have at least 1 item"),
-    (["methods", "zip"], {}, "methods.zip: zip needs the blocks within each model; set statistics.blocks: full"),
+    (["methods", "zip"], {}, "methods.zip: zip needs the moments within each model; set statistics.moments: full"),
     (["merges", "same", "weights"], [0.5, 0.6], "merges.same.weights: must sum to 1, sum to 1.1"),
     (["merges", "same", "weights"], [0.5, 0.25, 0.25], "merges.same.weights: 3 weights for 2 models of bars"),
     (["merges", "same", "models"], 3, "merges.same: makes no merge at all; models of one task need two seeds at least"),
@@ -212,7 +213,7 @@ def test_every_fault_has_its_own_line() -> None:
 
 
 def test_every_matcher_may_be_used_with_its_defaults() -> None:
-    values = bench_values(methods={name: {} for name in MATCHERS}, statistics={"blocks": "full"})
+    values = bench_values(methods={name: {} for name in MATCHERS}, statistics={"moments": "full"})
     assert set(parse_params(values).methods) == set(MATCHERS)
 
 

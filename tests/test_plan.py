@@ -13,11 +13,13 @@ import yaml
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
-from stages.__main__ import STAGES
+from stages.registry import STAGES
 from stages.plan import paths
-from stages.plan.cells import Edge, base_edge, parse_edge, parse_group, parse_match, parse_merge, parse_prediction
+from stages.plan.expansion import base_edge
+from stages.plan.keys import Edge, parse_edge, parse_sources, parse_match, parse_merge, parse_prediction
 from stages.plan.code import code_names
-from stages.plan.params import Params, load_params, parse_params
+from stages.plan.loading import load_params, parse_params
+from stages.plan.params import Params
 from stages.plan.pipelines import GROUPS, HEADER, Plan, StageCell, drift, make_plan, render, write_pipelines
 from tests.conftest import bench_values
 
@@ -32,7 +34,7 @@ def rich() -> Params:
     """All kinds of stages: grids, stops, weights, imports, plain normalisation, whole-network matchers."""
     values = bench_values(
         imports={"bars.r17.s1": "mine/model.pth", "bars.r29.s0": "other/a model.v2.safetensors"},
-        statistics={"blocks": "full"},
+        statistics={"moments": "full"},
     )
     values["methods"] |= {
         "zip": {"options": {"compatible": True}, "grid": {"alpha": [0.1, 0.3], "beta": [0]}},
@@ -77,14 +79,14 @@ def test_every_output_is_made_once_and_lies_below_artifacts(params: Params) -> N
 
 def test_every_stage_is_named_once(params: Params) -> None:
     stages = make_plan(params).stages
-    assert len({(stage.group, stage.cell) for stage in stages}) == len(stages)
+    assert len({(stage.kind, stage.cell) for stage in stages}) == len(stages)
     assert {stage.stage for stage in stages} <= set(STAGES)
-    assert {stage.group for stage in stages} <= set(GROUPS)
+    assert {stage.kind for stage in stages} <= set(GROUPS)
 
 
 def test_every_cell_is_a_name_that_its_stage_reads(params: Params) -> None:
     readers: dict[str, Any] = {
-        "predict": parse_prediction, "statistics": parse_group, "evaluate-ensemble": parse_group, "match": parse_match,
+        "predict": parse_prediction, "statistics": parse_sources, "evaluate-ensemble": parse_sources, "match": parse_match,
         "merge": parse_merge, "evaluate": parse_merge, "similarity": lambda name: name.split("+"),
     }  # fmt: skip
     for stage in make_plan(params).stages:
@@ -182,7 +184,7 @@ def test_a_base_is_that_of_the_pretrain_task_with_the_same_architecture_and_seed
 def test_every_edge_is_scored_and_every_group_has_its_ensemble(params: Params) -> None:
     plan = make_plan(params)
     assert set(cells(plan, "evaluate-edge")) == {str(edge) for edge in plan.edges}
-    assert set(cells(plan, "evaluate-ensemble")) == {str(group) for group in plan.groups}
+    assert set(cells(plan, "evaluate-ensemble")) == {str(group) for group in plan.ensembles}
     assert set(cells(plan, "evaluate")) == set(cells(plan, "merge")) == {str(merge) for merge in plan.merges}
     assert set(cells(plan, "predict")) == {str(prediction) for prediction in plan.predictions}
 
@@ -277,7 +279,7 @@ def relative(repo: Repo, path: str) -> str:
 @pytest.mark.slow
 def test_dvc_resolves_exactly_the_planned_stages_in_a_sound_graph(params: Params, repo: Repo) -> None:
     planned = {
-        f"pipelines/{stage.family}/dvc.yaml:{stage.group}@{stage.cell}": stage for stage in make_plan(params).stages
+        f"pipelines/{stage.family}/dvc.yaml:{stage.kind}@{stage.cell}": stage for stage in make_plan(params).stages
     }
     resolved = {stage.addressing: stage for stage in repo.index.stages if stage.addressing.startswith("pipelines/")}
     assert set(resolved) == set(planned)

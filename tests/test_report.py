@@ -25,7 +25,7 @@ from scipy import stats
 from stages.context import Context
 from stages.plan import paths
 from stages.report import check
-from stages.report.check import findings
+from stages.report.audit import findings
 from stages.report.collect import SCHEMA
 from stages.report.figures import (
     FIGURES,
@@ -381,7 +381,7 @@ MIXED = "bars+dots.r35+r17.s0+s1.permute.reset"
 
 
 def test_a_planned_cell_without_a_number_is_the_only_fault(small_report: SmallReport) -> None:
-    found = json.loads((small_report.root / paths.CHECKS).read_text())
+    found = json.loads((small_report.root / paths.AUDIT).read_text())
     assert (found["errors"], found["warnings"]) == (1, 0)
     assert found["findings"][0]["cell"] == MISSING
     assert MISSING in small_report.page.read_text()
@@ -434,7 +434,7 @@ def test_the_stage_counts_what_it_flags(small_report: SmallReport, tmp_path: Pat
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / paths.RESULTS)
     with contextlib.chdir(tmp_path):
         check.run(Context(tmp_path, small_report.params), "")
-    found = json.loads((tmp_path / paths.CHECKS).read_text())
+    found = json.loads((tmp_path / paths.AUDIT).read_text())
     assert (found["rows"], found["errors"]) == (len(rows), 3)
     assert {entry["cell"] for entry in found["findings"]} == {MERGE, MISSING}
 

@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from mergeline.architectures import Architecture, build
 from mergeline.evaluation import flops, score
 from mergeline.normalization.reset import batch_norms
-from stages.__main__ import STAGES, main
+from stages.__main__ import main
+from stages.registry import STAGES
 from stages.formats.maps import read_maps
 from stages.formats.merged import load_merged
 from stages.formats.models import load_edge
@@ -33,9 +34,10 @@ from stages.formats.moments import MomentFile
 from stages.formats.predictions import read_predictions
 from stages.formats.tasks import read_task, write_task
 from stages.plan import paths
-from stages.plan.cells import Edge, parse_edge, parse_group, parse_merge, parse_prediction
+from stages.plan.keys import Edge, parse_edge, parse_sources, parse_merge, parse_prediction
 from stages.plan.code import code_names
-from stages.plan.params import Params, load_params, parse_params
+from stages.plan.loading import load_params, parse_params
+from stages.plan.params import Params
 from stages.plan.pipelines import StageCell, make_plan
 from stages.train import _Checkpoint
 from tests.conftest import bench_values
@@ -445,10 +447,10 @@ def test_predictions_are_the_models_on_the_test_images(bench: Bench) -> None:
 
 
 def test_statistics_hold_every_space_of_the_deepest_topology(bench: Bench) -> None:
-    moments = MomentFile(bench.root / paths.statistics(parse_group("bars.r29+r17.s0+s0")))
+    moments = MomentFile(bench.root / paths.statistics(parse_sources("bars.r29+r17.s0+s0")))
     assert next(iter(moments)) == "conv1"
     assert len(moments) == 1 + 9 * 2 + 4
-    assert all(set(entry.blocks) == {(0, 1)} for entry in moments.values())
+    assert all(set(entry.covariances) == {(0, 1)} for entry in moments.values())
     assert moments["layer1"].n == 24 * 16 * 16
     assert moments["layer1"].sizes == (16, 16)
     assert moments.description["images"] == {"bars": 24}
@@ -458,7 +460,7 @@ def test_statistics_hold_every_space_of_the_deepest_topology(bench: Bench) -> No
 
 def test_a_model_matched_with_itself_is_matched_by_the_identity(bench: Bench) -> None:
     maps, description = read_maps(bench.root / paths.match("bars.r17+r17.s0+s0.permute"))
-    moments = MomentFile(bench.root / paths.statistics(parse_group("bars.r17+r17.s0+s0")))
+    moments = MomentFile(bench.root / paths.statistics(parse_sources("bars.r17+r17.s0+s0")))
     assert description["method"] == "permute"
     for name, unit_map in maps[1].items():
         alive = moments[name].variances[0] > 1e-9
@@ -483,7 +485,7 @@ def test_merged_heads_are_scored_on_their_own_tasks_and_jointly(bench: Bench) ->
         assert set(found["sources"]) == {"bars.r17.s0", "late.r17.s1"}
         assert all(0 <= entry["agree_own"] <= 1 for entry in found["tasks"].values())
     early, late = (bench.json(paths.evaluation(parse_merge(cell))) for cell in (EARLY, PAIR))
-    ensemble = bench.json(paths.evaluation(parse_group("bars+late.r17+r17.s0+s1")))
+    ensemble = bench.json(paths.evaluation(parse_sources("bars+late.r17+r17.s0+s1")))
     assert late["flops"] < early["flops"] < ensemble["flops"]
     assert late["parameters"] < early["parameters"] < ensemble["parameters"]
 
@@ -491,7 +493,7 @@ def test_merged_heads_are_scored_on_their_own_tasks_and_jointly(bench: Bench) ->
 def test_the_cost_of_a_merge_of_one_task_is_that_of_one_model(bench: Bench) -> None:
     model, _ = load_edge(bench.root / paths.edge_model(parse_edge(EDGE)))
     assert bench.json(paths.evaluation(parse_merge(MERGE)))["flops"] == flops(model, torch.zeros(1, 3, 32, 32))
-    edge, ensemble = bench.json(paths.evaluation(parse_edge(EDGE))), bench.json(paths.evaluation(parse_group(GROUP)))
+    edge, ensemble = bench.json(paths.evaluation(parse_edge(EDGE))), bench.json(paths.evaluation(parse_sources(GROUP)))
     assert ensemble["flops"] == 2 * edge["flops"]
 
 
@@ -504,9 +506,9 @@ def test_the_table_has_a_row_for_every_evaluation_and_scope(bench: Bench) -> Non
     keys = [(row["cell"], row["kind"], row["scope"]) for row in rows]
     assert len(set(keys)) == len(keys)
     expected = {(str(edge), "edge", edge.task) for edge in plan.edges}
-    for kind, cells in (("ensemble", plan.groups), ("merge", plan.merges)):
+    for kind, cells in (("ensemble", plan.ensembles), ("merge", plan.merges)):
         for cell in cells:
-            tasks = cell.group.tasks if kind == "merge" else cell.tasks  # type: ignore[union-attr]
+            tasks = cell.sources.tasks if kind == "merge" else cell.tasks  # type: ignore[union-attr]
             scopes = [*tasks, *(("mean", "joint") if len(tasks) > 1 else ())]
             expected |= {(str(cell), kind, scope) for scope in scopes}
     assert set(keys) == expected
@@ -552,7 +554,7 @@ def test_a_missing_evaluation_is_a_row_that_says_so(bench: Bench, tmp_path: Path
 
 
 def test_the_checks_flag_a_missing_number_and_nothing_else(bench: Bench, tmp_path: Path) -> None:
-    found = bench.json(paths.CHECKS)
+    found = bench.json(paths.AUDIT)
     assert found["errors"] == 0
     assert found["rows"] == pq.read_metadata(bench.root / paths.RESULTS).num_rows
     table = pq.read_table(bench.root / paths.RESULTS)
@@ -560,7 +562,7 @@ def test_the_checks_flag_a_missing_number_and_nothing_else(bench: Bench, tmp_pat
         pq.write_table(table.filter([cell != MERGE for cell in table["cell"].to_pylist()]), root / paths.RESULTS)
         assert run("check") == 0
         errors = [
-            entry for entry in json.loads((root / paths.CHECKS).read_text())["findings"] if entry["level"] == "error"
+            entry for entry in json.loads((root / paths.AUDIT).read_text())["findings"] if entry["level"] == "error"
         ]
     assert [(entry["cell"], entry["message"]) for entry in errors] == [
         (MERGE, "was planned and has no number for bars")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stages.plan.cells import parse_merge
+from stages.plan.keys import parse_merge
 from tests.conftest import bench_values
 from tests.test_stages import SCRATCH, Bench, alone, content, listening, opened, run, run_bench
 
@@ -25,7 +25,7 @@ def text_params() -> dict[str, Any]:
             "low": {"source": "folder", "root": "data/bars", "classes": [0, 1]},
             "high": {"source": "folder", "root": "data/bars", "classes": [2, 3]},
         },
-        statistics={"images": 24, "batch_size": 12, "blocks": "full"},
+        statistics={"images": 24, "batch_size": 12, "moments": "full"},
         methods={
             "identity": {},
             "zip": {"options": {}, "grid": {"beta": [0.0, 1.0]}},

@@ -1,4 +1,4 @@
-"""Tasks: fixed content, splits that keep groups apart, and errors that name the file and the fix."""
+"""Tasks: fixed content, splits that keep origins apart, and errors that name the file and the fix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scipy.io import savemat
 from mergeline.tasks import TASKS, RawTask, TaskError, prepare
 from mergeline.tasks.folders import read_idx
 from mergeline.tasks.packaged import package_folder
-from mergeline.tasks.task import Adapter, PreparedTask, content_hash, group_split
+from mergeline.tasks.task import Adapter, PreparedTask, content_hash, origin_split
 
 Pixels = NDArray[np.uint8]
 
@@ -83,16 +83,16 @@ def test_a_packaged_task_has_always_the_same_content(name: str) -> None:
 def test_no_group_is_both_trained_and_tested_on(name: str) -> None:
     raw = load(name)
     task = prepare(name, raw, 32)
-    trained, tested = set(raw.groups[~task.test].tolist()), set(raw.groups[task.test].tolist())
+    trained, tested = set(raw.origins[~task.test].tolist()), set(raw.origins[task.test].tolist())
     assert trained
     assert tested
     assert not trained & tested
-    assert trained | tested == set(raw.groups.tolist())
+    assert trained | tested == set(raw.origins.tolist())
 
 
 def test_landcover_groups_are_regions_of_several_images() -> None:
     raw = load("landcover")
-    _, counts = np.unique(raw.groups, return_counts=True)
+    _, counts = np.unique(raw.origins, return_counts=True)
     assert len(counts) > 100
     assert counts.max() > 20
     assert all(image.shape == (32, 32, 3) for image in raw.images)
@@ -160,7 +160,7 @@ def raw_task(
         images = [rng.integers(0, 256, (8, 8), dtype=np.uint8) for _ in range(60)]
     if labels is None:
         labels = [i % classes for i in range(len(images))]
-    values = {"groups": np.arange(len(images)), **more}
+    values = {"origins": np.arange(len(images)), **more}
     names = tuple(f"class {i}" for i in range(classes))
     return RawTask(images, np.array(labels, dtype=np.int64), classes=names, licence="none", source="a test", **values)
 
@@ -262,8 +262,8 @@ def test_a_part_is_its_images_and_labels() -> None:
         (raw_task(test=np.arange(60) % 3 == 2), {}, r"the training part has no image of class 'class 2'"),
         (raw_task(test=np.arange(60) % 3 == 1), {}, r"the training part has no image of class 'class 1'"),
         (raw_task(test=np.zeros(60, dtype=bool)), {}, r"the test part has no image of class 'class 0'"),
-        (raw_task(labels=[0, 1]), {}, r"60 images, 2 labels and 60 group ids"),
-        (raw_task(groups=np.arange(3)), {}, r"60 images, 60 labels and 3 group ids"),
+        (raw_task(labels=[0, 1]), {}, r"60 images, 2 labels and 60 origin ids"),
+        (raw_task(origins=np.arange(3)), {}, r"60 images, 60 labels and 3 origin ids"),
         (raw_task(images=[]), {}, r"a test holds no images"),
     ],
 )
@@ -273,17 +273,17 @@ def test_data_that_do_not_fit_are_refused_with_the_numbers(raw: RawTask, more: d
 
 
 @given(
-    groups=st.lists(st.integers(0, 20), min_size=2, max_size=60),
+    origins=st.lists(st.integers(0, 20), min_size=2, max_size=60),
     fraction=st.floats(0.05, 0.95),
     seed=st.integers(0, 5),
 )
-def test_a_split_takes_whole_groups_and_about_the_fraction(groups: list[int], fraction: float, seed: int) -> None:
-    array = np.array(groups)
-    test = group_split(array, fraction, seed)
+def test_a_split_takes_whole_groups_and_about_the_fraction(origins: list[int], fraction: float, seed: int) -> None:
+    array = np.array(origins)
+    test = origin_split(array, fraction, seed)
     chosen = set(array[test].tolist())
     assert not chosen & set(array[~test].tolist())
-    assert len(chosen) == max(1, round(len(set(groups)) * fraction))
-    assert np.array_equal(test, group_split(array, fraction, seed))
+    assert len(chosen) == max(1, round(len(set(origins)) * fraction))
+    assert np.array_equal(test, origin_split(array, fraction, seed))
 
 
 def test_the_hash_covers_images_labels_and_split() -> None:
@@ -668,7 +668,7 @@ def test_printed_glyphs_are_drawn_from_every_usable_font(name: str, characters: 
     assert set(task.labels.tolist()) == set(range(10))
     contents = [image.tobytes() for image in raw.images]
     assert len(set(contents)) == len(contents)
-    assert not set(raw.groups[task.test].tolist()) & set(raw.groups[~task.test].tolist())
+    assert not set(raw.origins[task.test].tolist()) & set(raw.origins[~task.test].tolist())
 
 
 def test_too_few_fonts_say_how_to_get_more(tmp_path: Path) -> None:

@@ -12,18 +12,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.formats.files import write_bytes
+from stages.plan import paths
+
 if TYPE_CHECKING:
     from flows.dvc.pipeline import Pipeline
 
 __all__ = ["is_fresh", "note_fresh", "stamps"]
 
-NOTE = Path(".mergeline") / "fresh.json"
-
 
 def is_fresh(root: Path) -> int | None:
     """The number of stages that are all fresh, or None if that must be found out."""
     try:
-        note = json.loads((root / NOTE).read_text(encoding="utf-8"))
+        note = json.loads((root / paths.FRESH).read_text(encoding="utf-8"))
         if note["version"] != 1 or note["files"] != _stamps(root, note["files"]):
             return None
         if note["folders"] != _listings(root, note["folders"]) or note["pipelines"] != _pipeline_files(root):
@@ -36,7 +37,7 @@ def is_fresh(root: Path) -> int | None:
 def stamps(root: Path, pipeline: Pipeline) -> dict[str, Any]:
     """The stamps of all files of a pipeline. To be taken before its files are checked: what is edited in between is
     then seen the next time."""
-    files: set[str] = {".dvc/config", "params.yaml"}
+    files: set[str] = {str(paths.DVC_CONFIG), str(paths.PARAMS)}
     folders: set[str] = set()
     for stage in pipeline.stages.values():
         files |= {stage.file, stage.file.removesuffix(".yaml") + ".lock", *stage.param_files}
@@ -53,11 +54,7 @@ def stamps(root: Path, pipeline: Pipeline) -> dict[str, Any]:
 
 def note_fresh(root: Path, found: dict[str, Any]) -> None:
     """Note the stamps of a pipeline in which nothing is stale."""
-    target = root / NOTE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(found), encoding="utf-8")
-    temporary.replace(target)
+    write_bytes(root / paths.FRESH, json.dumps(found).encode())
 
 
 def _stamps(root: Path, names: Iterable[str]) -> dict[str, list[int] | None]:
@@ -88,5 +85,7 @@ def _listings(root: Path, names: Iterable[str]) -> dict[str, dict[str, list[int]
 
 def _pipeline_files(root: Path) -> list[str]:
     """Every dvc.yaml and .dvc file below pipelines/ and at the top, so that a new one is seen."""
-    found = [str(path.relative_to(root)) for path in (root / "pipelines").rglob("dvc.yaml")]
-    return sorted([*found, *(path.name for path in root.glob("*.dvc")), *(path.name for path in root.glob("dvc.yaml"))])
+    found = [str(path.relative_to(root)) for path in (root / paths.PIPELINES).rglob(paths.PIPELINE_FILE)]
+    return sorted(
+        [*found, *(path.name for path in root.glob("*.dvc")), *(path.name for path in root.glob(paths.PIPELINE_FILE))]
+    )

@@ -16,6 +16,7 @@ from typing import Any
 
 from stages.errors import InputError
 from stages.formats import yaml12
+from stages.plan import paths
 
 __all__ = ["Damage", "LockConflict", "backup_path", "find_damage", "heal", "lock_files", "set_aside"]
 
@@ -35,14 +36,14 @@ class Damage:
 
 def lock_files(root: Path) -> list[Path]:
     """Every dvc.lock of a benchmark."""
-    top = root / "dvc.lock"
-    return [*([top] if top.exists() else []), *sorted((root / "pipelines").rglob("dvc.lock"))]
+    top = root / paths.LOCK_FILE
+    return [*([top] if top.exists() else []), *sorted((root / paths.PIPELINES).rglob(paths.LOCK_FILE))]
 
 
 def find_damage(root: Path) -> list[Damage]:
     """Lock files that cannot be read, and DVC's own table of running commands where it is damaged."""
     found = [damage for path in lock_files(root) if (damage := _lock_damage(path)) is not None]
-    rwlock = root / ".dvc" / "tmp" / "rwlock"
+    rwlock = root / paths.DVC_RUNNING
     if rwlock.is_file():
         try:
             json.loads(rwlock.read_text(encoding="utf-8"))
@@ -104,10 +105,10 @@ def heal(root: Path, conflicts: bool = False) -> list[str]:
             )
         kept = set_aside(root, damage.path)
         backup = backup_path(root, damage.path)
-        if backup.is_file() and _lock_damage(backup) is None and damage.path.name == "dvc.lock":
+        if backup.is_file() and _lock_damage(backup) is None and damage.path.name == paths.LOCK_FILE:
             shutil.copyfile(backup, damage.path)
             how = "its last good copy is back; what is newer comes from the run cache"
-        elif damage.path.name == "dvc.lock":
+        elif damage.path.name == paths.LOCK_FILE:
             how = "it is rebuilt from the run cache"
         else:
             how = "DVC makes a new one"
@@ -117,12 +118,12 @@ def heal(root: Path, conflicts: bool = False) -> list[str]:
 
 def backup_path(root: Path, lock: Path) -> Path:
     """Where the copy of a lock from before its last change lies."""
-    return root / ".mergeline" / "locks" / os.path.relpath(lock, root).replace(os.sep, "%")
+    return root / paths.KEPT_LOCKS / os.path.relpath(lock, root).replace(os.sep, "%")
 
 
 def set_aside(root: Path, path: Path) -> Path:
     """Move a damaged file to the quarantine; nothing is deleted."""
-    folder = root / ".mergeline" / "quarantine"
+    folder = root / paths.QUARANTINE
     folder.mkdir(parents=True, exist_ok=True)
     name = os.path.relpath(path, root).replace(os.sep, "%")
     target = folder / f"{name}.{time.strftime('%Y%m%d-%H%M%S')}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.dvc.pipeline import Pipeline
+from stages.plan import paths
 
 __all__ = ["Leftover", "leftovers", "remove"]
 
@@ -25,19 +26,20 @@ def leftovers(pipeline: Pipeline) -> Iterator[Leftover]:
     root = pipeline.root
     outs = {root / out for stage in pipeline.stages.values() for out in stage.outs}
     folders = {out for out in outs if out.is_dir()}
-    for path in sorted((root / "artifacts").rglob("*")) if (root / "artifacts").is_dir() else []:
+    for path in sorted((root / paths.ARTIFACTS).rglob("*")):
         if path.is_file() and path not in outs and not any(folder in path.parents for folder in folders):
             yield Leftover(path, path.stat().st_size, "result of a removed cell")
     names = {stage.name for stage in pipeline.stages.values()}
-    for path in sorted((root / "logs").glob("*@*.log")):
-        if path.stem.replace("%", "/") not in names:
+    logs = {root / paths.log(name) for name in names}
+    for path in sorted((root / paths.LOGS).glob("*@*.log")):
+        if path not in logs:
             yield Leftover(path, path.stat().st_size, "log")
     cells = {name.partition("@")[2] for name in names}
-    for folder in ("timings", "progress"):
-        for path in sorted((root / ".mergeline" / folder).glob("*@*")):
+    for folder in (paths.TIMINGS, paths.PROGRESS):
+        for path in sorted((root / folder).glob("*@*")):
             if path.name.removesuffix(".json").partition("@")[2] not in cells:
                 yield Leftover(path, path.stat().st_size, "note")
-    for path in sorted((root / ".mergeline" / "checkpoints").glob("*.pt")):
+    for path in sorted((root / paths.CHECKPOINTS).glob("*.pt")):
         if path.stem.rpartition("-")[0] not in cells:
             yield Leftover(path, path.stat().st_size, "checkpoint")
 

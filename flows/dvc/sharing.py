@@ -50,7 +50,7 @@ def _fetch_run_cache_objects(pipeline: Pipeline, problems: list[str]) -> int:
             used += [(folder.name, entry.name) for entry in folder.iterdir() if entry.is_file()]
         count = 0
         for objects in cache.get_used_objs(used).values():
-            missing = {info for info in objects if not pipeline.has_object(info.value)}
+            missing = {info for info in objects if not pipeline.cache.path_of(info.value).exists()}
             if missing:
                 result = pipeline.repo.cloud.pull(missing)
                 count += len(getattr(result, "transferred", ()) or ())

@@ -31,7 +31,7 @@ class Fault:
 
 def verify(pipeline: Pipeline, told: Callable[[int, int], None] | None = None) -> list[Fault]:
     """Hash all cache objects and all recorded outputs (8 threads: hashing lets go of the interpreter's lock)."""
-    cache = pipeline.cache_folder
+    cache = pipeline.cache.folder
     jobs: list[tuple[Path, str, str, str]] = []
     for path in sorted(cache.glob("??/*")) if cache.is_dir() else []:
         name = path.parent.name + path.name
@@ -78,12 +78,12 @@ def repair(pipeline: Pipeline, faults: list[Fault]) -> list[str]:
         pipeline.forget(fault.path)
         name = fault.path.relative_to(pipeline.root)
         if fault.kind == "cache" and fault.expected in good_outputs:
-            pipeline.put_in_cache(good_outputs[fault.expected], fault.expected)
+            pipeline.cache.put(good_outputs[fault.expected], fault.expected)
             done.append(f"{name}: restored from {good_outputs[fault.expected].relative_to(pipeline.root)}")
         elif (
             fault.kind == "output"
             and fault.expected not in bad_objects
-            and pipeline.take_from_cache(fault.expected, fault.path)
+            and pipeline.cache.take(fault.expected, fault.path)
         ):
             done.append(f"{name}: restored from the cache")
         else:

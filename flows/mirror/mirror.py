@@ -22,6 +22,7 @@ from flows.mirror.server import configured_url, own_server, server_environment
 from flows.running.events import Event
 from flows.running.guard import start_of
 from flows.running.workers import die_with_parent
+from stages.plan import paths
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -62,7 +63,7 @@ class Mirror:
 
     def _start(self) -> None:
         with self._lock:
-            log = self.root / "logs" / "prefect.log"
+            log = self.root / paths.log("prefect")
             log.parent.mkdir(parents=True, exist_ok=True)
             command = [sys.executable, "-m", "flows.mirror.mirror", str(self.root)]
             environment = server_environment(self.root, self.url)
@@ -95,7 +96,7 @@ class Mirror:
             return "no Prefect server: run `mergeline serve`, or set PREFECT_API_URL, to keep a record of runs"
         self.lines.put(Event(outcome).to_json())  # type: ignore[arg-type]
         self.lines.put(None)
-        ready = (self.root / ".mergeline" / f"mirror-{process.pid}").exists()
+        ready = (self.root / paths.mirror(process.pid)).exists()
         patience = 180.0 if self.now else PATIENCE if ready or self.url else 0.0
         try:
             status = process.wait(patience)
@@ -103,7 +104,7 @@ class Mirror:
             status = None
             os.killpg(process.pid, 9)
             process.wait()
-        (self.root / ".mergeline" / f"mirror-{process.pid}").unlink(missing_ok=True)
+        (self.root / paths.mirror(process.pid)).unlink(missing_ok=True)
         if status == 0:
             return "recorded in Prefect"
         return "not recorded in Prefect (see logs/prefect.log); the results are not affected"
@@ -173,7 +174,7 @@ def follow_command(command: Sequence[str], root: Path) -> tuple[State, int]:
 
     The command prints one event a line. It dies with this process, however that ends.
     """
-    log = root / "logs" / "refresh.log"
+    log = root / paths.log("refresh")
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with log.open("wb") as stream:
@@ -228,13 +229,13 @@ def _artifacts(root: Path, planned: Sequence[Event], final: dict[str, Event]) ->
     ]
     if rows:
         create_table_artifact(rows, key="what-ran", description="What ran in this run of the benchmark, and why")
-    metrics = root / "artifacts" / "metrics.json"
+    metrics = root / paths.METRICS
     if metrics.is_file():
         create_table_artifact(_metric_rows(json.loads(metrics.read_text(encoding="utf-8"))), key="results")
-    report = root / "reports" / "index.html"
+    report = root / paths.PAGE
     if report.is_file():
         create_link_artifact(report.as_uri(), link_text="report", key="report")
-        figures = sorted((root / "reports" / "figures").glob("*.svg"))
+        figures = sorted((root / paths.FIGURES).glob("*.svg"))
         lines = "\n".join(f"- [{figure.stem}]({figure.as_uri()})" for figure in figures)
         create_markdown_artifact(f"# Figures\n\n{lines}\n", key="figures")
 
@@ -325,7 +326,7 @@ def main(folder: str) -> int:
 
 
 def _mirror(root: Path) -> int:
-    (root / ".mergeline" / f"mirror-{os.getpid()}").touch()
+    (root / paths.mirror(os.getpid())).touch()
     close_dead_runs()
     benchmark_flow(_read_events(), root)
     return 0

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.running.workers import die_with_parent
+from stages.plan import paths
 
 __all__ = ["configured_url", "is_alive", "own_server", "server_environment", "server_note", "wait_until_alive"]
 
@@ -44,7 +45,7 @@ def server_environment(root: Path, url: str | None = None) -> dict[str, str]:
 
 def server_note(root: Path) -> Path:
     """Where ``mergeline serve`` notes its server's address."""
-    return root / ".mergeline" / "server.json"
+    return root / paths.SERVER
 
 
 def configured_url(root: Path) -> str | None:
@@ -88,7 +89,7 @@ def own_server(root: Path, port: int | None = None) -> Iterator[tuple[str, subpr
     """A Prefect server for this benchmark; gives its API's address once it answers, and ends it afterwards."""
     port = port or _free_port()
     url = f"http://127.0.0.1:{port}/api"
-    log = root / "logs" / "prefect-server.log"
+    log = root / paths.log("prefect-server")
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as stream:

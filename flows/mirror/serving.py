@@ -13,6 +13,8 @@ from pathlib import Path
 
 from flows.mirror.server import own_server, server_environment, server_note
 from flows.running.workers import die_with_parent
+from stages.formats.files import write_json
+from stages.plan import paths
 
 __all__ = ["serve"]
 
@@ -34,7 +36,7 @@ def serve(
     note.parent.mkdir(parents=True, exist_ok=True)
     say(f"starting a Prefect server on port {port} (it takes some ten seconds)")
     with own_server(root, port) as (url, server):
-        note.write_text(json.dumps({"url": url, "pid": os.getpid()}), encoding="utf-8")
+        write_json(note, {"url": url, "pid": os.getpid()})
         say(f"runs are recorded at {url.removesuffix('/api')}")
         runner = None
         try:
@@ -63,7 +65,7 @@ def serve(
 def _start_runner(
     root: Path, url: str, cron: str | None, interval: float | None, jobs: int, profile: str | None
 ) -> subprocess.Popen:
-    log = root / "logs" / "schedule.log"
+    log = root / paths.log("schedule")
     log.parent.mkdir(parents=True, exist_ok=True)
     options = {"folder": str(root), "cron": cron, "interval": interval, "jobs": jobs, "profile": profile}
     environment = server_environment(root, url)

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
-from flows.dvc.pipeline import PipelineStage
+from flows.dvc.stage import PipelineStage
 from flows.running.workers import stage_arguments
+from stages.plan import paths
+from stages.registry import STAGES
 
 __all__ = ["expected_seconds", "read_timings"]
-
-GUESSES = {"train": 60.0, "finetune": 20.0, "prepare": 5.0, "embed": 20.0, "statistics": 4.0}
 
 
 def read_timings(root: Path) -> list[dict[str, object]]:
     """What every stage's last run took, as the stages note it beside their results."""
-    folder = root / ".mergeline" / "timings"
+    folder = root / paths.TIMINGS
     entries = []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
@@ -39,8 +39,8 @@ def expected_seconds(root: Path, stages: Mapping[str, PipelineStage]) -> dict[st
     expected = {}
     for address, stage in stages.items():
         arguments = stage_arguments(stage.command)
-        if arguments is None:
+        if arguments is None or arguments[0] not in STAGES:
             expected[address] = 1.0
         else:
-            expected[address] = own.get(arguments, means.get(arguments[0], GUESSES.get(arguments[0], 2.0)))
+            expected[address] = own.get(arguments, means.get(arguments[0], STAGES[arguments[0]].seconds))
     return expected

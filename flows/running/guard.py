@@ -60,7 +60,7 @@ def main(folder: str, pid: str, start: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     wait_for_end(int(pid), start)
-    for leader, (begun, run) in noted(Path(folder) / ".mergeline" / "processes").items():
+    for leader, (begun, run) in noted(Path(folder)).items():
         if run == f"{pid}-{start}" and group_is_left(leader, begun):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(leader, signal.SIGKILL)

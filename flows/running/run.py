@@ -18,11 +18,15 @@ from flows.doctor import check_cache_type
 from flows.dvc.freshness import is_fresh, note_fresh, stamps
 from flows.dvc.locks import heal
 from flows.running.events import Listener
-from stages.plan.params import Params, ParamsError, load_params
+from stages.formats.files import json_text, write_json
+from stages.plan import paths
+from stages.plan.loading import ParamsError, load_params
+from stages.plan.params import Params
 from stages.plan.pipelines import drift, make_plan, write_pipelines
 
 if TYPE_CHECKING:  # DVC and the workers are loaded only where something is stale
-    from flows.dvc.pipeline import Pipeline, Reason
+    from flows.dvc.pipeline import Pipeline
+    from flows.dvc.stage import Reason
     from flows.running.session import Outcome
 
 __all__ = [
@@ -67,7 +71,7 @@ def prepare(root: Path, targets: Sequence[str] = (), force: bool = False, write:
     ------
     InputError: bad input, before any work.
     """
-    params = load_params(root / "params.yaml")
+    params = load_params(root / paths.PARAMS)
     if (problem := check_cache_type(root)) is not None:
         raise ParamsError(problem)
     healed = heal(root) if write else []
@@ -92,7 +96,7 @@ def prepare(root: Path, targets: Sequence[str] = (), force: bool = False, write:
 
 def _drifted(root: Path, params: Params, write: bool) -> tuple[list[Path], list[Path]]:
     """Plan the files, unless neither the parameters nor the planning code changed since they were last planned."""
-    mark = root / ".mergeline" / "planned.json"
+    mark = root / paths.PLANNED
     digest = _plan_digest(root)
     try:
         if json.loads(mark.read_text(encoding="utf-8")) == digest:
@@ -101,19 +105,18 @@ def _drifted(root: Path, params: Params, write: bool) -> tuple[list[Path], list[
         pass
     written, removed = plan_files(root, params, write)
     if write:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_text(json.dumps(_plan_digest(root)), encoding="utf-8")
+        write_json(mark, _plan_digest(root))
     return written, removed
 
 
 def _foresee(root: Path, params: Params, pipeline: Pipeline) -> None:
     """Let an opened pipeline have the stages that the parameters ask for, whose files are not written yet."""
-    from flows.dvc.pipeline import PipelineStage
+    from flows.dvc.stage import PipelineStage
 
     plan = make_plan(params)
     planned = []
     for cell in plan.stages:
-        file, name = f"pipelines/{cell.family}/dvc.yaml", f"{cell.group}@{cell.cell}"
+        file, name = str(cell.file), f"{cell.kind}@{cell.cell}"
         planned.append(
             PipelineStage(f"{file}:{name}", name, cell.command, root, cell.deps, cell.outs, upstream=(), file=file)
         )
@@ -125,11 +128,11 @@ def _plan_digest(root: Path) -> dict[str, str]:
     """What the pipeline files were made from, and what they are."""
     from stages.plan.code import planning_files
 
-    source = hashlib.sha256((root / "params.yaml").read_bytes())
+    source = hashlib.sha256((root / paths.PARAMS).read_bytes())
     for path in planning_files():
         source.update(path.read_bytes())
     files = hashlib.sha256()
-    for path in sorted((root / "pipelines").rglob("dvc.yaml")):
+    for path in sorted((root / paths.PIPELINES).rglob(paths.PIPELINE_FILE)):
         status = path.stat()
         files.update(f"{path}{status.st_mtime_ns}{status.st_size}{status.st_ino}".encode())
     return {"source": source.hexdigest(), "files": files.hexdigest()}
@@ -141,8 +144,6 @@ def predicted_code(root: Path, pipeline: Pipeline) -> dict[str, str]:
     code = next((a for a, s in pipeline.stages.items() if s.command.strip() == "python -m stages code"), None)
     if code is None or not pipeline.reasons(code):
         return {}
-    from stages.formats.files import json_text
-    from stages.plan import paths
     from stages.plan.code import code_names, stage_code
 
     outs = set(pipeline.stages[code].outs)
@@ -187,7 +188,7 @@ def _check_models(root: Path, params: Params, names: set[str] | None) -> None:
         for edge in wanted
         if not (root / params.imports[edge]).is_file()
     ]
-    stops = any(stop is not None for family in params.merges.values() for stop in family.stops)
+    stops = any(stop is not None for series in params.merges.values() for stop in series.stops)
     merging = names is None or any(name.startswith("merge") for name in names)
     if not faults and (wanted or (stops and merging)):  # in a process of its own: it needs torch
         ended = subprocess.run(
@@ -234,7 +235,7 @@ def execute(
     execution = params.execution
     jobs = jobs or execution.jobs or max(1, available_cores() // params.compute.threads)
     expected = expected_seconds(pipeline.root, pipeline.stages)
-    (pipeline.root / ".mergeline" / "fresh.json").unlink(missing_ok=True)
+    (pipeline.root / paths.FRESH).unlink(missing_ok=True)
     with _entered(around, expected, jobs) as watcher:
         session = Session(
             pipeline,

@@ -14,10 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.dvc.pipeline import InputsChanged, MissingOutput, Pipeline, PipelineError, Reason, Snapshot
+from flows.dvc.pipeline import Pipeline
+from flows.dvc.stage import InputsChanged, MissingOutput, PipelineError, Reason, Snapshot
 from flows.running.events import Event, Listener, State
-from flows.running.workers import Result, Workers
-from stages.__main__ import STAGES
+from flows.running.workers import Result, Workers, stage_arguments
+from stages.plan import paths
+from stages.registry import STAGES
 
 __all__ = ["Outcome", "Session", "StageOutcome"]
 
@@ -177,8 +179,7 @@ class Session:
         self._snapshots[address] = snapshot
         self._attempts[address] = 1
         self._launch(address)
-        arguments = stage.command.split()
-        self._tell(address, "running", tags=["gpu" if _is_gpu(arguments) else "cpu"])
+        self._tell(address, "running", tags=["gpu" if _is_gpu(stage.command) else "cpu"])
 
     def _launch(self, address: str) -> None:
         stage = self.pipeline.stages[address]
@@ -191,13 +192,13 @@ class Session:
             with log.open("a", encoding="utf-8") as stream:
                 stream.write(f"\nattempt {self._attempts[address]}\n{header}")
         self._running[address] = time.monotonic()
-        progress = self.pipeline.root / ".mergeline" / "progress" / _file_name(stage.name)
-        gpu = _is_gpu(stage.command.split())
+        progress = self.pipeline.root / paths.progress(stage.name)
+        gpu = _is_gpu(stage.command)
         self._workers.start(address, stage.command, stage.folder, log, progress, gpu)
 
     def log(self, address: str) -> Path:
         """The log file of a stage."""
-        return self.pipeline.root / "logs" / f"{_file_name(self.pipeline.stages[address].name)}.log"
+        return self.pipeline.root / paths.log(self.pipeline.stages[address].name)
 
     def _take(self, ended: tuple[str, Result] | None) -> None:
         if ended is None:
@@ -274,12 +275,6 @@ class Session:
             listener(event)
 
 
-def _is_gpu(arguments: Sequence[str]) -> bool:
-    return len(arguments) > 3 and arguments[1:3] == ["-m", "stages"] and STAGES.get(arguments[3], _CPU).gpu
-
-
-_CPU = STAGES["collect"]
-
-
-def _file_name(name: str) -> str:
-    return name.replace("/", "%")
+def _is_gpu(command: str) -> bool:
+    arguments = stage_arguments(command)
+    return arguments is not None and arguments[0] in STAGES and STAGES[arguments[0]].gpu

@@ -28,6 +28,7 @@ from pebble import ProcessExpired, ProcessPool
 from flows.running import guard
 from flows.running.guard import start_of, wait_for_end
 from stages.__main__ import DISK_FULL, TRANSIENT
+from stages.plan import paths
 
 __all__ = [
     "Result",
@@ -255,7 +256,7 @@ class Workers:
 
     def _start_guard(self) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__, str(self.root), *self.mark.split("-")],
+            [sys.executable, "-I", "-S", guard.__file__, str(_notes(self.root)), *self.mark.split("-")],
             cwd="/", start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -374,7 +375,7 @@ def orphans(root: Path) -> list[int]:
 
 
 def _notes(root: Path) -> Path:
-    return root / ".mergeline" / "processes"
+    return root / paths.PROCESSES
 
 
 def kill_orphans(root: Path) -> list[int]:

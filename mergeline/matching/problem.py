@@ -23,6 +23,10 @@ __all__ = ["Matcher", "Matching", "Problem", "per_space"]
 MomentsNeeded = Literal["none", "cross", "full"]
 
 
+Judge = Callable[[Sequence[Mapping[str, UnitMap]]], float]
+"""How good the merge by some maps, one per model, is."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Models of one topology that are to be matched; model 0 is the reference.
@@ -37,7 +41,7 @@ class Problem:
     states: Sequence[Mapping[str, Tensor]]
     moments: Mapping[str, Moments]
     generator: np.random.Generator
-    judge: Callable[[Sequence[Mapping[str, UnitMap]]], float] | None = None
+    judge: Judge | None = None
     same_outputs: bool = True
 
     @property

@@ -56,7 +56,7 @@ def _independent(images: Sequence[NDArray[np.uint8]], labels: Sequence[int], **v
     return RawTask(
         images=images,
         labels=np.asarray(labels, dtype=np.int64),
-        groups=np.arange(len(images)),
+        origins=np.arange(len(images)),
         **values,  # type: ignore[arg-type]
     )
 
@@ -122,7 +122,7 @@ def _load_idx(classes: tuple[str, ...], licence: str, files: Mapping[str, Path])
     labels = np.concatenate([train_labels, test_labels]).astype(np.int64)
     test = np.arange(len(labels)) >= len(train_labels)
     return RawTask(
-        images=list(images), labels=labels, groups=np.arange(len(labels)), classes=classes, licence=licence,
+        images=list(images), labels=labels, origins=np.arange(len(labels)), classes=classes, licence=licence,
         source=files["train_images"].name, test=test,
     )  # fmt: skip
 

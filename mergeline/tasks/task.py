@@ -19,7 +19,7 @@ __all__ = [
     "TaskError",
     "check_file",
     "content_hash",
-    "group_split",
+    "origin_split",
     "prepare",
 ]
 
@@ -32,13 +32,13 @@ class TaskError(ValueError):
 class RawTask:
     """A data set as its adapter reads it.
 
-    ``images``: indexable, each ``(H, W)`` or ``(H, W, 3)`` uint8, of any size. ``groups``: what must not be split
+    ``images``: indexable, each ``(H, W)`` or ``(H, W, 3)`` uint8, of any size. ``origins``: what must not be split
     between training and test (one id an image where images are independent). ``test``: the official split, or None.
     """
 
     images: Sequence[NDArray[np.uint8]]
     labels: NDArray[np.int64]
-    groups: NDArray[np.int64]
+    origins: NDArray[np.int64]
     classes: tuple[str, ...]
     licence: str
     source: str
@@ -108,11 +108,11 @@ def check_file(path: Path, sha256: str | None, fix: str) -> Path:
     return path
 
 
-def group_split(groups: NDArray[np.int64], fraction: float, seed: int = 0) -> NDArray[np.bool_]:
-    """A fixed test mask of whole groups, about ``fraction`` of them."""
-    unique = np.unique(groups)
+def origin_split(origins: NDArray[np.int64], fraction: float, seed: int = 0) -> NDArray[np.bool_]:
+    """A fixed test mask of whole origins, about ``fraction`` of them."""
+    unique = np.unique(origins)
     chosen = np.random.default_rng(seed).permutation(len(unique))[: max(1, round(len(unique) * fraction))]
-    return np.isin(groups, unique[chosen])
+    return np.isin(origins, unique[chosen])
 
 
 def content_hash(images: NDArray[np.uint8], labels: NDArray[np.int64], test: NDArray[np.bool_]) -> str:
@@ -140,7 +140,7 @@ def prepare(
     Parameters
     ----------
     classes: indices of the classes to keep, renumbered in this order; all by default.
-    test_fraction: share of the groups in the test part, where there is no official split.
+    test_fraction: share of the origins in the test part, where there is no official split.
     max_train, max_test: keep at most so many images of a part (a fixed random choice, class shares kept).
     n_classes: the number of classes that the user expects.
 
@@ -150,8 +150,8 @@ def prepare(
     """
     labels = np.asarray(raw.labels, dtype=np.int64)
     count = len(raw.images)
-    if not count == len(labels) == len(raw.groups):
-        raise TaskError(f"task {name!r}: {count} images, {len(labels)} labels and {len(raw.groups)} group ids")
+    if not count == len(labels) == len(raw.origins):
+        raise TaskError(f"task {name!r}: {count} images, {len(labels)} labels and {len(raw.origins)} origin ids")
     if count == 0:
         raise TaskError(f"task {name!r}: {raw.source} holds no images")
     if labels.min() < 0 or labels.max() >= len(raw.classes):
@@ -164,7 +164,7 @@ def prepare(
             f"task {name!r}: {raw.source} has {len(raw.classes)} classes, params.yaml says n_classes: {n_classes} "
             f"(tasks.{name}.n_classes)"
         )
-    test = group_split(raw.groups, test_fraction) if raw.test is None else np.asarray(raw.test, dtype=bool)
+    test = origin_split(raw.origins, test_fraction) if raw.test is None else np.asarray(raw.test, dtype=bool)
     names = raw.classes
     keep = np.ones(count, dtype=bool)
     if classes is not None:

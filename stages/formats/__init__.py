@@ -6,20 +6,17 @@ give the same bytes.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stages.errors import StageError
 
-__all__ = ["FORMAT", "KEY", "UNREADABLE", "check_format"]
+__all__ = ["FORMAT", "KEY", "check_format"]
 
 FORMAT = 1
 KEY = "mergeline"
 """The one metadata key of a safetensors file (more than one would be written in a random order)."""
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-"""What numpy raises for a damaged npz file."""
 
 
 def check_format(path: Path, description: Mapping[str, Any]) -> None:

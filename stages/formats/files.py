@@ -1,19 +1,27 @@
-"""Writing files so that no partial one is ever seen, and naming what they hold."""
+"""Reading files with errors that name the fix, writing them so that no partial one is ever seen, naming their content."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from stages.errors import StageError
 from stages.plan import paths
 
-__all__ = ["file_hash", "json_text", "read_json", "root_of", "write_json", "writing"]
+__all__ = ["file_hash", "json_text", "read_json", "reading", "root_of", "write_bytes", "write_json", "writing"]
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+"""What readers of JSON, npz, Parquet (ArrowInvalid is a ValueError) and safetensors raise for a damaged file."""
+
+
+_numbers = count()
 
 
 def root_of() -> Path:
@@ -25,12 +33,33 @@ def root_of() -> Path:
 
 
 @contextmanager
+def reading(path: Path, stage: str = "") -> Iterator[None]:
+    """A block that reads ``path``, which ``stage`` makes.
+
+    Raises
+    ------
+    StageError: missing or damaged; names the file and how it is made again.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise StageError(f"{path} is missing; make it: {' '.join(('mergeline run', stage)).strip()}") from None
+    except UNREADABLE as error:
+        how = f"make it again: mergeline run --force {stage}" if stage else "delete it and run again: mergeline run"
+        raise StageError(f"{path} is damaged ({error}); {how}") from error
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; it takes ``path``'s place when the block ends well, and is removed otherwise."""
-    scratch = Path.cwd() / paths.SCRATCH / "tmp"
-    scratch.mkdir(parents=True, exist_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = scratch / f"{os.getpid()}-{path.name}"
+    """A temporary path to write to; it takes ``path``'s place when the block ends well, and is removed otherwise.
+
+    Inside a benchmark it lies in the scratch folder (a folder of results may be read at any time), else beside ``path``.
+    """
+    root = next((parent for parent in path.absolute().parents if (parent / paths.PARAMS).is_file()), None)
+    folder = path.parent if root is None else root / paths.TEMPORARY
+    for needed in (folder, path.parent):
+        needed.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{os.getpid()}-{next(_numbers)}{path.suffix}.tmp"
     try:
         yield temporary
         temporary.replace(path)
@@ -38,11 +67,15 @@ def writing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """A whole file at once."""
+    with writing(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def write_json(path: Path, values: Any) -> None:
     """Values as readable JSON with a stable order; NaN is an error."""
-    text = json_text(values)
-    with writing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, json_text(values).encode())
 
 
 def json_text(values: Any) -> str:
@@ -57,12 +90,8 @@ def read_json(path: Path) -> Any:
     ------
     StageError: missing or damaged.
     """
-    try:
+    with reading(path):
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StageError(f"{path} is missing; run the stage that makes it: mergeline run") from None
-    except ValueError as error:
-        raise StageError(f"{path} is damaged ({error}); delete it and run again: mergeline run") from error
 
 
 def file_hash(path: Path) -> str:

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mergeline.maps import Dense, Groups, Permutation, UnitMap
-from stages.errors import StageError
 from stages.formats import FORMAT, KEY, check_format
+from stages.formats.files import reading
 from stages.formats.tables import list_values, write_table
 
 __all__ = ["read_maps", "write_maps"]
@@ -56,13 +56,9 @@ def write_maps(path: Path, maps: Sequence[Mapping[str, UnitMap]], description: M
 
 def read_maps(path: Path) -> tuple[list[dict[str, UnitMap]], dict[str, Any]]:
     """Each model's maps by space, and the file's description."""
-    try:
+    with reading(path, f"match@{path.stem}"):
         table = pq.read_table(path)
-    except FileNotFoundError:
-        raise StageError(f"{path} is missing; run the stage that makes it: mergeline run") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StageError(f"{path} is damaged ({error}); delete it and run again: mergeline run") from error
-    description = json.loads(table.schema.metadata[KEY.encode()])
+        description = json.loads(table.schema.metadata[KEY.encode()])
     check_format(path, description)
     maps: list[dict[str, UnitMap]] = []
     for row in range(table.num_rows):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mergeline.architectures import Architecture, build
 from stages.errors import StageError
 from stages.formats import FORMAT, KEY, check_format
-from stages.formats.files import writing
+from stages.formats.files import reading, writing
 
 __all__ = ["load_edge", "load_strictly", "read_model", "save_edge", "save_model"]
 
@@ -29,14 +29,13 @@ def save_model(path: Path, model: nn.Module, description: Mapping[str, Any]) -> 
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(path, framework="pt") as stream:
-            description = json.loads((stream.metadata() or {}).get(KEY, "{}"))
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise StageError(f"{path} is missing; run the stage that makes it: mergeline run") from None
-    except (SafetensorError, ValueError, OSError) as error:
-        raise StageError(f"{path} is damaged ({error}); delete it and run again: mergeline run") from error
+    with reading(path):
+        try:
+            with safe_open(path, framework="pt") as stream:
+                description = json.loads((stream.metadata() or {}).get(KEY, "{}"))
+                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
     check_format(path, description)
     return tensors, description
 

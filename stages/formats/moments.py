@@ -1,4 +1,4 @@
-"""Activation moments: a Parquet file with a row group per space."""
+"""Activation moments: a Parquet file with a row sources per space."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mergeline.moments import Moments
-from stages.errors import StageError
 from stages.formats import FORMAT, KEY, check_format
-from stages.formats.files import writing
+from stages.formats.files import reading, writing
 from stages.formats.tables import list_values
 
 __all__ = ["MomentFile", "write_moments"]
@@ -32,11 +31,11 @@ _MOMENT_SCHEMA = pa.schema(
         ("covariance", pa.list_(pa.float32())),
     ]
 )
-"""A row is the covariance block between the units of two models in a space, row-major; a row group is a space."""
+"""A row is the covariance block between the units of two models in a space, row-major; a row sources is a space."""
 
 
 def write_moments(path: Path, moments: Mapping[str, Moments], description: Mapping[str, Any]) -> None:
-    """One row group a space, so that a reader takes one space at a time."""
+    """One row sources a space, so that a reader takes one space at a time."""
     schema = _MOMENT_SCHEMA.with_metadata({KEY: json.dumps({"format": FORMAT, **description}, sort_keys=True)})
     with (
         writing(path) as temporary,
@@ -50,7 +49,7 @@ def write_moments(path: Path, moments: Mapping[str, Moments], description: Mappi
                     "variance_first": entry.variances[i], "variance_second": entry.variances[j],
                     "covariance": block.astype(np.float32).ravel(),
                 }
-                for (i, j), block in sorted(entry.blocks.items())
+                for (i, j), block in sorted(entry.covariances.items())
             ]  # fmt: skip
             columns = {name: pa.array([row[name] for row in rows], schema.field(name).type) for name in schema.names}
             writer.write_table(pa.table(columns, schema=schema))
@@ -60,13 +59,10 @@ class MomentFile(Mapping[str, Moments]):
     """The moments in a file; a space is read when it is asked for."""
 
     def __init__(self, path: Path) -> None:
-        try:
+        self.description: dict[str, Any]
+        with reading(path, f"statistics@{path.stem}"):
             self._file = pq.ParquetFile(path)
-        except FileNotFoundError:
-            raise StageError(f"{path} is missing; run the stage that makes it: mergeline run") from None
-        except (pa.ArrowInvalid, OSError) as error:
-            raise StageError(f"{path} is damaged ({error}); delete it and run again: mergeline run") from error
-        self.description: dict[str, Any] = json.loads((self._file.schema_arrow.metadata or {})[KEY.encode()])
+            self.description = json.loads((self._file.schema_arrow.metadata or {})[KEY.encode()])
         check_format(path, self.description)
         names = [self._file.read_row_group(i, columns=["space"])["space"][0].as_py() for i in range(len(self))]
         self._groups = {name: index for index, name in enumerate(names)}

@@ -8,9 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.errors import StageError
-from stages.formats import UNREADABLE
-from stages.formats.files import writing
+from stages.formats.files import reading, writing
 
 __all__ = ["read_predictions", "write_predictions"]
 
@@ -22,10 +20,5 @@ def write_predictions(path: Path, logits: Tensor) -> None:
 
 
 def read_predictions(path: Path) -> Tensor:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return torch.from_numpy(arrays["logits"])
-    except FileNotFoundError:
-        raise StageError(f"{path} is missing; run the stage that makes it: mergeline run") from None
-    except UNREADABLE as error:
-        raise StageError(f"{path} is damaged ({error}); delete it and run again: mergeline run") from error
+    with reading(path, f"predict@{path.stem}"), np.load(path, allow_pickle=False) as arrays:
+        return torch.from_numpy(arrays["logits"])

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from mergeline.tasks.task import PreparedTask
-from stages.errors import StageError
-from stages.formats import FORMAT, UNREADABLE, check_format
-from stages.formats.files import writing
+from stages.formats import FORMAT, check_format
+from stages.formats.files import reading, writing
 
 __all__ = ["read_task", "write_task"]
 
@@ -37,16 +36,9 @@ def read_task(path: Path) -> PreparedTask:
     ------
     StageError: missing, damaged, or of another version.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            description = json.loads(str(arrays["description"]))
-            images, labels, test = arrays["images"], arrays["labels"], arrays["test"]
-    except FileNotFoundError:
-        raise StageError(f"{path} is missing; make it: mergeline run prepare@{path.stem}") from None
-    except UNREADABLE as error:
-        raise StageError(
-            f"{path} is damaged ({error}); make it again: mergeline run --force prepare@{path.stem}"
-        ) from error
+    with reading(path, f"prepare@{path.stem}"), np.load(path, allow_pickle=False) as arrays:
+        description = json.loads(str(arrays["description"]))
+        images, labels, test = arrays["images"], arrays["labels"], arrays["test"]
     check_format(path, description)
     return PreparedTask(
         description["name"], images, labels, test, tuple(description["classes"]), description["licence"],

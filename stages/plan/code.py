@@ -1,8 +1,8 @@
 """Stage ``code``: what code each stage runs, as one hash file per stage.
 
 A stage depends on the modules that it imports, directly or through others, and on nothing else. Comments, docstrings
-and formatting do not count. Registries (the ``__init__`` of matching, tasks, models) are not followed as a whole:
-the match stage of a method depends on that method's file alone, so that a new method makes nothing stale.
+and formatting do not count. The registries of methods and normalisations are not followed as a whole: the match stage
+of a method depends on that method's file alone, so that a new method makes nothing stale.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mergeline.registry import Registry
 from stages.formats.files import write_json
 from stages.plan import paths
+from stages.registry import STAGES
 
 __all__ = ["code_names", "module_closure", "planning_files", "run", "stage_code"]
 
 PACKAGES = ("mergeline", "stages")
-REGISTRY = "mergeline.matching"
 ROOT = Path(__file__).resolve().parents[2]
-NOT_RESULTS = ("stages.context", "stages.__main__")
+NOT_RESULTS = ("stages.context", "stages.__main__", "stages.registry")
 """Modules that every stage runs and that change no result; their own imports are followed."""
-NOT_FOLLOWED = ("stages.plan.params",)
-"""Modules whose imports only check names against registries."""
 
 
 def run(context: Any, cell: str) -> None:
@@ -35,50 +35,57 @@ def run(context: Any, cell: str) -> None:
 
 
 def code_names() -> list[str]:
-    """All stages but this one, and ``match-<matcher>`` for each matcher in place of ``match``."""
-    from mergeline.matching import MATCHERS
-    from stages.__main__ import STAGES
+    """All stages but this one; a stage with variants once for each of them: ``match-zip``, ``merge-reset``."""
+    return sorted(
+        name
+        for stage, entry in STAGES.items()
+        if stage != "code"
+        for name in ([f"{stage}-{variant}" for variant in _variants(stage)] if entry.variants else [stage])
+    )
 
-    stages = [name for name in STAGES if name not in ("code", "match")]
-    return sorted([*stages, *(f"match-{name}" for name in MATCHERS)])
+
+def _variants(stage: str) -> Iterator[str]:
+    for name, entry in _registries()[f"mergeline.{STAGES[stage].variants}"].items():
+        if stage != "match-judged" or entry.judged is not None:
+            yield name
 
 
 def stage_code(name: str) -> dict[str, str]:
-    """Module name to hash, for all modules that a stage (or the match stage of a matcher) runs."""
-    from mergeline.matching import MATCHERS
-    from stages.__main__ import STAGES
-
-    plugins: set[str] = set()
-    if name.startswith("match-"):
-        matcher = MATCHERS[name.removeprefix("match-")]
-        roots = [STAGES["match"].module]
-        if (plugin := MATCHERS.plugin(matcher.name)) is not None:
+    """Module name to hash, for all modules that a stage (or one variant of it) runs."""
+    stage = max((stage for stage in STAGES if name == stage or name.startswith(f"{stage}-")), key=len)
+    roots, plugins = [STAGES[stage].module], set()
+    if STAGES[stage].variants:
+        home = f"mergeline.{STAGES[stage].variants}"
+        variant = name.removeprefix(f"{stage}-")
+        if (plugin := _registries()[home].plugin(variant)) is not None:
             plugins.add(plugin)
-        elif matcher.match.__module__ != f"{REGISTRY}.problem":
-            roots.append(matcher.match.__module__)
         else:
-            roots.append(_module_of_matcher(matcher.name))
-        roots += ["stages.judging"] if matcher.judged is not None else []
-    else:
-        roots = [STAGES[name].module]
+            roots.append(_module_of_entry(home, variant))
     closure = module_closure(roots)
     plugins |= _plugins_of(closure)
     own = {module: _module_hash(module) for module in sorted(closure)}
     return own | {key: digest for plugin in sorted(plugins) for key, digest in _package_hashes(plugin).items()}
 
 
-def _plugins_of(closure: set[str]) -> set[str]:
-    """Modules of installed packages that add to the registries which some modules import."""
+@cache
+def _registries() -> dict[str, Registry[Any]]:
+    """The registries by the module that holds each."""
     from mergeline.architectures import ARCHITECTURES
     from mergeline.depth import PLACEMENTS
+    from mergeline.matching import MATCHERS
     from mergeline.normalization import NORMALIZATIONS
     from mergeline.tasks import TASKS
 
-    homes: dict[str, Any] = {
-        "mergeline.architectures": ARCHITECTURES, "mergeline.depth": PLACEMENTS,
+    return {
+        "mergeline.architectures": ARCHITECTURES, "mergeline.depth": PLACEMENTS, "mergeline.matching": MATCHERS,
         "mergeline.normalization": NORMALIZATIONS, "mergeline.tasks": TASKS,
     }  # fmt: skip
-    found = {registry.plugin(name) for home, registry in homes.items() if home in closure for name in registry}
+
+
+def _plugins_of(closure: set[str]) -> set[str]:
+    """Modules of installed packages that add to the registries which some modules import."""
+    homes = {home: registry for home, registry in _registries().items() if home in closure}
+    found = {registry.plugin(name) for registry in homes.values() for name in registry}
     return {module for module in found if module is not None}
 
 
@@ -93,18 +100,16 @@ def _package_hashes(module: str) -> dict[str, str]:
     }
 
 
-def _module_of_matcher(name: str) -> str:
-    """The module in the registry's imports that defines the matcher."""
-    tree = ast.parse(_file(REGISTRY).read_text(encoding="utf-8"))
-    from mergeline import matching
-
-    for node in tree.body:
+def _module_of_entry(home: str, name: str) -> str:
+    """The module that defines an entry of a registry: the one that the registry's module imports it from."""
+    registry = sys.modules[home]
+    for node in ast.parse(_file(home).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
-                value = getattr(matching, alias.asname or alias.name, None)
-                if isinstance(value, matching.Matcher) and value.name == name:
+                value = getattr(registry, alias.asname or alias.name, None)
+                if value is _registries()[home][name]:
                     return node.module
-    raise LookupError(f"no import in {REGISTRY} gives the matcher {name!r}")
+    raise LookupError(f"no import in {home} gives {name!r}")
 
 
 def module_closure(roots: list[str]) -> set[str]:
@@ -116,22 +121,21 @@ def module_closure(roots: list[str]) -> set[str]:
         if module in found:
             continue
         found.add(module)
-        if module not in NOT_FOLLOWED:
-            todo += [name for name in _imports(module) if name != REGISTRY]
+        todo += [name for name in _imports(module) if name not in _apart()]
     return found - set(NOT_RESULTS)
+
+
+@cache
+def _apart() -> set[str]:
+    """Registries that are not followed as a whole, as a stage runs one entry of each."""
+    return {f"mergeline.{entry.variants}" for entry in STAGES.values() if entry.variants}
 
 
 def planning_files() -> list[Path]:
     """Every file that planning may read: our own modules, with all registries, and those of plug-ins."""
-    from mergeline.architectures import ARCHITECTURES
-    from mergeline.depth import PLACEMENTS
-    from mergeline.matching import MATCHERS
-    from mergeline.normalization import NORMALIZATIONS
-    from mergeline.tasks import TASKS
-
     # All of our own modules: reading them takes less time than finding out which of them planning imports.
     files = {path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
-    for registry in (MATCHERS, NORMALIZATIONS, PLACEMENTS, ARCHITECTURES, TASKS):
+    for registry in _registries().values():
         for name in registry:
             home = registry.plugin(name)
             source = getattr(sys.modules.get(home), "__file__", None) if home else None

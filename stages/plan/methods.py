@@ -1,4 +1,4 @@
-"""One resolved method: what params.yaml declares and a cell's grid options make of a matcher."""
+"""What params.yaml declares and a cell's own options make of a matcher, and of a normalisation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergeline.matching import MATCHERS, Matcher
-from stages.plan.cells import CellError, MethodCell, known
+from mergeline.normalization import NORMALIZATIONS
+from stages.plan.keys import CellError, Choice, known
 from stages.plan.params import Method, Params
 
-__all__ = ["ResolvedMethod", "resolve"]
+__all__ = ["ResolvedMethod", "normalization_options", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ResolvedMethod:
         return self.matcher.needs_judge(self.options)
 
 
-def resolve(params: Params, cell: MethodCell) -> ResolvedMethod:
+def resolve(params: Params, cell: Choice) -> ResolvedMethod:
     """The method of a cell.
 
     Raises
@@ -47,3 +48,18 @@ def resolve(params: Params, cell: MethodCell) -> ResolvedMethod:
     except (TypeError, ValueError) as error:
         raise CellError(f"{str(cell)!r}: {error}") from error
     return ResolvedMethod(matcher, options, declared)
+
+
+def normalization_options(params: Params, choice: Choice) -> Any:
+    """The options of a cell's normalisation: those of params.yaml, and over them those of the cell's name.
+
+    Raises
+    ------
+    CellError: no such normalisation, or options that it does not take.
+    """
+    normalizer = NORMALIZATIONS[known("normalisation", choice.name, NORMALIZATIONS)]
+    declared = params.normalize.get(choice.name)
+    try:
+        return normalizer.options(**{**(declared.options if declared is not None else {}), **dict(choice.options)})
+    except (TypeError, ValueError) as error:
+        raise CellError(f"{str(choice)!r}: {error}") from error

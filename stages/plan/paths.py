@@ -1,52 +1,62 @@
-"""Where every file of a benchmark lies, relative to its root folder."""
+"""Where every file of a benchmark lies, relative to its root folder. No other module spells a folder's name."""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from stages.plan.cells import Edge, Group, Merge, Prediction
-
-__all__ = [
-    "ARTIFACTS",
-    "CHECKS",
-    "EVALUATIONS",
-    "HISTORIES",
-    "METRICS",
-    "PARAMS",
-    "REPORTS",
-    "RESULTS",
-    "SCRATCH",
-    "SIMILARITIES",
-    "code",
-    "edge_history",
-    "edge_metrics",
-    "edge_model",
-    "embedding",
-    "evaluation",
-    "match",
-    "merged_model",
-    "prediction",
-    "similarity",
-    "statistics",
-    "targets",
-    "task",
-]  # fmt: skip
+from stages.plan.keys import Edge, Merge, Prediction, Sources, TaskPair
 
 PARAMS = PurePosixPath("params.yaml")
+PROFILES = PurePosixPath("profiles")
+
+# -- results, which DVC tracks
 ARTIFACTS = PurePosixPath("artifacts")
-REPORTS = PurePosixPath("reports")
-SCRATCH = PurePosixPath(".mergeline")
-"""State that is no result: checkpoints, logs' index, timings, locks. Safe to delete when nothing runs."""
 RESULTS = ARTIFACTS / "results.parquet"
 METRICS = ARTIFACTS / "metrics.json"
-CHECKS = ARTIFACTS / "checks.json"
+AUDIT = ARTIFACTS / "audit.json"
 EVALUATIONS = ARTIFACTS / "evaluations"
 HISTORIES = ARTIFACTS / "histories.parquet"
 SIMILARITIES = ARTIFACTS / "similarities.parquet"
 
+# -- the report
+REPORTS = PurePosixPath("reports")
+PAGE = REPORTS / "index.html"
+TEMPLATES = REPORTS / "templates"
+FIGURES = REPORTS / "figures"
+TABLES = REPORTS / "tables"
+CHANGES = REPORTS / "changes.md"
+REFRESHES = REPORTS / "history.parquet"
+"""A row for each refresh and headline number."""
+
+# -- DVC's own files
+PIPELINES = PurePosixPath("pipelines")
+PIPELINE_FILE = "dvc.yaml"
+LOCK_FILE = "dvc.lock"
+DVC = PurePosixPath(".dvc")
+DVC_CONFIG = DVC / "config"
+DVC_LOCAL_CONFIG = DVC / "config.local"
+DVC_CACHE = DVC / "cache"
+DVC_RUNNING = DVC / "tmp" / "rwlock"
+
+# -- notes that are no results; safe to delete when nothing runs
+LOGS = PurePosixPath("logs")
+SCRATCH = PurePosixPath(".mergeline")
+TEMPORARY = SCRATCH / "tmp"
+TIMINGS = SCRATCH / "timings"
+PROGRESS = SCRATCH / "progress"
+CHECKPOINTS = SCRATCH / "checkpoints"
+PROCESSES = SCRATCH / "processes"
+FRESH = SCRATCH / "fresh.json"
+PLANNED = SCRATCH / "planned.json"
+RUN_LOCK = SCRATCH / "run.lock"
+SERVER = SCRATCH / "server.json"
+KEPT_PARAMS = SCRATCH / "params"
+KEPT_LOCKS = SCRATCH / "locks"
+QUARANTINE = SCRATCH / "quarantine"
+
 
 def code(name: str) -> PurePosixPath:
-    """The hash of the code that a stage (or a matcher) runs."""
+    """The hash of the code that a stage, or one variant of it, runs."""
     return ARTIFACTS / "code" / f"{name}.json"
 
 
@@ -74,12 +84,12 @@ def embedding(task_name: str) -> PurePosixPath:
     return ARTIFACTS / "embeddings" / f"{task_name}.parquet"
 
 
-def similarity(first: str, second: str) -> PurePosixPath:
-    return ARTIFACTS / "similarity" / f"{first}+{second}.json"
+def similarity(pair: TaskPair) -> PurePosixPath:
+    return ARTIFACTS / "similarity" / f"{pair}.json"
 
 
-def statistics(group: Group) -> PurePosixPath:
-    return ARTIFACTS / "statistics" / f"{group}.parquet"
+def statistics(sources: Sources) -> PurePosixPath:
+    return ARTIFACTS / "statistics" / f"{sources}.parquet"
 
 
 def match(name: str) -> PurePosixPath:
@@ -94,6 +104,50 @@ def prediction(cell: Prediction) -> PurePosixPath:
     return ARTIFACTS / "predictions" / f"{cell}.npz"
 
 
-def evaluation(cell: Merge | Group | Edge) -> PurePosixPath:
-    """Of a merge, of the ensemble of a group, or of one edge."""
+def evaluation(cell: Merge | Sources | Edge) -> PurePosixPath:
+    """Of a merge, of the ensemble of its sources, or of one edge."""
     return EVALUATIONS / f"{cell}.json"
+
+
+def edge_pipeline(task_name: str) -> PurePosixPath:
+    """The file with the stages of a task's edges."""
+    return PIPELINES / "edges" / task_name / PIPELINE_FILE
+
+
+def prediction_pipeline(task_name: str) -> PurePosixPath:
+    return PIPELINES / "predictions" / task_name / PIPELINE_FILE
+
+
+def sources_pipeline(sources: Sources) -> PurePosixPath:
+    """The file with the stages of some sources and their merges."""
+    tasks, architectures, seeds = str(sources).split(".", 2)
+    return PIPELINES / tasks / architectures / seeds / PIPELINE_FILE
+
+
+def shared_pipeline(name: str) -> PurePosixPath:
+    """The file with all cells of a kind of stage of which there are few."""
+    return PIPELINES / name / PIPELINE_FILE
+
+
+def timing(stage: str, cell: str) -> PurePosixPath:
+    return TIMINGS / (f"{stage}@{cell}.json" if cell else f"{stage}.json")
+
+
+def flat(name: str) -> str:
+    """A stage's name as a file's name."""
+    return name.replace("/", "%")
+
+
+def log(name: str) -> PurePosixPath:
+    """What a stage, or another part of the tool, prints."""
+    return LOGS / f"{flat(name)}.log"
+
+
+def progress(name: str) -> PurePosixPath:
+    """How far a stage has come."""
+    return PROGRESS / flat(name)
+
+
+def mirror(pid: int) -> PurePosixPath:
+    """The note of a process that tells Prefect what happens: it is ready."""
+    return SCRATCH / f"mirror-{pid}"

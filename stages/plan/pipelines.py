@@ -1,8 +1,8 @@
 """The plan: every cell of a benchmark as a DVC stage, with what it reads, writes and depends on.
 
-``pipelines/`` is written from it, one small file for the edges of a task and one for each group of edges that is
-merged; the root ``dvc.yaml`` holds what there is once. A stage depends on the files it reads, on the parameters it
-uses, and on the hash of the code it runs.
+``pipelines/`` is written from it, small files for the edges of a task and for the sources of merges; the root
+``dvc.yaml`` holds what there is once. A stage depends on the files it reads, on the parameters it uses, and on the hash
+of the code it runs.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
+from stages.formats.files import write_bytes
 from stages.plan import paths
-from stages.plan.cells import Edge, Group, Merge, Prediction, base_edge, expand_cells
+from stages.plan.expansion import base_edge, expand_cells
+from stages.plan.keys import Edge, Merge, Prediction, Sources, TaskPair
 from stages.plan.methods import resolve
 from stages.plan.params import Params
+from stages.registry import STAGES
 
 __all__ = [
     "HEADER",
@@ -30,23 +33,17 @@ __all__ = [
     "write_pipelines",
 ]
 
-GROUPS = (
-    "targets",
-    "import", "train", "finetune", "untrained", "predict", "evaluate-edge", "statistics", "match", "match-judged",
-    "match-weights", "match-control", "merge", "merge-plain", "evaluate", "evaluate-ensemble", "similarity",
-)  # fmt: skip
-"""Names of the groups of stages in a pipeline file, in the order of the data."""
 HEADER = "# Written by `mergeline plan` from params.yaml; edit that file instead.\n"
 
 
 @dataclass(frozen=True)
 class StageCell:
-    """One DVC stage: ``group@cell`` in the file ``pipelines/<family>/dvc.yaml``; ``stage`` is what it runs."""
+    """One DVC stage: ``kind@cell`` in ``file``. ``stage`` is what it runs; the cells of one kind read lists of one length."""
 
-    group: str
+    kind: str
     stage: str
     cell: str
-    family: str
+    file: PurePosixPath
     deps: tuple[str, ...]
     params: tuple[str, ...]
     outs: tuple[str, ...]
@@ -61,7 +58,7 @@ class Plan:
     """All cells of a benchmark."""
 
     edges: tuple[Edge, ...]
-    groups: tuple[Group, ...]
+    ensembles: tuple[Sources, ...]
     merges: tuple[Merge, ...]
     predictions: tuple[Prediction, ...]
     stages: tuple[StageCell, ...] = field(repr=False)
@@ -70,12 +67,14 @@ class Plan:
 def make_plan(params: Params) -> Plan:
     """Expand ``params`` to cells; the same parameters give the same plan in the same order."""
     merges = expand_cells(params, params.merges)
-    groups = list(dict.fromkeys(merge.group for merge in merges))
-    edges = _all_edges(params, groups)
+    by_sources: dict[Sources, list[Merge]] = {}
+    for merge in merges:
+        by_sources.setdefault(merge.sources, []).append(merge)
+    edges = _all_edges(params, by_sources)
     predictions = list(
         dict.fromkeys(
             [Prediction(edge, edge.task) for edge in edges]
-            + [Prediction(edge, task) for group in groups for edge in group.edges for task in group.tasks]
+            + [Prediction(edge, task) for sources in by_sources for edge in sources.edges for task in sources.tasks]
         )
     )
     used = [task for task in params.tasks if any(edge.task == task for edge in edges)]
@@ -85,17 +84,16 @@ def make_plan(params: Params) -> Plan:
         *(_predict_stage(params, prediction) for prediction in predictions),
         *(_evaluate_edge_stage(edge) for edge in edges),
     ]
-    stages += [_similarity_stage(first, second) for first, second in combinations(params.tasks, 2)]
-    by_group: dict[Group, list[Merge]] = {}
-    for merge in merges:
-        by_group.setdefault(merge.group, []).append(merge)
-    for group, own in by_group.items():
-        stages += _group_stages(params, group, own)
-    return Plan(tuple(edges), tuple(groups), tuple(merges), tuple(predictions), tuple(stages))
+    stages += [_similarity_stage(TaskPair(*pair)) for pair in combinations(params.tasks, 2)]
+    ensembles = tuple(dict.fromkeys(sources.unplaced for sources in by_sources))
+    stages += [_ensemble_stage(sources) for sources in ensembles]
+    for sources, own in by_sources.items():
+        stages += _merging_stages(params, sources, own)
+    return Plan(tuple(edges), ensembles, tuple(merges), tuple(predictions), tuple(stages))
 
 
-def _all_edges(params: Params, groups: Iterable[Group]) -> list[Edge]:
-    """Every edge that a group needs, and the bases these are finetuned from."""
+def _all_edges(params: Params, all_sources: Iterable[Sources]) -> list[Edge]:
+    """Every edge that is merged, and the bases these are finetuned from."""
     found: dict[Edge, None] = {}
 
     def add(edge: Edge) -> None:
@@ -104,8 +102,8 @@ def _all_edges(params: Params, groups: Iterable[Group]) -> list[Edge]:
             add(base)
         found.setdefault(edge)
 
-    for group in groups:
-        for edge in group.edges:
+    for sources in all_sources:
+        for edge in sources.edges:
             add(edge)
     return sorted(found, key=lambda edge: (list(params.tasks).index(edge.task), edge))
 
@@ -134,7 +132,7 @@ def _edge_stage(params: Params, edge: Edge) -> StageCell:
     else:
         name = "train"
         keys += ["train", "seed"]
-    return _stage(name, edge, f"edges/{edge.task}", deps, keys, outs)
+    return _stage(name, edge, paths.edge_pipeline(edge.task), deps, keys, outs)
 
 
 def _target_files(params: Params, tasks: Iterable[str]) -> list[str]:
@@ -142,7 +140,8 @@ def _target_files(params: Params, tasks: Iterable[str]) -> list[str]:
 
 
 def _targets_stage(task: str) -> StageCell:
-    return _stage("targets", task, "targets", [str(paths.task(task))], ["targets"], [str(paths.targets(task))])
+    file = paths.shared_pipeline("targets")
+    return _stage("targets", task, file, [str(paths.task(task))], ["targets"], [str(paths.targets(task))])
 
 
 def _predict_stage(params: Params, prediction: Prediction) -> StageCell:
@@ -154,7 +153,7 @@ def _predict_stage(params: Params, prediction: Prediction) -> StageCell:
     return _stage(
         "predict",
         prediction,
-        f"predictions/{prediction.edge.task}",
+        paths.prediction_pipeline(prediction.edge.task),
         deps,
         ["compute", "evaluate", "targets"],
         [str(paths.prediction(prediction))],
@@ -167,106 +166,91 @@ def _evaluate_edge_stage(edge: Edge) -> StageCell:
         str(paths.task(edge.task)),
         str(paths.prediction(Prediction(edge, edge.task))),
     ]
-    return _stage("evaluate-edge", edge, f"edges/{edge.task}", deps, ["evaluate"], [str(paths.evaluation(edge))])
+    file = paths.edge_pipeline(edge.task)
+    return _stage("evaluate-edge", edge, file, deps, ["evaluate"], [str(paths.evaluation(edge))])
 
 
-def _similarity_stage(first: str, second: str) -> StageCell:
-    deps = [str(paths.embedding(first)), str(paths.embedding(second))]
-    cell = f"{first}+{second}"
-    return _stage("similarity", cell, "similarity", deps, ["similarity.tau"], [str(paths.similarity(first, second))])
+def _similarity_stage(pair: TaskPair) -> StageCell:
+    deps = [str(paths.embedding(pair.first)), str(paths.embedding(pair.second))]
+    file = paths.shared_pipeline("similarity")
+    return _stage("similarity", pair, file, deps, ["similarity.tau"], [str(paths.similarity(pair))])
 
 
-def _group_stages(params: Params, group: Group, merges: list[Merge]) -> list[StageCell]:
-    family = "/".join(str(group).split("."))
-    models = [str(paths.edge_model(edge)) for edge in dict.fromkeys(group.edges)]
-    tasks = [str(paths.task(task)) for task in group.tasks]
-    predictions = [
-        str(paths.prediction(Prediction(edge, task))) for edge in dict.fromkeys(group.edges) for task in group.tasks
+def _ensemble_files(sources: Sources) -> list[str]:
+    edges = dict.fromkeys(sources.edges)
+    return [
+        *(str(paths.edge_model(edge)) for edge in edges),
+        *(str(paths.task(task)) for task in sources.tasks),
+        *(str(paths.prediction(Prediction(edge, task))) for edge in edges for task in sources.tasks),
     ]
-    stages = [
-        _stage(
-            "statistics",
-            group,
-            family,
-            [*models, *tasks],
-            ["compute", "seed", "statistics"],
-            [str(paths.statistics(group))],
-        ),
-        _stage(
-            "evaluate-ensemble",
-            group,
-            family,
-            [*models, *tasks, *predictions],
-            ["evaluate"],
-            [str(paths.evaluation(group))],
-        ),
-    ]
-    if all(resolve(params, merge.method).moments == "none" for merge in merges):
-        stages = stages[1:]
-    seen: set[str] = set()
+
+
+def _ensemble_stage(sources: Sources) -> StageCell:
+    file = paths.sources_pipeline(sources)
+    outs = [str(paths.evaluation(sources))]
+    return _stage("evaluate-ensemble", sources, file, _ensemble_files(sources), ["evaluate"], outs)
+
+
+def _merging_stages(params: Params, sources: Sources, merges: list[Merge]) -> list[StageCell]:
+    file = paths.sources_pipeline(sources)
+    models = [str(paths.edge_model(edge)) for edge in dict.fromkeys(sources.edges)]
+    tasks = [str(paths.task(task)) for task in sources.tasks]
+    stages = []
+    if any(resolve(params, merge.method).moments != "none" for merge in merges):
+        keys = ["compute", "seed", "statistics"]
+        stages.append(_stage("statistics", sources, file, [*models, *tasks], keys, [str(paths.statistics(sources))]))
+    matched = {merge.match: merge for merge in reversed(merges)}
+    stages += [_match_stage(params, merge, file, models) for merge in reversed(matched.values())]
     for merge in merges:
-        if merge.match not in seen:
-            seen.add(merge.match)
-            stages.append(_match_stage(params, merge, family, models))
-        match_file = str(paths.match(merge.match))
-        plain = merge.normalize == "none"  # a group of its own: the cells of a group have lists of one length
-        stages.append(
-            _stage(
-                "merge",
-                merge,
-                family,
-                [*models, match_file, *tasks],
-                ["compute", "seed", "targets", *([] if plain else [f"normalize.{merge.normalize}"])],
-                [str(paths.merged_model(merge))],
-                group="merge-plain" if plain else "merge",
-            )
-        )
-        stages.append(
-            _stage(
-                "evaluate",
-                merge,
-                family,
-                [str(paths.merged_model(merge)), *models, *tasks, *predictions, *_target_files(params, group.tasks)],
-                ["compute", "evaluate", "targets"],
-                [str(paths.evaluation(merge))],
-            )
-        )
+        stages.append(_merge_stage(params, merge, file, models, tasks))
+        model = str(paths.merged_model(merge))
+        deps = [model, *_ensemble_files(sources), *_target_files(params, sources.tasks)]
+        keys = ["compute", "evaluate", "targets"]
+        stages.append(_stage("evaluate", merge, file, deps, keys, [str(paths.evaluation(merge))]))
     return stages
 
 
-def _match_stage(params: Params, merge: Merge, family: str, models: list[str]) -> StageCell:
-    name = merge.method.name
+def _match_stage(params: Params, merge: Merge, file: PurePosixPath, models: list[str]) -> StageCell:
     resolved = resolve(params, merge.method)
     method = resolved.declared
     keys = ["compute", "seed", "targets"]
     if method is not None:  # with a grid, what else stands in it is another cell's business
-        keys.append(f"methods.{name}.options" if method.grid is not None else f"methods.{name}")
+        keys.append(f"methods.{merge.method.name}" + (".options" if method.grid is not None else ""))
     deps = list(models)
-    group = "match-control" if method is None else "match-weights"
+    stage, kind = "match", "match-control" if method is None else "match-weights"
     if resolved.moments != "none":
-        deps.append(str(paths.statistics(merge.group)))
-        group = "match"
+        deps.append(str(paths.statistics(merge.sources)))
+        kind = "match"
     if resolved.judged:
-        tasks = merge.group.tasks
-        deps += [str(paths.task(task)) for task in tasks] + _target_files(params, tasks)
+        deps += [str(paths.task(task)) for task in merge.sources.tasks] + _target_files(params, merge.sources.tasks)
         keys.append("statistics")
-        group = "match-judged"
+        stage = kind = "match-judged"
     outs = [str(paths.match(merge.match))]
-    return _stage("match", merge.match, family, deps, keys, outs, code=f"match-{resolved.matcher.name}", group=group)
+    return _stage(stage, merge.match, file, deps, keys, outs, resolved.matcher.name, kind)
+
+
+def _merge_stage(params: Params, merge: Merge, file: PurePosixPath, models: list[str], tasks: list[str]) -> StageCell:
+    declared = merge.normalize.name in params.normalize
+    keys = ["compute", "seed", "targets", *([f"normalize.{merge.normalize.name}"] if declared else [])]
+    deps = [*models, str(paths.match(merge.match)), *tasks]
+    kind = "merge" if declared else "merge-plain"
+    return _stage("merge", merge, file, deps, keys, [str(paths.merged_model(merge))], merge.normalize.name, kind)
 
 
 def _stage(
     name: str,
     cell: object,
-    family: str,
+    file: PurePosixPath,
     deps: Iterable[str],
     params: Iterable[str],
     outs: Iterable[str],
-    code: str | None = None,
-    group: str | None = None,
+    variant: str = "",
+    kind: str = "",
 ) -> StageCell:
-    all_deps = tuple(dict.fromkeys([str(paths.code(code or name)), *deps]))
-    return StageCell(group or name, name, str(cell), family, all_deps, tuple(sorted(set(params))), tuple(outs))
+    """``variant``: the one entry of a registry that it runs; ``kind``: by default the stage's name."""
+    code = str(paths.code(f"{name}-{variant}" if variant else name))
+    all_deps = tuple(dict.fromkeys([code, *deps]))
+    return StageCell(kind or name, name, str(cell), file, all_deps, tuple(sorted(set(params))), tuple(outs))
 
 
 # -- files --------------------------------------------------------------------------------------------------------
@@ -284,25 +268,26 @@ class _Dumper(yaml.SafeDumper):
 
 def render(plan: Plan) -> dict[PurePosixPath, str]:
     """The text of every pipeline file, by its path."""
-    families: dict[str, dict[str, dict[str, StageCell]]] = {}
-    for stage in sorted(plan.stages, key=lambda stage: GROUPS.index(stage.group)):
-        families.setdefault(stage.family, {}).setdefault(stage.group, {})[stage.cell] = stage
+    order = list(STAGES)
+    files: dict[PurePosixPath, dict[str, dict[str, StageCell]]] = {}
+    for stage in sorted(plan.stages, key=lambda stage: (order.index(stage.stage), stage.kind)):
+        files.setdefault(stage.file, {}).setdefault(stage.kind, {})[stage.cell] = stage
     return {
-        PurePosixPath("pipelines") / family / "dvc.yaml": HEADER
-        + yaml.dump({"stages": _family_stages(family, groups)}, Dumper=_Dumper, sort_keys=False, width=10_000)
-        for family, groups in families.items()
+        file: HEADER
+        + yaml.dump({"stages": _foreach_stages(file, kinds)}, Dumper=_Dumper, sort_keys=False, width=10_000)
+        for file, kinds in files.items()
     }
 
 
-def _family_stages(family: str, groups: dict[str, dict[str, StageCell]]) -> dict[str, object]:
+def _foreach_stages(file: PurePosixPath, kinds: dict[str, dict[str, StageCell]]) -> dict[str, object]:
     """``foreach`` over a mapping, so that stages have readable names: ``merge@digits.r35+r17.s0+s1.permute.reset``.
 
-    DVC takes lists only as written, so the cells of a group share one list of deps, params and outs, in which what
+    DVC takes lists only as written, so the cells of a kind share one list of deps, params and outs, in which what
     differs from cell to cell is ``${key}`` or a field of the cell.
     """
-    wdir = "/".join([".."] * (len(family.split("/")) + 1))
+    wdir = "/".join([".."] * len(file.parent.parts))
     stages: dict[str, object] = {}
-    for name, cells in groups.items():
+    for name, cells in kinds.items():
         items: dict[str, dict[str, str]] = {cell: {} for cell in cells}
         lists = {
             part: _common_list(items, {cell: getattr(stage, part) for cell, stage in cells.items()})
@@ -319,18 +304,19 @@ def _family_stages(family: str, groups: dict[str, dict[str, StageCell]]) -> dict
 def _common_list(items: dict[str, dict[str, str]], lists: Mapping[str, tuple[str, ...]]) -> list[str]:
     """One list for all cells; fields that it needs are added to the cells' items."""
     if len({len(values) for values in lists.values()}) > 1:
-        raise ValueError(f"cells of one group differ in the length of a list: {', '.join(lists)}")
+        raise ValueError(f"cells of one kind differ in the length of a list: {', '.join(lists)}")
     common: list[str] = []
     for position, first in enumerate(next(iter(lists.values()))):
         templates = {values[position].replace(cell, "${key}") for cell, values in lists.items()}
         if len(templates) == 1:
             common.append(templates.pop())
             continue
-        kind = re.sub(r"\W", "_", first.split("/")[1] if "/" in first else first.split(".")[0])
-        field_name, number = kind, 1
+        parts = PurePosixPath(first).parts  # artifacts/statistics/...: a field is called by its folder
+        base = re.sub(r"\W", "_", parts[1] if len(parts) > 1 else parts[0].partition(".")[0])
+        field_name, number = base, 1
         while any(field_name in fields for fields in items.values()):
             number += 1
-            field_name = f"{kind}{number}"
+            field_name = f"{base}{number}"
         for cell, values in lists.items():
             items[cell][field_name] = values[position]
         common.append(f"${{item.{field_name}}}")
@@ -343,7 +329,7 @@ def drift(plan: Plan, root: Path) -> tuple[dict[Path, str], list[Path]]:
     changed = {
         path: text for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text
     }
-    existing = sorted((root / "pipelines").rglob("dvc.yaml")) if (root / "pipelines").is_dir() else []
+    existing = sorted((root / paths.PIPELINES).rglob(paths.PIPELINE_FILE))
     gone = [path for path in existing if path not in wanted and path.read_text(encoding="utf-8").startswith(HEADER)]
     return changed, gone
 
@@ -352,16 +338,13 @@ def write_pipelines(plan: Plan, root: Path) -> tuple[list[Path], list[Path]]:
     """Bring ``pipelines/`` up to date: the files written, and those removed (only files that a plan wrote)."""
     changed, gone = drift(plan, root)
     for path, text in changed.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(".dvc.yaml.new")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_bytes(path, text.encode())
     for path in gone:
         path.unlink()
         lock = path.with_suffix(".lock")
         lock.unlink(missing_ok=True)
         for folder in path.parents:
-            if folder == root / "pipelines" or any(folder.iterdir()):
+            if folder == root / paths.PIPELINES or any(folder.iterdir()):
                 break
             folder.rmdir()
     return list(changed), gone

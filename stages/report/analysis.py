@@ -1,6 +1,6 @@
 """What the results say: means over runs, heterogeneous against homogeneous merges, correlations with intervals.
 
-Rows are those of ``results.parquet`` as plain dictionaries (``stages.report.collect`` has the columns). All intervals are 95 %
+Rows are those of ``results.parquet`` (:mod:`stages.report.rows`). All intervals are 95 %
 unless said otherwise, and every random draw is seeded, so that the same rows give the same numbers.
 """
 
@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from stages.plan.keys import Combination
+from stages.report.rows import Row, combination_of, ensemble_of, main_scope, method_label, run_of, source_edges
 
 __all__ = [
     "Correlation",
@@ -25,7 +28,6 @@ __all__ = [
     "spearman",
 ]
 
-Row = Mapping[str, Any]
 RESAMPLES = 2000
 
 
@@ -58,8 +60,7 @@ class Sample:
 class PairResult:
     """All runs of one pair of architectures on some tasks, with one method."""
 
-    tasks: str
-    architectures: str
+    combination: Combination
     method: str
     homogeneous: bool
     size_mismatch: float
@@ -72,6 +73,18 @@ class PairResult:
     agreement: dict[str, float]
     """Mean of agree_0, agree_1, follow_0, follow_1, disagree, agree_own where they exist."""
 
+    @property
+    def tasks(self) -> str:
+        return self.combination.tasks_label
+
+    @property
+    def architectures(self) -> str:
+        return self.combination.architectures_label
+
+    @property
+    def same_task(self) -> bool:
+        return self.combination.same_task
+
 
 @dataclass(frozen=True)
 class Deviation:
@@ -80,8 +93,7 @@ class Deviation:
     ``low``, ``high``: 95 % interval over runs (Welch). ``worst``, ``best``: the lower and higher homogeneous mean.
     """
 
-    tasks: str
-    architectures: str
+    combination: Combination
     size_mismatch: float
     heterogeneous: Sample
     worst: float
@@ -89,6 +101,18 @@ class Deviation:
     value: float
     low: float
     high: float
+
+    @property
+    def tasks(self) -> str:
+        return self.combination.tasks_label
+
+    @property
+    def architectures(self) -> str:
+        return self.combination.architectures_label
+
+    @property
+    def same_task(self) -> bool:
+        return self.combination.same_task
 
 
 @dataclass(frozen=True)
@@ -123,17 +147,6 @@ class Paired:
         return self.n >= 2 and (self.low > 0 or self.high < 0)
 
 
-def method_label(row: Row) -> str:
-    """A merge's method with where it stops, its weights and its normalisation: what makes two merges comparable."""
-    parts = [
-        row["method"],
-        f"stop={row['stop']}" if row["stop"] else "",
-        f"weights={row['weights']}" if row["weights"] else "",
-        row["normalize"] if row["normalize"] not in (None, "reset") else "",
-    ]
-    return " ".join(part for part in parts if part)
-
-
 def pair_results(rows: Iterable[Row], control: str = "") -> list[PairResult]:
     """Merges grouped by tasks, architectures and method, in the order they come.
 
@@ -142,18 +155,17 @@ def pair_results(rows: Iterable[Row], control: str = "") -> list[PairResult]:
     rows = list(rows)
     edges = {row["cell"]: row for row in rows if row["kind"] == "edge"}
     main = {(row["cell"], row["scope"]): row for row in rows}
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    settings: dict[tuple[Combination, str], list[Row]] = {}
     for row in rows:
         if row["kind"] == "merge" and row["control"] == control and row["scope"] == main_scope(row):
-            groups.setdefault((row["tasks"], row["architectures"], method_label(row)), []).append(row)
+            settings.setdefault((combination_of(row), method_label(row)), []).append(row)
     results = []
-    for (tasks, architectures, method), runs in groups.items():
-        scopes = [*tasks.split("+"), *(["joint"] if "+" in tasks else [])]
-        ensembles = [main.get((f"{tasks}.{architectures}.{run['seeds']}", run["scope"])) for run in runs]
+    for (combination, method), runs in settings.items():
+        scopes = [*combination.tasks, *([] if combination.same_task else ["joint"])]
+        ensembles = [main.get((ensemble_of(run), run["scope"])) for run in runs]
         results.append(
             PairResult(
-                tasks=tasks,
-                architectures=architectures,
+                combination=combination,
                 method=method,
                 homogeneous=runs[0]["homogeneous"],
                 size_mismatch=runs[0]["size_mismatch"],
@@ -161,23 +173,10 @@ def pair_results(rows: Iterable[Row], control: str = "") -> list[PairResult]:
                 per_scope={scope: _sample([main[run["cell"], scope] for run in runs]) for scope in scopes},
                 ensemble=_sample([row for row in ensembles if row is not None]),
                 sources=_source_sample(runs, edges),
-                agreement=_agreement([main[run["cell"], scope] for run in runs for scope in tasks.split("+")]),
+                agreement=_agreement([main[run["cell"], scope] for run in runs for scope in combination.tasks]),
             )
         )
     return results
-
-
-def main_scope(row: Row) -> str:
-    """The scope of the headline accuracy: the task, or the mean over tasks."""
-    return "mean" if "+" in row["tasks"] else row["tasks"]
-
-
-def source_edges(row: Row) -> list[str]:
-    """Names of the edges behind a merge or ensemble."""
-    architectures, seeds = row["architectures"].split("+"), row["seeds"].split("+")
-    tasks = row["tasks"].split("+")
-    tasks = tasks * len(seeds) if len(tasks) == 1 else tasks
-    return [".".join(parts) for parts in zip(tasks, architectures, seeds, strict=True)]
 
 
 def _sample(rows: Sequence[Row]) -> Sample:
@@ -205,10 +204,10 @@ def _agreement(rows: Sequence[Row]) -> dict[str, float]:
 def deviations(results: Iterable[PairResult], method: str) -> list[Deviation]:
     """Heterogeneous minus mean homogeneous accuracy of every depth pair whose two homogeneous merges are there."""
     chosen = [result for result in results if result.method == method and result.accuracy.n]
-    same = {(r.tasks, r.architectures.split("+")[0]): r for r in chosen if r.homogeneous}
+    same = {(r.tasks, r.combination.architectures[0]): r for r in chosen if r.homogeneous}
     found = []
     for result in chosen:
-        names = result.architectures.split("+")
+        names = result.combination.architectures
         sides = [same.get((result.tasks, name)) for name in dict.fromkeys(names)]
         if result.homogeneous or len(names) != 2 or any(side is None for side in sides):
             continue
@@ -217,8 +216,7 @@ def deviations(results: Iterable[PairResult], method: str) -> list[Deviation]:
         low, high = _welch_interval(result.accuracy, homogeneous)
         found.append(
             Deviation(
-                result.tasks,
-                result.architectures,
+                result.combination,
                 result.size_mismatch,
                 result.accuracy,
                 min(means),
@@ -292,9 +290,9 @@ def paired_difference(first: Mapping[Any, float], second: Mapping[Any, float]) -
 
 
 def run_values(rows: Iterable[Row], keep: Callable[[Row], bool]) -> dict[str, float]:
-    """Headline accuracy by group (tasks, architectures, seeds) of the merges that ``keep`` takes."""
+    """Headline accuracy by run (the sources) of the merges that ``keep`` takes."""
     return {
-        f"{row['tasks']}.{row['architectures']}.{row['seeds']}": float(row["accuracy"])
+        run_of(row): float(row["accuracy"])
         for row in rows
         if row["kind"] == "merge" and row["status"] == "ok" and row["scope"] == main_scope(row) and keep(row)
     }

@@ -19,7 +19,7 @@ from mergeline.architectures import size_mismatch
 from stages.formats.files import read_json, write_json
 from stages.formats.tables import write_table
 from stages.plan import paths
-from stages.plan.cells import Edge, Group, Merge
+from stages.plan.keys import Edge, Merge, Sources, TaskPair, parse_key
 from stages.plan.methods import resolve
 from stages.plan.params import Params
 from stages.plan.pipelines import Plan, make_plan
@@ -28,7 +28,7 @@ __all__ = ["SCHEMA", "result_rows", "run", "scopes_of"]
 
 SCHEMA = pa.schema(
     [
-        pa.field("cell", pa.string(), metadata={"about": "name of the merge, group (ensemble) or edge"}),
+        pa.field("cell", pa.string(), metadata={"about": "name of the merge, its sources (ensemble) or the edge"}),
         pa.field("kind", pa.string(), metadata={"about": "merge, ensemble or edge"}),
         pa.field("control", pa.string(), metadata={"about": "self, random, untrained-0, untrained-1, or empty"}),
         pa.field("status", pa.string(), metadata={"about": "ok or missing"}),
@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         pa.field("stop", pa.string()),
         pa.field("weights", pa.string()),
         pa.field("normalize", pa.string()),
+        pa.field("placement", pa.string(), metadata={"about": "where the blocks of shallow models stand"}),
         pa.field("scope", pa.string(), metadata={"about": "a task, mean or joint"}),
         pa.field("accuracy", pa.float64()),
         pa.field("loss", pa.float64()),
@@ -97,48 +98,46 @@ def run(context: Any, cell: str) -> None:
 def result_rows(params: Params, plan: Plan, root: Path) -> Iterator[dict[str, Any]]:
     """The rows of the table, edges first, then ensembles, then merges, in the order of the plan."""
     for edge in plan.edges:
-        yield from _rows(params, root, edge, Group((edge,)), "edge", {})
-    for group in plan.groups:
-        yield from _rows(params, root, group, group, "ensemble", {"method": "ensemble"})
+        yield from _rows(params, root, edge, "edge", {})
+    for sources in plan.ensembles:
+        yield from _rows(params, root, sources, "ensemble", {"method": "ensemble"})
     for merge in plan.merges:
-        needs_moments = resolve(params, merge.method).moments != "none"
-        yield from _rows(
-            params,
-            root,
-            merge,
-            merge.group,
-            "merge",
-            {
-                "method": str(merge.method),
-                "stop": merge.stop,
-                "weights": None if merge.weights is None else "+".join(f"{w:g}" for w in merge.weights),
-                "normalize": merge.normalize,
-                "images_statistics": params.statistics.images if needs_moments else None,
-                "images_reset": params.normalize[merge.normalize].images
-                if merge.normalize in params.normalize
-                else None,
-            },
-        )
+        yield from _rows(params, root, merge, "merge", _of_merge(params, merge))
 
 
-def scopes_of(group: Group) -> tuple[str, ...]:
-    """What a group's evaluations are scored on: each task; with several, also their mean and jointly."""
-    return (*group.tasks, *(("mean", "joint") if len(group.tasks) > 1 else ()))
+def _of_merge(params: Params, merge: Merge) -> dict[str, Any]:
+    """The columns that only a merge has."""
+    needs_moments = resolve(params, merge.method).moments != "none"
+    declared = params.normalize.get(merge.normalize.name)
+    return {
+        "method": str(merge.method),
+        "stop": merge.stop,
+        "weights": merge.weights_label,
+        "normalize": str(merge.normalize),
+        "placement": merge.sources.placement,
+        "images_statistics": params.statistics.images if needs_moments else None,
+        "images_reset": None if declared is None else declared.images,
+    }
+
+
+def scopes_of(sources: Sources) -> tuple[str, ...]:
+    """What merges of some sources are scored on: each task; with several, also their mean and jointly."""
+    return (*sources.tasks, *(("mean", "joint") if len(sources.tasks) > 1 else ()))
 
 
 def _rows(
-    params: Params, root: Path, cell: Edge | Group | Merge, group: Group, kind: str, more: dict[str, Any]
+    params: Params, root: Path, cell: Edge | Sources | Merge, kind: str, more: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    tasks, architectures, seeds = str(group).split(".")
-    control = "random" if more.get("method") == "random" else group.control
+    key = parse_key(kind, str(cell))
+    sources, combination = key.sources, key.sources.combination
     common: dict[str, Any] = {
-        "cell": str(cell), "kind": kind, "control": control, "tasks": tasks,
-        "architectures": architectures, "seeds": seeds, "topology": group.topology, "homogeneous": group.homogeneous,
-        "size_mismatch": _mismatch(group), "seed": params.seed, **more,
+        "cell": str(cell), "kind": kind, "control": key.control, "tasks": combination.tasks_label,
+        "architectures": combination.architectures_label, "seeds": sources.seeds_label, "topology": sources.topology,
+        "homogeneous": sources.homogeneous, "size_mismatch": _mismatch(sources), "seed": params.seed, **more,
     }  # fmt: skip
     path = root / paths.evaluation(cell)
     if not path.is_file():
-        for scope in scopes_of(group):
+        for scope in scopes_of(sources):
             yield {**common, "status": "missing", "scope": scope}
         return
     values = read_json(path)
@@ -150,10 +149,10 @@ def _rows(
         "sources": " ".join(f"{name}={digest}" for name, digest in values["sources"].items()),
         "data": " ".join(f"{name}={digest}" for name, digest in values["data"].items()),
     }
-    for task in group.tasks:
+    for task in sources.tasks:
         yield {**common, "scope": task, **values["tasks"][task]}
-    if len(group.tasks) > 1:
-        each = [values["tasks"][task] for task in group.tasks]
+    if len(sources.tasks) > 1:
+        each = [values["tasks"][task] for task in sources.tasks]
         yield {
             **common,
             "scope": "mean",
@@ -187,7 +186,7 @@ def _similarities(params: Params, root: Path) -> pa.Table:
     rows = []
     for first, second in combinations(params.tasks, 2):
         row: dict[str, Any] = {"first": first, "second": second}
-        path = root / paths.similarity(first, second)
+        path = root / paths.similarity(TaskPair(first, second))
         if path.is_file():
             values = read_json(path)
             row |= {key: values[key] for key in ("encoder", "distance", "similarity", "tau", "dimensions")}
@@ -197,34 +196,24 @@ def _similarities(params: Params, root: Path) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SIMILARITY_SCHEMA)
 
 
-def _mismatch(group: Group) -> float:
-    names = [edge.architecture for edge in group.edges]
-    return max(size_mismatch(group.topology, name) for name in names)
+def _mismatch(sources: Sources) -> float:
+    names = [edge.architecture for edge in sources.edges]
+    return max(size_mismatch(sources.topology, name) for name in names)
 
 
 def headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean accuracy by tasks, depth pair and method: what ``dvc metrics show`` prints."""
-    groups: dict[str, dict[str, dict[str, list[float]]]] = {}
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for row in rows:
         if row["status"] == "ok" and not row["control"] and row["scope"] in (row["tasks"], "mean"):
-            label = "edge" if row["kind"] == "edge" else _label(row)
-            by_pair = groups.setdefault(row["tasks"], {}).setdefault(row["architectures"], {})
+            merge = parse_key(row["kind"], row["cell"]).merge
+            label = row["kind"] if merge is None else merge.label()
+            by_pair = found.setdefault(row["tasks"], {}).setdefault(row["architectures"], {})
             by_pair.setdefault(label, []).append(row["accuracy"])
     return {
         tasks: {
             pair: {label: round(float(np.mean(values)), 6) for label, values in methods.items()}
             for pair, methods in pairs.items()
         }
-        for tasks, pairs in groups.items()
+        for tasks, pairs in found.items()
     }
-
-
-def _label(row: dict[str, Any]) -> str:
-    if row["kind"] == "ensemble":
-        return "ensemble"
-    parts = [
-        row["method"],
-        f"stop={row['stop']}" if row["stop"] else "",
-        f"weights={row['weights']}" if row["weights"] else "",
-    ]
-    return " ".join([*filter(None, parts), row["normalize"]])

@@ -16,14 +16,13 @@ from cycler import cycler
 from stages.report.analysis import (
     Deviation,
     PairResult,
-    Row,
     Sample,
     deviations,
-    method_label,
     pair_results,
     simplicity,
     spearman,
 )
+from stages.report.rows import Row, combination_of, edge_of, method_label, source_edges
 
 mpl.use("Agg")
 
@@ -97,11 +96,11 @@ def _error(sample: Sample) -> float:
 
 
 def _same_task(data: FigureData) -> list[PairResult]:
-    return [r for r in data.results if "+" not in r.tasks and r.method == data.method and r.accuracy.n]
+    return [r for r in data.results if r.same_task and r.method == data.method and r.accuracy.n]
 
 
 def _task_pairs(data: FigureData) -> list[PairResult]:
-    return [r for r in data.results if "+" in r.tasks and r.method == data.method and r.accuracy.n]
+    return [r for r in data.results if not r.same_task and r.method == data.method and r.accuracy.n]
 
 
 # -- same task: depth_heterogeneity Fig. 1 ---------------------------------------------------------------------------
@@ -116,7 +115,7 @@ def same_task_homogeneous(data: FigureData) -> Figure | None:
     for index, result in enumerate(chosen):
         axes.errorbar(
             100 * result.sources.mean, 100 * result.accuracy.mean, _error(result.accuracy), _error(result.sources),
-            fmt=MARKERS[index % len(MARKERS)], capsize=3, label=f"{result.tasks} {result.architectures.split('+')[0]}",
+            fmt=MARKERS[index % len(MARKERS)], capsize=3, label=f"{result.tasks} {result.combination.architectures[0]}",
         )  # fmt: skip
     axes.set(xlabel="accuracy of the source models (%)", ylabel=f"accuracy of their merge, {data.method} (%)")
     axes.legend()
@@ -125,7 +124,7 @@ def same_task_homogeneous(data: FigureData) -> Figure | None:
 
 def same_task_parity(data: FigureData) -> Figure | None:
     """Heterogeneous merges against the range of the two homogeneous ones (Fig. 1 middle)."""
-    found = [d for d in deviations(data.results, data.method) if "+" not in d.tasks]
+    found = [d for d in deviations(data.results, data.method) if d.same_task]
     several = len({d.tasks for d in found}) > 1
     return _parity(found, lambda d: f"{d.tasks} {d.architectures}" if several else d.architectures) if found else None
 
@@ -157,7 +156,7 @@ def _diagonal(axes: Axes) -> None:
 
 def same_task_deviation(data: FigureData) -> Figure | None:
     """Heterogeneous minus mean homogeneous accuracy against size mismatch (Fig. 1 right)."""
-    found = [d for d in deviations(data.results, data.method) if "+" not in d.tasks]
+    found = [d for d in deviations(data.results, data.method) if d.same_task]
     return _deviation(found, [d.size_mismatch for d in found], "size mismatch of the pair") if found else None
 
 
@@ -198,11 +197,11 @@ def _deviation(found: Sequence[Deviation], x: Sequence[float], label: str) -> Fi
 
 def _pair_simplicity(data: FigureData) -> dict[str, float]:
     single = simplicity(data.rows, data.reference)
-    pairs = dict.fromkeys(r.tasks for r in _task_pairs(data))
+    pairs = {r.tasks: r.combination.tasks for r in _task_pairs(data)}
     return {
-        pair: float(np.mean([single[t] for t in pair.split("+")]))
-        for pair in pairs
-        if all(t in single for t in pair.split("+"))
+        pair: float(np.mean([single[task] for task in tasks]))
+        for pair, tasks in pairs.items()
+        if all(task in single for task in tasks)
     }
 
 
@@ -218,15 +217,15 @@ def task_pairs_by_simplicity(data: FigureData) -> Figure | None:
         range(len(names)), _percent([order[name] for name in names]), color=GRAY, marker="_", ms=14,
         label=f"source models ({data.reference})",
     )  # fmt: skip
-    architectures = list(dict.fromkeys(r.architectures for r in chosen))
+    architectures = list(dict.fromkeys(r.combination.architectures for r in chosen))
     for index, pair in enumerate(architectures):
-        by_task = {r.tasks: r for r in chosen if r.architectures == pair}
+        by_task = {r.tasks: r for r in chosen if r.combination.architectures == pair}
         x = [i for i, name in enumerate(names) if name in by_task]
         offset = 0.12 * (index - (len(architectures) - 1) / 2)
         axes.errorbar(
             np.array(x) + offset, _percent([by_task[names[i]].accuracy.mean for i in x]),
             [_error(by_task[names[i]].accuracy) for i in x], fmt=MARKERS[index % len(MARKERS)] + "-", capsize=3, lw=1,
-            label=f"merged {pair.split('+')[0]}", color=CYCLE[index % len(CYCLE)],
+            label=f"merged {pair[0]}", color=CYCLE[index % len(CYCLE)],
         )  # fmt: skip
     axes.set_xticks(range(len(names)), [name.replace("+", "\n+ ") for name in names], fontsize=8)
     axes.set(ylabel="accuracy, mean of the tasks (%)", xlabel="task pair, the hardest first")
@@ -236,7 +235,7 @@ def task_pairs_by_simplicity(data: FigureData) -> Figure | None:
 
 def task_pairs_parity(data: FigureData) -> Figure | None:
     """Heterogeneous against homogeneous merges of task pairs (Fig. 3 left)."""
-    found = [d for d in deviations(data.results, data.method) if "+" in d.tasks]
+    found = [d for d in deviations(data.results, data.method) if not d.same_task]
     if not found:
         return None
     figure, axes = _new(6.0, 4.6)
@@ -269,8 +268,8 @@ def task_pairs_by_similarity(data: FigureData) -> Figure | None:
         for row in data.similarities
         if row["similarity"] is not None
     }
-    found = [d for d in deviations(data.results, data.method) if frozenset(d.tasks.split("+")) in known]
-    x = [known[frozenset(d.tasks.split("+"))] for d in found]
+    found = [d for d in deviations(data.results, data.method) if frozenset(d.combination.tasks) in known]
+    x = [known[frozenset(d.combination.tasks)] for d in found]
     return _deviation(found, x, "similarity of the two tasks") if found else None
 
 
@@ -279,7 +278,7 @@ def task_pairs_by_similarity(data: FigureData) -> Figure | None:
 
 def methods_compared(data: FigureData) -> Figure | None:
     """Every method beside the ensemble, for each depth pair on one task."""
-    chosen = [r for r in data.results if "+" not in r.tasks and r.accuracy.n]
+    chosen = [r for r in data.results if r.same_task and r.accuracy.n]
     if not chosen:
         return None
     pairs = list(dict.fromkeys((r.tasks, r.architectures) for r in chosen))[:16]
@@ -351,16 +350,17 @@ def learning_curves(data: FigureData) -> Figure | None:
     """Training accuracy of every edge model by epoch."""
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for row in data.histories:
-        task = row["edge"].split(".")[0]
+        task, _ = edge_of(row)
         curves.setdefault(task, {}).setdefault(row["edge"], []).append((row["epoch"], row["accuracy"]))
     if not curves:
         return None
     count = len(curves)
     figure, panels = _new(min(3.2 * count + 0.6, 12), 3.4, columns=count, sharey=True, squeeze=False)
-    architectures = list(dict.fromkeys(edge.split(".")[1] for edges in curves.values() for edge in edges))
+    architectures = list(dict.fromkeys(edge_of(row)[1] for row in data.histories))
+    architecture = {row["edge"]: edge_of(row)[1] for row in data.histories}
     for axes, (task, edges) in zip(panels[0], curves.items(), strict=True):
         for edge, points in edges.items():
-            index = architectures.index(edge.split(".")[1])
+            index = architectures.index(architecture[edge])
             x, y = zip(*points, strict=True)
             axes.plot(x, _percent(y), color=CYCLE[index % len(CYCLE)], lw=1.2, alpha=0.85)
         axes.set(title=task, xlabel="epoch")
@@ -380,23 +380,21 @@ def confusions(data: FigureData) -> Figure | None:
         for row in data.rows:
             if (row["kind"], row["control"], row["status"], row["homogeneous"]) != ("merge", "", "ok", homogeneous):
                 continue
-            if "+" in row["tasks"] or method_label(row) != data.method or not row.get("confusion"):
+            if not combination_of(row).same_task or method_label(row) != data.method or not row.get("confusion"):
                 continue
-            names = row["architectures"].split("+")
-            seeds = row["seeds"].split("+")
-            sources = [f"{row['tasks']}.{a}.{s}" for a, s in zip(names, seeds, strict=True)]
+            sources = source_edges(row)
             panels = [by_cell.get((name, row["tasks"])) for name in sources]
             if all(panel is not None for panel in panels):
                 shown.append([*zip(sources, panels, strict=True), (f"merge {row['architectures']}", row)])
                 break
     if not shown:
         return None
-    columns = max(len(group) for group in shown)
+    columns = max(len(entries) for entries in shown)
     figure, panels_ = _new(3.0 * columns, 3.1 * len(shown), columns=columns, rows=len(shown), squeeze=False)
-    for line, group in zip(panels_, shown, strict=True):
-        for axes in line[len(group) :]:
+    for line, entries in zip(panels_, shown, strict=True):
+        for axes in line[len(entries) :]:
             axes.set_visible(False)
-        for axes, (title, shown_row) in zip(line, group, strict=False):
+        for axes, (title, shown_row) in zip(line, entries, strict=False):
             assert shown_row is not None
             flat = np.array(shown_row["confusion"], dtype=np.float64)
             size = round(len(flat) ** 0.5)

@@ -12,12 +12,12 @@ from stages.report.analysis import (
     Deviation,
     Paired,
     deviations,
-    method_label,
     paired_difference,
     run_values,
     spearman,
 )
 from stages.report.figures import FigureData
+from stages.report.rows import combination_of, method_label
 
 __all__ = ["sentences"]
 
@@ -42,7 +42,7 @@ def _interval(paired: Paired) -> str:
 
 
 def _one_task(data: FigureData) -> Iterator[str]:
-    tasks = list(dict.fromkeys(r.tasks for r in data.results if "+" not in r.tasks))
+    tasks = list(dict.fromkeys(r.tasks for r in data.results if r.same_task))
     for task in tasks:
         yield from _against_average(data, task)
         yield from _against_homogeneous(data, task, task)
@@ -135,12 +135,14 @@ def _one_side(data: FigureData) -> Iterator[str]:
 
 
 def _task_pairs(data: FigureData) -> Iterator[str]:
-    results = [r for r in data.results if "+" in r.tasks]
+    results = [r for r in data.results if not r.same_task]
     if not results:
         return
 
     def values(method: str) -> dict[str, float]:
-        return run_values(data.rows, lambda r: "+" in r["tasks"] and not r["control"] and method_label(r) == method)
+        return run_values(
+            data.rows, lambda r: not combination_of(r).same_task and not r["control"] and method_label(r) == method
+        )
 
     aligned, averaged = values(data.method), values("identity")
     paired = paired_difference(aligned, averaged)
@@ -156,7 +158,7 @@ def _task_pairs(data: FigureData) -> Iterator[str]:
         if paired.n:
             verdict = "" if paired.evident else ", no evidence of a difference"
             yield f"Against {other}, {data.method} is {_points(paired.difference)} ({_interval(paired)}){verdict}."
-    found = [d for d in deviations(data.results, data.method) if "+" in d.tasks]
+    found = [d for d in deviations(data.results, data.method) if not d.same_task]
     if found:
         mean = float(np.mean([d.value for d in found]))
         yield (
@@ -169,9 +171,9 @@ def _task_pairs(data: FigureData) -> Iterator[str]:
         for row in data.similarities
         if row["similarity"] is not None
     }
-    with_similarity = [d for d in found if frozenset(d.tasks.split("+")) in known]
+    with_similarity = [d for d in found if frozenset(d.combination.tasks) in known]
     if with_similarity:
         correlation = spearman(
-            [known[frozenset(d.tasks.split("+"))] for d in with_similarity], [d.value for d in with_similarity]
+            [known[frozenset(d.combination.tasks)] for d in with_similarity], [d.value for d in with_similarity]
         )
         yield f"That deviation against the tasks' similarity: {_correlation(correlation)}."

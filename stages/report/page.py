@@ -39,7 +39,7 @@ def run(context: Any, cell: str) -> None:
     plan = make_plan(params)
     timings = _timings(root)
     environment = Environment(
-        loader=FileSystemLoader(root / "reports" / "templates"), autoescape=True, undefined=StrictUndefined,
+        loader=FileSystemLoader(root / paths.TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     text = environment.get_template("index.html.j2").render(
@@ -47,7 +47,7 @@ def run(context: Any, cell: str) -> None:
         facts=_facts(root, data, timings),
         params=yaml.safe_dump(params.model_dump(mode="json", exclude_defaults=False), sort_keys=False),
         findings=sentences(data),
-        checks=read_json(context.path(paths.CHECKS)),
+        audit=read_json(context.path(paths.AUDIT)),
         figures=_figures(root),
         tables=_tables(data),
         data_hashes=_data_hashes(data),
@@ -56,7 +56,7 @@ def run(context: Any, cell: str) -> None:
         papers=_papers(),
         method=data.method,
     )
-    with writing(context.path(paths.REPORTS / "index.html")) as temporary:
+    with writing(context.path(paths.PAGE)) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -107,7 +107,7 @@ def _version(package: str) -> str:
 def _figures(root: Path) -> list[dict[str, str]]:
     found = []
     for spec in FIGURES:
-        path = root / paths.REPORTS / "figures" / f"{spec.name}.svg"
+        path = root / paths.FIGURES / f"{spec.name}.svg"
         if path.is_file():
             found.append(
                 {
@@ -157,7 +157,7 @@ def _data_hashes(data: FigureData) -> list[tuple[str, str]]:
 
 def _timings(root: Path) -> list[dict[str, Any]]:
     """Seconds by kind of stage, from the notes that stages leave beside their results."""
-    folder = root / paths.SCRATCH / "timings"
+    folder = root / paths.TIMINGS
     groups: dict[str, list[float]] = {}
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:

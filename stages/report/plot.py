@@ -16,6 +16,7 @@ from stages.plan import paths
 from stages.plan.params import Params
 from stages.report.analysis import deviations, pair_results
 from stages.report.figures import FIGURES, FigureData, style
+from stages.report.rows import key_of, method_label
 from stages.report.tables import TABLES
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ def figure_data(params: Params, root: Path) -> FigureData:
     """The rows that figures and tables are made of, with the report's choices."""
     rows = pq.read_table(root / paths.RESULTS).to_pylist()
     labels = list(dict.fromkeys(result.method for result in pair_results(rows)))
+    methods = {method_label(row): merge.method for row in rows if (merge := key_of(row).merge) is not None}
     method = params.report.method or next(
         (label for label in labels if label != "identity"), labels[0] if labels else ""
     )
     if method not in labels:  # a grid's cells are named after their method
-        method = next((label for label in labels if label.split("-")[0] == method), method)
+        method = next((label for label in labels if methods[label].name == method), method)
     return FigureData(
         rows=rows,
         histories=pq.read_table(root / paths.HISTORIES).to_pylist(),
@@ -45,8 +47,8 @@ def figure_data(params: Params, root: Path) -> FigureData:
 def run(context: Any, cell: str) -> None:
     """There is one; ``cell`` is not used."""
     data = figure_data(context.params, context.root)
-    figures = context.path(paths.REPORTS / "figures")
-    tables = context.path(paths.REPORTS / "tables")
+    figures = context.path(paths.FIGURES)
+    tables = context.path(paths.TABLES)
     for folder in (figures, tables):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

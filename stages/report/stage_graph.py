@@ -10,13 +10,13 @@ from stages.plan.pipelines import Plan
 __all__ = ["stage_graph"]
 
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 128, 42, 26, 14
-SHARED = ("prepare", "embed", "collect", "check", "plot", "report")
+SHARED = ("prepare", "embed", "collect", "audit", "plot", "report")
 
 
 def stage_graph(plan: Plan, tasks: list[str]) -> str:
     """An SVG with a box per kind of stage, from left to right in the order of the data."""
     counts = Counter(stage.stage for stage in plan.stages)
-    counts.update({"prepare": len(tasks), "embed": len(tasks), "collect": 1, "check": 1, "plot": 1, "report": 1})
+    counts.update({"prepare": len(tasks), "embed": len(tasks), "collect": 1, "audit": 1, "plot": 1, "report": 1})
     links = _links(plan)
     columns = _columns(set(counts), links)
     height = max(len(column) for column in columns) * (BOX_HEIGHT + GAP_Y)
@@ -63,7 +63,7 @@ def _links(plan: Plan) -> set[tuple[str, str]]:
     links |= {
         (kind, "collect") for kind in ends | ({"similarity"} if any("embed" in link for link in links) else set())
     }
-    links |= {("prepare", "embed"), ("collect", "check"), ("collect", "plot"), ("plot", "report"), ("check", "report")}
+    links |= {("prepare", "embed"), ("collect", "audit"), ("collect", "plot"), ("plot", "report"), ("audit", "report")}
     return {(a, b) for a, b in links if a != b} - _implied(links)
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from stages.report.analysis import Sample, deviations, pair_results, simplicity
+from stages.plan.keys import Combination, TaskPair
+from stages.report.analysis import PairResult, Sample, deviations, pair_results, simplicity
 from stages.report.figures import FigureData
+from stages.report.rows import combination_of
 
 __all__ = ["TABLES", "TableSpec", "percent"]
 
@@ -42,7 +44,7 @@ def _number(value: float | None, digits: int = 2, scale: float = 100.0) -> str:
 
 
 def _merges(data: FigureData, several: bool) -> Lines:
-    results = [r for r in data.results if ("+" in r.tasks) == several]
+    results = [r for r in data.results if r.same_task != several]
     methods = list(dict.fromkeys(r.method for r in results))
     deviation = {(d.tasks, d.architectures): d for d in deviations(data.results, data.method)}
     scopes = ["joint"] if several else []
@@ -73,33 +75,24 @@ def _merges(data: FigureData, several: bool) -> Lines:
 
 
 def _per_task(data: FigureData) -> Lines:
-    """As depth_heterogeneity Table 3: joint, each task, and their mean; each group ends with its ensemble."""
+    """As depth_heterogeneity Table 3: joint, each task, and their mean; each ends with its ensemble."""
     header = ["tasks", "models", "method", "runs", "joint", "first task", "second task", "mean"]
-    groups: dict[tuple[str, str], list[Any]] = {}
+    found: dict[Combination, list[PairResult]] = {}
     for result in data.results:
-        if "+" in result.tasks:
-            groups.setdefault((result.tasks, result.architectures), []).append(result)
+        if not result.same_task:
+            found.setdefault(result.combination, []).append(result)
     lines = []
-    for (tasks, architectures), results in groups.items():
-        lines += [
-            [tasks, architectures, r.method, r.accuracy.n, *_scopes(tasks, r.per_scope, r.accuracy)] for r in results
-        ]
-        rows = [
-            row
-            for row in data.rows
-            if (row["kind"], row["tasks"], row["architectures"]) == ("ensemble", tasks, architectures)
-        ]
-        found = {
-            scope: _sample([row for row in rows if row["scope"] == scope]) for scope in [*tasks.split("+"), "joint"]
-        }
-        lines.append(
-            [tasks, architectures, "ensemble", results[0].ensemble.n, *_scopes(tasks, found, results[0].ensemble)]
-        )
+    for own, results in found.items():
+        names = [own.tasks_label, own.architectures_label]
+        lines += [[*names, r.method, r.accuracy.n, *_scopes(own, r.per_scope, r.accuracy)] for r in results]
+        rows = [row for row in data.rows if row["kind"] == "ensemble" and combination_of(row) == own]
+        scopes = {scope: _sample([row for row in rows if row["scope"] == scope]) for scope in [*own.tasks, "joint"]}
+        lines.append([*names, "ensemble", results[0].ensemble.n, *_scopes(own, scopes, results[0].ensemble)])
     return header, lines
 
 
-def _scopes(tasks: str, by_scope: Mapping[str, Sample], mean: Sample) -> list[str]:
-    own = [percent(by_scope[task]) for task in tasks.split("+")[:2]]
+def _scopes(combination: Combination, by_scope: Mapping[str, Sample], mean: Sample) -> list[str]:
+    own = [percent(by_scope[task]) for task in combination.tasks[:2]]
     return [percent(by_scope["joint"]), *own, percent(mean)]
 
 
@@ -108,12 +101,12 @@ def _sample(rows: Sequence[Any]) -> Sample:
 
 
 def _edges(data: FigureData) -> Lines:
-    groups: dict[tuple[str, str], list[Any]] = {}
+    by_kind: dict[tuple[str, str], list[Any]] = {}
     for row in data.rows:
         if row["kind"] == "edge" and not row["control"]:
-            groups.setdefault((row["tasks"], row["architectures"]), []).append(row)
+            by_kind.setdefault((row["tasks"], row["architectures"]), []).append(row)
     lines = []
-    for (task, architecture), rows in groups.items():
+    for (task, architecture), rows in by_kind.items():
         good = [row for row in rows if row["status"] == "ok"]
         sample = Sample(tuple(row["accuracy"] for row in good), len(rows))
         lines.append(
@@ -156,9 +149,9 @@ def _chance(data: FigureData) -> dict[str, float]:
             size = round(len(matrix) ** 0.5)
             found[row["tasks"]] = float(matrix.reshape(size, size).sum(1).max() / matrix.sum())
     for row in data.rows:
-        parts = row["tasks"].split("+")
-        if len(parts) > 1 and all(part in found for part in parts):
-            found[row["tasks"]] = float(np.mean([found[part] for part in parts]))
+        tasks = combination_of(row).tasks
+        if len(tasks) > 1 and all(task in found for task in tasks):
+            found[row["tasks"]] = float(np.mean([found[task] for task in tasks]))
     return found
 
 
@@ -168,7 +161,7 @@ def _similarity(data: FigureData) -> Lines:
               f"simplicity ({data.reference})"]  # fmt: skip
     lines = []
     for row in data.similarities:
-        pair = f"{row['first']}+{row['second']}"
+        pair = str(TaskPair(row["first"], row["second"]))
         if row["distance"] is None:
             lines.append([pair, "missing", "", "", "", "", "", "", ""])
             continue

@@ -27,7 +27,7 @@ tasks:
   optdigits: {max_train: 200, max_test: 100}
 train: {epochs: 1, batch_size: 50}
 finetune: {epochs: 1, batch_size: 50}
-statistics: {images: 100, batch_size: 50, blocks: cross}
+statistics: {images: 100, batch_size: 50, moments: cross}
 methods:
   identity: {}
   permute: {}

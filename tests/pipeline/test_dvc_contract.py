@@ -11,7 +11,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows.dvc.pipeline import Pipeline, dump_lock
+from flows.dvc.lock_entries import dump_lock
+from flows.dvc.pipeline import Pipeline
 from tests.pipeline.conftest import Workspace
 
 CHAIN = """\

@@ -439,11 +439,11 @@ def test_a_failed_cell_leaves_a_report_that_shows_the_gap(benchmark_copy: Worksp
     )
     ended = benchmark_copy.run(check=1)
     assert "RuntimeError: planted" in ended.stdout
-    checks = json.loads((benchmark_copy.root / "artifacts/checks.json").read_text())
+    checks = json.loads((benchmark_copy.root / "artifacts/audit.json").read_text())
     assert {entry["cell"] for entry in checks["findings"] if entry["level"] == "error"} == {
         "digits.r17+r17.s0+s1.permute.reset"
     }
     assert "missing" in (benchmark_copy.root / "reports/index.html").read_text()
     benchmark_copy.edit("stages/merge.py", "raise RuntimeError('planted')", "pass")
     benchmark_copy.run()
-    assert json.loads((benchmark_copy.root / "artifacts/checks.json").read_text())["errors"] == 0
+    assert json.loads((benchmark_copy.root / "artifacts/audit.json").read_text())["errors"] == 0

@@ -158,7 +158,7 @@ def test_results_hold_every_planned_row_with_its_provenance(finished: Workspace)
         assert row["sources"].count("=") == 2
         assert "digits=" in row["data"]
         assert row["images_reset"] == 100
-    checks = json.loads((finished.root / "artifacts/checks.json").read_text())
+    checks = json.loads((finished.root / "artifacts/audit.json").read_text())
     assert checks["errors"] == 0
 
 

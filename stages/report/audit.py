@@ -1,4 +1,4 @@
-"""Stage ``check``: flags numbers that cannot be, or that a reader should know about before trusting a table.
+"""Stage ``audit``: flags numbers that cannot be, or that a reader should know about before trusting a table.
 
 An "error" is impossible (not a number, out of range, other images than planned); a "warning" is unlikely (a merge far
 above its ensemble, a model merged with itself that is no longer that model).
@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from stages.formats.files import write_json
 from stages.plan import paths
 from stages.plan.pipelines import Plan, make_plan
-from stages.report.analysis import Row, main_scope, source_edges
 from stages.report.collect import scopes_of
+from stages.report.rows import Row, combination_of, ensemble_of, main_scope, source_edges
 
 __all__ = ["findings", "run"]
 
@@ -32,7 +32,7 @@ def run(context: Any, cell: str) -> None:
     rows = pq.read_table(context.path(paths.RESULTS)).to_pylist()
     found = list(findings(rows, make_plan(context.params)))
     write_json(
-        context.path(paths.CHECKS),
+        context.path(paths.AUDIT),
         {
             "rows": len(rows),
             "errors": sum(entry["level"] == "error" for entry in found),
@@ -59,8 +59,8 @@ def _said(level: str, entries: Iterable[tuple[str, str]]) -> Iterator[dict[str, 
 def _missing(rows: Sequence[Row], plan: Plan) -> Iterator[tuple[str, str]]:
     have = {(row["cell"], row["scope"]) for row in rows if row["status"] == "ok"}
     cells: list[tuple[str, Sequence[str]]] = [(str(edge), (edge.task,)) for edge in plan.edges]
-    cells += [(str(group), scopes_of(group)) for group in plan.groups]
-    cells += [(str(merge), scopes_of(merge.group)) for merge in plan.merges]
+    cells += [(str(sources), scopes_of(sources)) for sources in plan.ensembles]
+    cells += [(str(merge), scopes_of(merge.sources)) for merge in plan.merges]
     for cell, scopes in cells:
         absent = [scope for scope in scopes if (cell, scope) not in have]
         if absent:
@@ -93,7 +93,7 @@ def _image_counts(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
 
 def _scored_on(row: Row) -> tuple[str, str]:
     """The task, or the tasks together, whose test images a row is scored on."""
-    tasks = row["tasks"].split("+")
+    tasks = combination_of(row).tasks
     return row["scope"], "" if row["scope"] in tasks else "+".join(sorted(tasks))
 
 
@@ -106,8 +106,7 @@ def _above_ensemble(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     for row in rows:
         if row["kind"] != "merge" or not _scored(row) or row["scope"] != main_scope(row):
             continue
-        group = f"{row['tasks']}.{row['architectures']}.{row['seeds']}"
-        bound = ensembles.get((group, row["scope"]))
+        bound = ensembles.get((ensemble_of(row), row["scope"]))
         if bound is not None and row["accuracy"] > bound + ABOVE_ENSEMBLE:
             yield row["cell"], f"accuracy {100 * row['accuracy']:.1f} % is far above its ensemble's {100 * bound:.1f} %"
 

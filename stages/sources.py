@@ -1,4 +1,4 @@
-"""Loading the models of a group in one topology, and choosing the images they are merged on."""
+"""Loading the sources of a merge in one topology, and choosing the images they are merged on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mergeline.architectures import Architecture
+from mergeline.depth import PLACEMENTS
 from mergeline.depth.expansion import expand_to
 from mergeline.heads import trace_network
 from mergeline.images import to_device
@@ -19,14 +20,14 @@ from stages.errors import StageError
 from stages.formats.files import file_hash
 from stages.formats.models import load_edge
 from stages.plan import paths
-from stages.plan.cells import Group
+from stages.plan.keys import Sources, known
 
-__all__ = ["LoadedGroup", "head_names", "load_group", "training_images", "training_samples"]
+__all__ = ["LoadedSources", "head_names", "load_sources", "training_images", "training_samples"]
 
 
 @dataclass(frozen=True)
-class LoadedGroup:
-    """The models of a group, expanded to one topology, on the CPU in eval mode."""
+class LoadedSources:
+    """The models of some sources, expanded to one topology, on the CPU in eval mode."""
 
     models: list[nn.Module]
     architectures: list[Architecture]
@@ -36,59 +37,60 @@ class LoadedGroup:
     """Whether the models' outputs mean the same: one task, or text embeddings that any task's classes have."""
 
 
-def load_group(context: Context, group: Group) -> LoadedGroup:
-    """Load a group's edges and expand the shallow ones to the deepest topology.
+def load_sources(context: Context, sources: Sources) -> LoadedSources:
+    """Load the edges and expand the shallow ones to the deepest topology.
 
     Raises
     ------
     StageError: widths or input sizes differ.
     """
     models, architectures, hashes = [], [], []
-    for edge in group.edges:
+    placement = known("placement", sources.placement, PLACEMENTS)
+    for edge in sources.edges:
         path = context.path(paths.edge_model(edge))
         model, architecture = load_edge(path)
-        expanded, topology = expand_to(model, architecture, group.topology)
+        expanded, topology = expand_to(model, architecture, sources.topology, placement)
         models.append(expanded.to(memory_format=torch.channels_last))
         architectures.append(topology)
         hashes.append(file_hash(path))
     first = architectures[0]
-    for edge, other in zip(group.edges, architectures, strict=True):
+    for edge, other in zip(sources.edges, architectures, strict=True):
         if (other.width, other.input_size) != (first.width, first.input_size):
             raise StageError(
-                f"{group}: {edge} has width {other.width} and input size {other.input_size}, {group.edges[0]} has "
+                f"{sources}: {edge} has width {other.width} and input size {other.input_size}, {sources.edges[0]} has "
                 f"{first.width} and {first.input_size}; models of one merge must agree in both"
             )
-    return LoadedGroup(
+    return LoadedSources(
         models,
         architectures,
         trace_network(models[0], first.input_size),
         hashes,
-        group.same_task or context.outputs_are_text,
+        sources.same_task or context.outputs_are_text,
     )
 
 
-def training_images(context: Context, group: Group, purpose: str, count: int) -> dict[str, torch.Tensor]:
+def training_images(context: Context, sources: Sources, purpose: str, count: int) -> dict[str, torch.Tensor]:
     """``count`` training images of each task, a fixed random choice by purpose and task: ``(n, S, S, C)`` uint8.
 
-    The choice does not depend on the group, so that all merges on a task see the same images.
+    The choice does not depend on the sources, so that all merges on a task see the same images.
     """
-    return {name: images for name, (images, _) in training_samples(context, group, purpose, count).items()}
+    return {name: images for name, (images, _) in training_samples(context, sources, purpose, count).items()}
 
 
 def training_samples(
-    context: Context, group: Group, purpose: str, count: int
+    context: Context, sources: Sources, purpose: str, count: int
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """The same with their labels, ``(n,)`` int64."""
     chosen = {}
-    for name in group.tasks:
+    for name in sources.tasks:
         images, labels = context.task(name).part("train")
         order = np.sort(numpy_generator(context.params.seed, purpose, name).permutation(len(images))[:count])
         chosen[name] = to_device(images[order], context.device), to_device(labels[order], context.device)
     return chosen
 
 
-def head_names(group: Group) -> list[str]:
+def head_names(sources: Sources) -> list[str]:
     """A name per model: its task, or task and place where several models have one task."""
-    if len(group.tasks) == len(group.edges):
-        return list(group.tasks)
-    return [f"{edge.task}#{index}" for index, edge in enumerate(group.edges)]
+    if len(sources.tasks) == len(sources.edges):
+        return list(sources.tasks)
+    return [f"{edge.task}#{index}" for index, edge in enumerate(sources.edges)]

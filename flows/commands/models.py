@@ -1,0 +1,98 @@
+"""``mergeline merge``, ``tasks`` and ``methods``: one"s own checkpoints, and what there is to choose from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.console import DONE, Json, input_error, out
+
+__all__ = ["merge", "methods", "tasks"]
+
+
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="Checkpoints (.safetensors, .pth), the reference first.")],
+    architecture: Annotated[
+        list[str],
+        typer.Option("--architecture", "-a", help="Of every checkpoint, in order; once if they are all the same."),
+    ],
+    data: Annotated[str, typer.Option(help="Images they were trained on: a task, or folder (see mergeline tasks).")],
+    out_file: Annotated[Path, typer.Option("--out", help="Where the merged network goes (.safetensors).")],
+    root: Annotated[Path | None, typer.Option(help="The data's folder, where the task needs one.")] = None,
+    method: Annotated[str, typer.Option(help="See mergeline methods.")] = "permute",
+    option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Options of the method.")] = None,
+    input_size: Annotated[int, typer.Option(help="32, 64 or 224 pixels.")] = 224,
+    width: Annotated[float, typer.Option(help="Width multiplier of the networks.")] = 1.0,
+    images: Annotated[int, typer.Option(help="Training images for the statistics.")] = 1000,
+    as_json: Json = False,
+) -> int:
+    """Merge your own checkpoints of one task, outside a benchmark.
+
+    Example: [bold]mergeline merge a.pth b.pth -a r50 --data folder --root my/images --out merged.safetensors[/]
+    """
+    from mergeline.matching import MATCHERS
+    from stages.formats import yaml12
+    from stages.own_models import merge_files
+
+    if len(files) < 2:
+        raise input_error("name two checkpoints at least")
+    if len(architecture) not in (1, len(files)):
+        raise input_error(f"{len(architecture)} architectures for {len(files)} checkpoints: name one, or one for each")
+    if method not in MATCHERS:
+        raise input_error(f"unknown method {method!r}; known: {', '.join(MATCHERS)}")
+    options = {}
+    for entry in option or []:
+        key, separator, value = entry.partition("=")
+        if not separator:
+            raise input_error(f"--option {entry}: expected key=value")
+        options[key] = yaml12.load(value)
+    try:
+        MATCHERS[method].options(**options)
+    except (TypeError, ValueError) as error:
+        raise input_error(f"--option: {error}") from None
+    names = architecture * len(files) if len(architecture) == 1 else architecture
+    result = merge_files(
+        files,
+        names,
+        data,
+        root,
+        out_file,
+        method=method,
+        options=options,
+        input_size=input_size,
+        width=width,
+        images=images,
+    )
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return DONE
+    for name, accuracy in result["sources"].items():
+        out.print(f"{name}: {100 * accuracy:.2f} %", highlight=False, soft_wrap=True)
+    out.print(
+        f"merged by {method}: {100 * result['merged']:.2f} %, in {result['out']}", highlight=False, soft_wrap=True
+    )
+    return DONE
+
+
+def tasks() -> None:
+    """List the tasks that params.yaml may name, and where their data come from."""
+    from mergeline.tasks import TASKS
+
+    for adapter in TASKS.values():
+        out.print(f"[bold]{adapter.name:<12}[/] {adapter.summary}", highlight=False, soft_wrap=True)
+
+
+def methods() -> None:
+    """List the ways to match that params.yaml may name, with their options."""
+    import dataclasses
+
+    from mergeline.matching import MATCHERS
+
+    for matcher in MATCHERS.values():
+        options = ", ".join(f"{field.name}={field.default}" for field in dataclasses.fields(matcher.options))
+        out.print(f"[bold]{matcher.name:<14}[/] {matcher.summary}", highlight=False, soft_wrap=True)
+        if options:
+            out.print(f"{'':<14} options: {options}", highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,50 @@
+"""Stage ``match-judged``: matching by a method with an option that is chosen by the merge's accuracy.
+
+A stage of its own, so that other methods depend neither on this code nor on the training images.
+"""
+
+from __future__ import annotations
+
+from mergeline.images import batches
+from mergeline.matching.judge import TrainingAccuracy
+from stages.context import Context
+from stages.errors import StageError
+from stages.match import match
+from stages.plan.keys import Sources, parse_match
+from stages.plan.methods import resolve
+from stages.sources import LoadedSources, head_names, load_sources, training_samples
+
+__all__ = ["run"]
+
+
+def run(context: Context, cell: str) -> None:
+    """``cell``: the sources of a merge and a method, ``digits.r35+r17.s0+s1.zip``."""
+    sources, method = parse_match(cell)
+    if not resolve(context.params, method).judged:
+        raise StageError(f"{cell} chooses nothing by accuracy: python -m stages match {cell}")
+    loaded = load_sources(context, sources)
+    match(context, cell, loaded, _training_accuracy(context, sources, loaded))
+
+
+def _training_accuracy(context: Context, sources: Sources, loaded: LoadedSources) -> TrainingAccuracy:
+    """Accuracy of merges on as many training images as the statistics are taken on."""
+    options = context.params.statistics
+    samples = training_samples(context, sources, "judge", options.images)
+    heads = dict(zip(head_names(sources), sources.edges, strict=True))
+    parts = {
+        head: list(
+            zip(
+                batches(samples[edge.task][0], options.batch_size),
+                samples[edge.task][1].split(options.batch_size),
+                strict=True,
+            )
+        )
+        for head, edge in heads.items()
+    }
+    return TrainingAccuracy(
+        {head: context.place(model) for head, model in zip(heads, loaded.models, strict=True)},
+        loaded.spaces,
+        parts,
+        same_outputs=loaded.same_outputs,
+        readouts={head: context.readout(edge.task) for head, edge in heads.items()},
+    )

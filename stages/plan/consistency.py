@@ -1,0 +1,196 @@
+"""What the schema of params.yaml cannot say: names that must be known, sections that must fit each other.
+
+Every check gives its faults as lines, ``KEY: what is wrong; what is allowed``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mergeline.architectures import ARCHITECTURES, Architecture, deepest
+from mergeline.depth import PLACEMENTS
+from mergeline.encoder_names import describe_encoder
+from mergeline.matching import MATCHERS
+from mergeline.normalization import NORMALIZATIONS
+from mergeline.tasks import TASKS
+from stages.plan.expansion import expand_cells
+from stages.plan.params import MergeSeries, Method, Normalization, Params
+
+__all__ = ["faults_of", "suggestion"]
+
+
+def faults_of(params: Params) -> list[str]:
+    """Everything that is wrong with parameters of the right form; empty if nothing is."""
+    faults = [
+        *_architectures(params),
+        *_tasks(params),
+        *_methods(params),
+        *_normalizations(params),
+        *(line for name, series in params.merges.items() for line in _series(params, f"merges.{name}", series)),
+        *_report(params),
+        *_encoder(params),
+    ]
+    return faults or list(_cells(params))
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'digits'?)``, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _unknown(path: str, value: str, allowed: Iterable[str]) -> list[str]:
+    names = list(allowed)
+    if value in names:
+        return []
+    return [f"{path}: unknown {value!r}{suggestion(value, names)}; allowed: {', '.join(names)}"]
+
+
+def _architectures(params: Params) -> Iterator[str]:
+    for index, name in enumerate(params.architectures):
+        unknown = _unknown(f"architectures[{index}]", name, ARCHITECTURES)
+        yield from unknown
+        if not unknown:
+            try:
+                Architecture(name, 1, params.model.width, params.model.input_size)
+            except ValueError as error:
+                yield f"architectures[{index}]: {error}"
+
+
+def _tasks(params: Params) -> Iterator[str]:
+    for name, task in params.tasks.items():
+        yield from _unknown(f"tasks.{name}" + (".source" if task.source else ""), task.source or name, TASKS)
+        if task.pretrain is None:
+            continue
+        yield from _unknown(f"tasks.{name}.pretrain", task.pretrain, params.tasks)
+        chain = [name]
+        while chain[-1] in params.tasks and (base := params.tasks[chain[-1]].pretrain) is not None:
+            if base in chain:
+                yield f"tasks.{name}.pretrain: {' -> '.join([*chain, base])} is a circle"
+                break
+            chain.append(base)
+
+
+def _methods(params: Params) -> Iterator[str]:
+    for name, method in params.methods.items():
+        path = f"methods.{name}"
+        used = method.use or name
+        unknown = _unknown(f"{path}.use" if method.use else path, used, MATCHERS)
+        yield from unknown
+        if unknown:
+            continue
+        matcher = MATCHERS[used]
+        yield from _method_options(path, method, matcher.options)
+        if method.grid is not None and method.options is None:
+            yield f"{path}.options: a grid needs options beside it, even if empty: options: {{}}"
+        if matcher.moments == "full" and params.statistics.moments != "full":
+            yield f"{path}: {matcher.name} needs the moments within each model; set statistics.moments: full"
+
+
+def _method_options(path: str, method: Method, kind: type[Any]) -> Iterator[str]:
+    fields = [field.name for field in dataclasses.fields(kind)]
+    for key, value in (method.options or {}).items():
+        yield from _option(f"{path}.options.{key}", key, [value], kind, fields, "option")
+    for key, values in (method.grid or {}).items():
+        yield from _option(f"{path}.grid.{key}", key, values, kind, fields, "option")
+
+
+def _option(
+    path: str, key: str, values: Iterable[Any], kind: type[Any], allowed: Iterable[str], word: str
+) -> Iterator[str]:
+    names = list(allowed)
+    if key not in names:
+        yield f"{path}: unknown {word}{suggestion(key, names)}; allowed: {', '.join(names) or 'none'}"
+        return
+    for value in values:
+        try:
+            kind(**{key: value})
+        except (TypeError, ValueError) as error:
+            yield f"{path}: {error}"
+
+
+def _normalizations(params: Params) -> Iterator[str]:
+    for name, settings in params.normalize.items():
+        path = f"normalize.{name}"
+        unknown = _unknown(path, name, NORMALIZATIONS)
+        yield from unknown
+        if not unknown:
+            kind = NORMALIZATIONS[name].options
+            fields = sorted({field.name for field in dataclasses.fields(kind)} | set(Normalization.model_fields))
+            for key, value in settings.options.items():
+                yield from _option(f"{path}.{key}", key, [value], kind, fields, "key")
+    if "reset" not in params.normalize:
+        yield "normalize.reset: is missing; networks need it for their batch statistics"
+
+
+def _series(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
+    for index, entry in enumerate(series.tasks):
+        for name in [entry] if isinstance(entry, str) else entry:
+            yield from _unknown(f"{path}.tasks[{index}]", name, params.tasks)
+        if isinstance(entry, list) and len(set(entry)) != len(entry):
+            yield f"{path}.tasks[{index}]: a task stands twice; name it alone to merge it with itself"
+        size = len(entry) if isinstance(entry, list) else series.models or 2
+        if series.weights is not None and len(series.weights) != size:
+            yield f"{path}.weights: {len(series.weights)} weights for {size} models of {entry}"
+    if series.weights is not None and abs(sum(series.weights) - 1) > 1e-6:
+        yield f"{path}.weights: must sum to 1, sum to {sum(series.weights):g}"
+    for index, seed in enumerate(series.seeds or []):
+        if seed not in params.seeds:
+            yield f"{path}.seeds[{index}]: {seed} is not one of seeds: {params.seeds}"
+    lists: dict[str, tuple[list[str], Iterable[str]]] = {
+        "architectures": (series.architectures or [], ARCHITECTURES),
+        "methods": (series.methods or [], params.methods),
+        "normalize": (series.normalize, NORMALIZATIONS),
+        "placements": (series.placements, PLACEMENTS),
+    }
+    for key, (names, allowed) in lists.items():
+        for index, name in enumerate(names):
+            yield from _unknown(f"{path}.{key}[{index}]", name, allowed)
+    for index, name in enumerate(series.normalize):
+        if name in NORMALIZATIONS and NORMALIZATIONS[name].reads_images and name not in params.normalize:
+            yield f"{path}.normalize[{index}]: {name} needs images; add normalize.{name}"
+    if not series.homogeneous_only:
+        yield from _depths(path, series.architectures or params.architectures)
+
+
+def _depths(path: str, architectures: list[str]) -> Iterator[str]:
+    if any(name not in ARCHITECTURES for name in architectures):
+        return
+    for index, first in enumerate(architectures):
+        for second in architectures[index + 1 :]:
+            try:
+                deepest([first, second])
+            except ValueError as error:
+                yield f"{path}.architectures: {error}; set homogeneous_only: true to merge only equals"
+
+
+def _report(params: Params) -> Iterator[str]:
+    if params.report.method is not None:
+        yield from _unknown("report.method", params.report.method, params.methods)
+    if params.report.simplicity_reference is not None:
+        yield from _unknown("report.simplicity_reference", params.report.simplicity_reference, params.architectures)
+
+
+def _encoder(params: Params) -> Iterator[str]:
+    try:
+        describe_encoder(params.similarity.encoder)
+    except ValueError as error:
+        yield f"similarity.encoder: {error}"
+
+
+def _cells(params: Params) -> Iterator[str]:
+    """Faults that only show once cells are made: too few seeds, imports of edges that nothing uses."""
+    for name, series in params.merges.items():
+        if not expand_cells(params, {name: series}):
+            yield (
+                f"merges.{name}: makes no merge at all; models of one task need two seeds at least "
+                f"(seeds: {series.seeds or params.seeds})"
+            )
+    used = {str(edge) for cell in expand_cells(params, params.merges) for edge in cell.edges}
+    for edge in params.imports:
+        if edge not in used:
+            hint = suggestion(edge, used)
+            yield f"imports.{edge}: no merge uses this edge{hint}; edges are named task.architecture.s0"

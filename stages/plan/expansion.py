@@ -1,0 +1,131 @@
+"""Expansion: what params.yaml asks for, as merges; the same parameters give the same merges in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import combinations, pairwise, permutations, product
+from typing import Any
+
+from mergeline.architectures import stage_blocks
+from stages.plan.keys import PLACEMENT, Choice, Edge, Merge, Sources
+from stages.plan.params import MergeSeries, Params
+
+__all__ = ["base_edge", "expand_cells"]
+
+
+def expand_cells(params: Params, merges: Mapping[str, MergeSeries]) -> list[Merge]:
+    """Every merge of some series, in a stable order, each once."""
+    found: dict[str, Merge] = {}
+    for series in merges.values():
+        for merge in _series_merges(params, series):
+            found.setdefault(str(merge), merge)
+    return list(found.values())
+
+
+def _series_merges(params: Params, series: MergeSeries) -> Iterator[Merge]:
+    methods = [cell for name in series.methods or list(params.methods) for cell in _method_choices(params, name)]
+    weights = None if series.weights is None else tuple(series.weights)
+    for sources in _sources(params, series):
+        for method, normalize, stop in product(methods, series.normalize, series.stops):
+            yield Merge(sources, method, Choice(normalize), stop, weights)
+    for control in series.controls:
+        yield from _control_cells(params, series, control)
+
+
+def _method_choices(params: Params, name: str) -> list[Choice]:
+    grid = params.methods[name].grid
+    if not grid:
+        return [Choice(name)]
+    return [Choice(name, tuple(zip(grid, values, strict=True))) for values in product(*grid.values())]
+
+
+def _sources(params: Params, series: MergeSeries) -> Iterator[Sources]:
+    seeds = series.seeds or params.seeds
+    for tasks in _task_lists(series):
+        for architectures in _architecture_lists(params, series, len(tasks)):
+            for chosen in _seed_lists(series, seeds, tasks, architectures):
+                edges = tuple(Edge(t, a, s) for t, a, s in zip(tasks, architectures, chosen, strict=True))
+                same = len(set(architectures)) == 1
+                for placement in [PLACEMENT] if same else series.placements:
+                    yield Sources(edges, placement)
+
+
+def _task_lists(series: MergeSeries) -> list[tuple[str, ...]]:
+    lists = []
+    for entry in series.tasks:
+        tasks = (entry,) * (series.models or 2) if isinstance(entry, str) else tuple(entry)
+        lists.append(tasks)
+        if series.both_directions and not isinstance(entry, str):
+            lists.append(tuple(reversed(tasks)))
+    return lists
+
+
+def _architecture_lists(params: Params, series: MergeSeries, count: int) -> list[tuple[str, ...]]:
+    """Homogeneous lists, then (for two models) every pair with the deeper first."""
+    names = sorted(series.architectures or params.architectures, key=_depth)
+    lists = [(name,) * count for name in names]
+    if count == 2 and not series.homogeneous_only:
+        lists += [(deep, shallow) for shallow, deep in combinations(names, 2)]
+    return lists
+
+
+def _depth(name: str) -> tuple[int, str]:
+    return sum(stage_blocks(name)), name
+
+
+def _seed_lists(
+    series: MergeSeries, seeds: list[int], tasks: tuple[str, ...], architectures: tuple[str, ...]
+) -> list[tuple[int, ...]]:
+    """Seeds of each run.
+
+    Models of one task and one architecture are interchangeable: each set of different seeds once. Models of one task
+    and different depths were trained from different initialisations even at the same seed. Models of different tasks
+    may share their pretrained start at the same seed, so seeds must differ.
+    """
+    count = len(tasks)
+    same_task = len(set(tasks)) == 1
+    if same_task and len(set(architectures)) == 1:
+        lists = list(combinations(seeds, count))
+    elif same_task:
+        lists = list(product(seeds, repeat=count))
+    else:
+        lists = list(permutations(seeds, count))
+    if series.runs == "neighbours":
+        place = {seed: index for index, seed in enumerate(seeds)}
+        lists = [run for run in lists if all(abs(place[a] - place[b]) <= 1 for a, b in pairwise(run))]
+    return lists
+
+
+def _control_cells(params: Params, series: MergeSeries, control: str) -> Iterator[Merge]:
+    """Controls on the first run of every depth pair (what a number is worth without a second model)."""
+    aligned = [cell for name in series.methods or list(params.methods) for cell in _method_choices(params, name)]
+    normalize = Choice(series.normalize[0])
+    seen: set[tuple[Any, ...]] = set()
+    for sources in _sources(params, series):
+        key = (sources.combination, sources.placement)
+        if key in seen or len(sources.edges) != 2:
+            continue
+        seen.add(key)
+        if control == "random":
+            yield Merge(sources, Choice("random"), normalize)
+        elif control == "self" and sources.same_task and sources.homogeneous:
+            edge = sources.edges[0]
+            for method in aligned:
+                yield Merge(Sources((edge, edge)), method, normalize)
+        elif control == "untrained" and not sources.homogeneous:
+            for side in range(2):
+                edges = tuple(
+                    Edge(e.task, e.architecture, e.seed, e.trained and index != side)
+                    for index, e in enumerate(sources.edges)
+                )
+                for method in aligned:
+                    yield Merge(replace(sources, edges=edges), method, normalize)
+
+
+def base_edge(params: Params, edge: Edge) -> Edge | None:
+    """The edge that this one is finetuned from; None where it is trained from scratch, imported or untrained."""
+    base = params.tasks[edge.task].pretrain
+    if base is None or not edge.trained or str(edge) in params.imports:
+        return None
+    return Edge(base, edge.architecture, edge.seed)

@@ -1,0 +1,56 @@
+"""Every stage: where its function is, what its cells are, and what running it takes. In the order of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["STAGES", "Stage"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the pipeline.
+
+    ``module``, ``function``: what runs it, with a context and the cell's name. ``cell``: how its cells are named; empty
+    where there is one. ``light``: it needs no torch, and starts at once. ``gpu``: it uses a GPU where there is one.
+    ``seconds``: a first guess of how long a cell takes, until one has run. ``variants``: the registry of which each cell
+    runs one entry, whose code alone it depends on.
+    """
+
+    module: str
+    function: str
+    about: str
+    cell: str = ""
+    light: bool = False
+    gpu: bool = False
+    seconds: float = 2.0
+    variants: str = ""
+
+
+_EDGE, _SOURCES = "task.architecture.s0", "tasks.architectures.seeds"
+_MATCH, _MERGE = f"{_SOURCES}.method", f"{_SOURCES}.method.normalize"
+STAGES: dict[str, Stage] = {
+    "code": Stage("stages.plan.code", "run", "hash the code that each stage runs", light=True),
+    "prepare": Stage("stages.prepare", "run", "bring a task's images to the input size", "TASK", seconds=5),
+    "targets": Stage("stages.targets", "run", "embed a task's class names", "TASK"),
+    "import": Stage("stages.train", "run_import", "take a checkpoint as an edge", _EDGE, gpu=True),
+    "train": Stage("stages.train", "run_train", "train an edge model", _EDGE, gpu=True, seconds=60),
+    "finetune": Stage("stages.train", "run_finetune", "finetune an edge model", _EDGE, gpu=True, seconds=20),
+    "untrained": Stage("stages.train", "run_untrained", "make an untrained network", "task.architecture.u0", gpu=True),
+    "predict": Stage("stages.predict", "run", "store an edge's logits", f"{_EDGE}.on-task", gpu=True),
+    "evaluate-edge": Stage("stages.evaluate", "run_edge", "score an edge", _EDGE),
+    "embed": Stage("stages.similarity", "run_embed", "moments of a task's embeddings", "TASK", gpu=True, seconds=20),
+    "similarity": Stage("stages.similarity", "run_similarity", "Fréchet distance of two tasks", "TASK+TASK"),
+    "statistics": Stage("stages.statistics", "run", "moments of a merge's sources", _SOURCES, gpu=True, seconds=4),
+    "match": Stage("stages.match", "run", "match the units of a merge's sources", _MATCH, variants="matching"),
+    "match-judged": Stage(
+        "stages.match_judged", "run", "the same, options chosen by accuracy", _MATCH, gpu=True, variants="matching"
+    ),
+    "merge": Stage("stages.merge", "run", "merge networks", _MERGE, gpu=True, variants="normalization"),
+    "evaluate": Stage("stages.evaluate", "run_merge", "score a merge", _MERGE, gpu=True),
+    "evaluate-ensemble": Stage("stages.evaluate", "run_ensemble", "score an ensemble", _SOURCES),
+    "collect": Stage("stages.report.collect", "run", "gather all scores in one table", light=True),
+    "audit": Stage("stages.report.audit", "run", "flag numbers that cannot be", light=True),
+    "plot": Stage("stages.report.plot", "run", "draw the figures, write the tables", light=True),
+    "report": Stage("stages.report.page", "run", "write reports/index.html", light=True),
+}

@@ -1,0 +1,70 @@
+"""Rows of ``results.parquet`` as plain dictionaries, and the parts of the cells that they are of.
+
+What a row's cell says is read from its key (:mod:`stages.plan.keys`), never from a name's text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stages.plan.keys import Combination, Key, parse_edge, parse_key
+
+__all__ = [
+    "Row",
+    "combination_of",
+    "edge_of",
+    "ensemble_of",
+    "key_of",
+    "main_scope",
+    "method_label",
+    "run_of",
+    "source_edges",
+]
+
+Row = Mapping[str, Any]
+"""``stages.report.collect`` has the columns."""
+
+
+def key_of(row: Row) -> Key:
+    """The parts of a row's cell."""
+    return parse_key(row["kind"], row["cell"])
+
+
+def combination_of(row: Row) -> Combination:
+    """The tasks and architectures that a row's cell has in common with its other runs."""
+    return key_of(row).sources.combination
+
+
+def edge_of(row: Row) -> tuple[str, str]:
+    """Task and architecture of a row of ``histories.parquet``."""
+    edge = parse_edge(row["edge"])
+    return edge.task, edge.architecture
+
+
+def method_label(row: Row) -> str:
+    """A merge's method with where it stops, its weights and so on: what makes two merges comparable."""
+    merge = key_of(row).merge
+    assert merge is not None, f"{row['cell']} is no merge"
+    return merge.label(usual="reset")
+
+
+def main_scope(row: Row) -> str:
+    """The scope of the headline accuracy: the task, or the mean over tasks."""
+    own = combination_of(row)
+    return own.tasks[0] if own.same_task else "mean"
+
+
+def source_edges(row: Row) -> list[str]:
+    """Names of the edges behind a merge or ensemble."""
+    return [str(edge) for edge in key_of(row).sources.edges]
+
+
+def run_of(row: Row) -> str:
+    """The run that a row belongs to: its sources' name."""
+    return str(key_of(row).sources)
+
+
+def ensemble_of(row: Row) -> str:
+    """The cell of the ensemble of a row's sources."""
+    return str(key_of(row).sources.unplaced)
