@@ -245,12 +245,12 @@ def _python_stages(root: Path, count: int) -> None:
     (root / "stages").unlink()
     shutil.copytree(SOURCE / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "stages" / "work.py").write_text(WORK)
-    entries = root / "stages" / "__main__.py"
-    head = "STAGES: dict[str, StageEntry] = {\n"
+    entries = root / "stages" / "registry.py"
+    head = "STAGES: dict[str, Stage] = {\n"
     text = entries.read_text()
     if head not in text:
-        raise RuntimeError(f"stages/__main__.py has no line {head.strip()!r}")
-    entries.write_text(text.replace(head, f'{head}    "work": StageEntry("stages.work", "run", "wait", "CELL"),\n'))
+        raise RuntimeError(f"stages/registry.py has no line {head.strip()!r}")
+    entries.write_text(text.replace(head, f'{head}    "work": Stage("stages.work", "run", "wait", "CELL"),\n'))
     (root / "in.txt").write_text("in\n")
     items = ", ".join(f"c{index:02}: {{}}" for index in range(count))
     (root / "dvc.yaml").write_text(

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from stages.context import Context
 from stages.formats.files import write_json
 from stages.plan import paths
-from stages.plan.keys import Sources
+from stages.plan.keys import Sources, TaskPair
 from stages.plan.loading import parse_params
 from stages.plan.params import Params
 from stages.plan.pipelines import Plan, make_plan
@@ -150,4 +150,4 @@ def _write_similarities(root: Path, params: Params) -> None:
                 "n": [100, 90], "distance": distance, "floors": [40.0, 50.0], "tau": 1000.0,
                 "similarity": float(np.exp(-distance / 1000)),
             }  # fmt: skip
-            write_json(root / paths.similarity(first, second), values)
+            write_json(root / paths.similarity(TaskPair(first, second)), values)

@@ -122,24 +122,31 @@ def test_agreement_is_the_mean_over_the_runs_that_have_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "label"),
+    ("cell", "label"),
     [
-        ({}, "permute"),
-        ({"normalize": "repair"}, "permute repair"),
-        ({"stop": "layer2.0"}, "permute stop=layer2.0"),
-        ({"weights": "0.3+0.7", "normalize": "none"}, "permute weights=0.3+0.7 none"),
+        ("permute.reset", "permute"),
+        ("permute.repair", "permute repair"),
+        ("permute.reset-momentum=0.1", "permute reset-momentum=0.1"),
+        ("permute-stop=layer2.0.reset", "permute stop=layer2.0"),
+        ("permute-weights=0.3+0.7.none", "permute weights=0.3+0.7 none"),
     ],
 )
-def test_merges_that_differ_in_anything_are_different_methods(more: dict[str, Any], label: str) -> None:
-    other = row("a.r17+r17.s0+s1.permute.reset", 0.5, **more)
+def test_merges_that_differ_in_anything_are_different_methods(cell: str, label: str) -> None:
+    other = row("a.r17+r17.s0+s1.permute.reset", 0.5) | {"cell": f"a.r17+r17.s0+s1.{cell}"}
     assert method_label(other) == label
-    results = pair_results([*runs("r17+r17", [0.8]), other | {"cell": "another"}])
+    results = pair_results([*runs("r17+r17", [0.8]), other])
     assert len(results) == (1 if label == "permute" else 2)
 
 
+def test_merges_of_other_placements_are_other_methods() -> None:
+    other = row("a.r35+r17.s0+s1.permute.reset", 0.5) | {"cell": "a.r35+r17.s0+s1-placement=sma.permute.reset"}
+    assert method_label(other) == "permute placement=sma"
+    assert len(pair_results([*runs("r35+r17", [0.8]), other])) == 2
+
+
 def test_the_main_scope_is_the_task_or_the_mean_of_several() -> None:
-    assert main_scope({"tasks": "a"}) == "a"
-    assert main_scope({"tasks": "a+b"}) == "mean"
+    assert main_scope(row("a.r17+r17.s0+s1", 0.5)) == "a"
+    assert main_scope(row("a+b.r17+r17.s0+s1", 0.5)) == "mean"
 
 
 @pytest.mark.parametrize(

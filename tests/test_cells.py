@@ -13,7 +13,21 @@ from hypothesis import strategies as st
 
 from mergeline.architectures import ARCHITECTURES
 from stages.plan.expansion import expand_cells
-from stages.plan.keys import CellError, Edge, Sources, Merge, Choice, Prediction, known, parse_cell, parse_edge, parse_sources, parse_match, parse_merge, parse_prediction
+from stages.plan.keys import (
+    CellError,
+    Choice,
+    Edge,
+    Merge,
+    Prediction,
+    Sources,
+    known,
+    parse_cell,
+    parse_edge,
+    parse_match,
+    parse_merge,
+    parse_prediction,
+    parse_sources,
+)
 from stages.plan.loading import load_params, parse_params
 from stages.plan.params import Params
 from stages.plan.pipelines import StageCell, make_plan
@@ -29,13 +43,14 @@ edges = st.builds(Edge, names, architectures, st.integers(0, 2**31 - 1), st.bool
 
 
 @st.composite
-def groups(draw: st.DrawFn) -> Sources:
+def sources(draw: st.DrawFn) -> Sources:
     """Edges of one task, or of as many different tasks."""
     count = draw(st.integers(1, 4))
     tasks = draw(st.lists(names, min_size=count, max_size=count, unique=True))
     if draw(st.booleans()):
         tasks = tasks[:1] * count
-    return Sources(tuple(draw(edges.map(lambda e, t=task: Edge(t, e.architecture, e.seed, e.trained))) for task in tasks))
+    chosen = (draw(edges.map(lambda e, t=task: Edge(t, e.architecture, e.seed, e.trained))) for task in tasks)
+    return Sources(tuple(chosen), draw(st.sampled_from(["append", "sma", "x-y_2"])))
 
 
 numbers = st.one_of(
@@ -52,9 +67,13 @@ methods = st.builds(
 )
 merges = st.builds(
     Merge,
-    groups(),
+    sources(),
     methods,
-    st.sampled_from(["none", "reset"]),
+    st.builds(
+        Choice,
+        st.from_regex(r"[A-Za-z_][a-z_]{0,8}", fullmatch=True),
+        st.lists(st.tuples(keys, numbers), max_size=2, unique_by=lambda pair: pair[0]).map(tuple),
+    ),
     st.none() | st.from_regex(r"[a-z0-9]{1,6}(\.[a-z0-9_]{1,5}){0,3}", fullmatch=True),
     st.none() | st.lists(st.floats(0, 1), min_size=2, max_size=4).map(tuple),
 )
@@ -65,10 +84,10 @@ def test_an_edges_name_is_read_back(edge: Edge) -> None:
     assert parse_edge(str(edge)) == edge
 
 
-@given(groups())
-def test_a_groups_name_is_read_back(group: Sources) -> None:
-    assert parse_cell(str(group)) == (group, "")
-    assert parse_sources(str(group)) == group
+@given(sources())
+def test_the_sources_name_is_read_back(own: Sources) -> None:
+    assert parse_cell(str(own)) == (own, "")
+    assert parse_sources(str(own)) == own
 
 
 @given(edges, names)
@@ -77,10 +96,10 @@ def test_a_predictions_name_is_read_back(edge: Edge, task: str) -> None:
     assert parse_prediction(str(prediction)) == prediction
 
 
-@given(groups(), methods)
-def test_a_matchs_name_is_read_back_with_its_options(group: Sources, method: Choice) -> None:
-    found = parse_match(f"{group}.{method}")
-    assert found == (group, method)
+@given(sources(), methods)
+def test_a_matchs_name_is_read_back_with_its_options(own: Sources, method: Choice) -> None:
+    found = parse_match(f"{own}.{method}")
+    assert found == (own, method)
     for (_, value), (_, expected) in zip(found[1].options, method.options, strict=True):
         assert isinstance(value, bool) == isinstance(expected, bool)
 
@@ -99,14 +118,14 @@ def test_different_merges_have_different_names(several: list[Merge]) -> None:
     ("merge", "name"),
     [
         (
-            Merge(Sources((Edge("digits", "r35", 0), Edge("digits", "r17", 1))), Choice("permute"), "reset"),
+            Merge(Sources((Edge("digits", "r35", 0), Edge("digits", "r17", 1))), Choice("permute"), Choice("reset")),
             "digits.r35+r17.s0+s1.permute.reset",
         ),
         (
             Merge(
                 Sources((Edge("a-b", "r50", 0), Edge("c", "r50", 1, False))),
                 Choice("zip", (("alpha", 1e-5), ("beta", 0.0), ("compatible", True))),
-                "none",
+                Choice("none"),
                 "layer2.0.conv1",
                 (0.25, 0.75),
             ),
@@ -121,14 +140,14 @@ def test_names_stay_what_they_are(merge: Merge, name: str) -> None:
 
 
 def test_weights_that_sum_to_one_still_do_when_read_back() -> None:
-    group = Sources(tuple(Edge("a", "r17", seed) for seed in range(3)))
-    merge = Merge(group, Choice("permute"), "reset", None, (1 / 3, 1 / 3, 1 / 3))
+    own = Sources(tuple(Edge("a", "r17", seed) for seed in range(3)))
+    merge = Merge(own, Choice("permute"), Choice("reset"), None, (1 / 3, 1 / 3, 1 / 3))
     again = parse_merge(str(merge))
     assert again.weights is not None
     assert sum(again.weights) == 1
 
 
-def test_a_group_knows_its_tasks_topology_and_control() -> None:
+def test_sources_know_their_tasks_topology_and_control() -> None:
     same = Sources((Edge("a", "r35", 0), Edge("a", "r17", 1)))
     assert (same.tasks, same.same_task, same.topology, same.homogeneous, same.control) == (
         ("a",),
@@ -158,7 +177,9 @@ def test_a_group_knows_its_tasks_topology_and_control() -> None:
         (parse_edge, "digits.r17+r17.s0+s1", "is not one edge model"),
         (parse_edge, "digits.r17.s0.more", "is not one edge model"),
         (parse_edge, "digits.r17.s0.", "is written 'digits.r17.s0'"),
-        (parse_sources, "digits.r17+r17.s0+s1.permute", "is not a group"),
+        (parse_sources, "digits.r17+r17.s0+s1.permute", "names more than the sources of a merge"),
+        (parse_sources, "digits.r17+r17.s0+s1-stop=2", "after the seeds only -placement=NAME can stand"),
+        (parse_sources, "digits.r17+r17.s0+s1-placement=append", "is written 'digits.r17\\+r17.s0\\+s1'"),
         (parse_prediction, "digits.r17.s0", "is not a prediction; predictions are named like digits.r35.s0.on-"),
         (parse_prediction, "digits.r17+r17.s0+s1.on-digits", "is not a prediction"),
         (parse_match, "digits.r17+r17.s0+s1", "names no method"),
@@ -284,8 +305,8 @@ def test_models_of_different_tasks_never_share_a_seed_and_equal_models_never_mer
         assert len({edge.seed for edge in merge.edges}) == 2
     same = params.merges["same"].model_copy(update={"controls": []})
     runs = [merge.sources for merge in expand_cells(params, {"same": same})]
-    assert all(len(set(group.edges)) == 2 for group in runs)
-    assert {group.edges[0].seed == group.edges[1].seed for group in runs if not group.homogeneous} == {True, False}
+    assert all(len(set(own.edges)) == 2 for own in runs)
+    assert {own.edges[0].seed == own.edges[1].seed for own in runs if not own.homogeneous} == {True, False}
 
 
 def test_neighbouring_runs_stand_next_to_each_other_in_the_list_of_seeds() -> None:

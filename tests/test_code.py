@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from mergeline.matching import MATCHERS
-from stages.registry import STAGES
+from mergeline.normalization import NORMALIZATIONS
 from stages.plan import code
-from stages.plan.code import NOT_FOLLOWED, NOT_RESULTS, code_names, module_closure, stage_code
+from stages.plan.code import NOT_RESULTS, code_names, module_closure, stage_code
+from stages.registry import STAGES
 
 ROOT = Path(code.ROOT)
 
@@ -80,7 +81,7 @@ def test_an_edit_of_the_code_changes_the_stages_that_run_it_and_no_others(
     found = changed(before)
     assert found == {name for name, closure in before.items() if "mergeline.moments" in closure}
     assert {"statistics", "match-permute"} <= found
-    assert not found & {"collect", "check"}
+    assert not found & {"collect", "audit"}
 
 
 def test_an_edit_of_a_matcher_changes_no_other_matcher(source: Callable[[str, str, str], None]) -> None:
@@ -109,9 +110,10 @@ def test_a_stages_own_module_changes_that_stage_alone(source: Callable[[str, str
 
 
 def test_there_is_a_hash_file_for_every_stage_and_matcher() -> None:
-    assert set(code_names()) == {name for name in STAGES if name not in ("code", "match")} | {
-        f"match-{name}" for name in MATCHERS
-    }
+    stages = {name for name, stage in STAGES.items() if name != "code" and not stage.variants}
+    matches = {f"match-{name}" for name in MATCHERS}
+    judged = {f"match-judged-{name}" for name, matcher in MATCHERS.items() if matcher.judged is not None}
+    assert set(code_names()) == stages | matches | judged | {f"merge-{name}" for name in NORMALIZATIONS}
 
 
 def test_a_matchers_closure_has_its_own_file_and_no_other_matchers() -> None:
@@ -125,9 +127,14 @@ def test_every_matchers_closure_has_the_module_that_defines_it(name: str) -> Non
     closure = stage_code(f"match-{name}")
     home = MATCHERS[name].options.__module__
     assert home in closure
-    assert closure.keys() == module_closure(
-        ["stages.match", home, *(["stages.match_judged"] if MATCHERS[name].judged else [])]
-    )
+    assert closure.keys() == module_closure(["stages.match", home])
+    assert "stages.match_judged" not in closure
+
+
+def test_a_merge_depends_on_its_own_normalisation_alone() -> None:
+    assert "mergeline.normalization.reset" in stage_code("merge-reset")
+    assert "mergeline.normalization.reset" not in stage_code("merge-none")
+    assert "mergeline.normalization.reset" in stage_code("match-judged-zip")  # merges are judged as they are evaluated
 
 
 def test_a_closure_holds_its_roots_and_only_modules_of_the_project() -> None:
@@ -177,12 +184,12 @@ def test_closures_cover_what_is_really_imported() -> None:
     registries = {"mergeline.matching", "mergeline.tasks", "mergeline.models"}
     assert len(edges) > 100
     for importer, target in edges:
-        if importer not in NOT_FOLLOWED:
-            assert target in {*code._imports(importer), *registries, importer}, (importer, target)
+        assert target in {*code._imports(importer), *registries, importer}, (importer, target)
     reached = (
         set(NOT_RESULTS)
         | module_closure([*modules, *registries])
-        | module_closure(list(code._imports("mergeline.matching")))
+        | module_closure([*code._imports("mergeline.matching"), *code._imports("mergeline.normalization")])
+        | {"mergeline.normalization"}
     )
     assert set(loaded) - {"mergeline", "stages"} <= reached
     assert {"stages.train", "mergeline.spaces", "mergeline.training"} <= set(loaded)

@@ -13,14 +13,22 @@ import yaml
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
-from stages.registry import STAGES
 from stages.plan import paths
-from stages.plan.expansion import base_edge
-from stages.plan.keys import Edge, parse_edge, parse_sources, parse_match, parse_merge, parse_prediction
 from stages.plan.code import code_names
+from stages.plan.expansion import base_edge
+from stages.plan.keys import (
+    Edge,
+    parse_edge,
+    parse_match,
+    parse_merge,
+    parse_prediction,
+    parse_sources,
+    parse_task_pair,
+)
 from stages.plan.loading import load_params, parse_params
 from stages.plan.params import Params
-from stages.plan.pipelines import GROUPS, HEADER, Plan, StageCell, drift, make_plan, render, write_pipelines
+from stages.plan.pipelines import HEADER, Plan, StageCell, drift, make_plan, render, write_pipelines
+from stages.registry import STAGES
 from tests.conftest import bench_values
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,13 +89,12 @@ def test_every_stage_is_named_once(params: Params) -> None:
     stages = make_plan(params).stages
     assert len({(stage.kind, stage.cell) for stage in stages}) == len(stages)
     assert {stage.stage for stage in stages} <= set(STAGES)
-    assert {stage.kind for stage in stages} <= set(GROUPS)
 
 
 def test_every_cell_is_a_name_that_its_stage_reads(params: Params) -> None:
     readers: dict[str, Any] = {
         "predict": parse_prediction, "statistics": parse_sources, "evaluate-ensemble": parse_sources, "match": parse_match,
-        "merge": parse_merge, "evaluate": parse_merge, "similarity": lambda name: name.split("+"),
+        "merge": parse_merge, "evaluate": parse_merge, "similarity": parse_task_pair,
     }  # fmt: skip
     for stage in make_plan(params).stages:
         assert readers.get(stage.stage, parse_edge)(stage.cell)
@@ -97,7 +104,7 @@ def test_every_stage_depends_on_the_code_it_runs(params: Params) -> None:
     for stage in make_plan(params).stages:
         first = PurePosixPath(stage.deps[0])
         assert first.parent == PurePosixPath("artifacts/code")
-        assert first.stem == stage.stage or first.stem.startswith("match-")
+        assert first.stem == stage.stage or first.stem.startswith(f"{stage.stage}-")
 
 
 def test_every_parameter_a_stage_names_is_there(params: Params) -> None:
@@ -278,9 +285,7 @@ def relative(repo: Repo, path: str) -> str:
 
 @pytest.mark.slow
 def test_dvc_resolves_exactly_the_planned_stages_in_a_sound_graph(params: Params, repo: Repo) -> None:
-    planned = {
-        f"pipelines/{stage.family}/dvc.yaml:{stage.kind}@{stage.cell}": stage for stage in make_plan(params).stages
-    }
+    planned = {f"{stage.file}:{stage.kind}@{stage.cell}": stage for stage in make_plan(params).stages}
     resolved = {stage.addressing: stage for stage in repo.index.stages if stage.addressing.startswith("pipelines/")}
     assert set(resolved) == set(planned)
     for name, stage in resolved.items():

@@ -24,7 +24,7 @@ from scipy import stats
 
 from stages.context import Context
 from stages.plan import paths
-from stages.report import check
+from stages.report import audit
 from stages.report.audit import findings
 from stages.report.collect import SCHEMA
 from stages.report.figures import (
@@ -213,7 +213,13 @@ def test_controls_stand_beside_the_merge_of_both_trained_models(data: FigureData
 
 def test_controls_of_two_tasks_are_not_mixed(data: FigureData) -> None:
     def other(row: Row) -> Row:
-        return row | {"tasks": "dots", "scope": "dots", "accuracy": row["accuracy"] and row["accuracy"] / 2}
+        cell = row["cell"].replace("bars", "dots", 1)
+        return row | {
+            "cell": cell,
+            "tasks": "dots",
+            "scope": "dots",
+            "accuracy": row["accuracy"] and row["accuracy"] / 2,
+        }
 
     rows = [*data.rows, *(other(row) for row in data.rows if row["tasks"] == "bars" and row["kind"] == "merge")]
     axes = controls(replace(data, rows=rows)).axes[0]
@@ -433,7 +439,7 @@ def test_the_stage_counts_what_it_flags(small_report: SmallReport, tmp_path: Pat
     (tmp_path / paths.ARTIFACTS).mkdir()
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / paths.RESULTS)
     with contextlib.chdir(tmp_path):
-        check.run(Context(tmp_path, small_report.params), "")
+        audit.run(Context(tmp_path, small_report.params), "")
     found = json.loads((tmp_path / paths.AUDIT).read_text())
     assert (found["rows"], found["errors"]) == (len(rows), 3)
     assert {entry["cell"] for entry in found["findings"]} == {MERGE, MISSING}

@@ -26,7 +26,6 @@ from mergeline.architectures import Architecture, build
 from mergeline.evaluation import flops, score
 from mergeline.normalization.reset import batch_norms
 from stages.__main__ import main
-from stages.registry import STAGES
 from stages.formats.maps import read_maps
 from stages.formats.merged import load_merged
 from stages.formats.models import load_edge
@@ -34,11 +33,12 @@ from stages.formats.moments import MomentFile
 from stages.formats.predictions import read_predictions
 from stages.formats.tasks import read_task, write_task
 from stages.plan import paths
-from stages.plan.keys import Edge, parse_edge, parse_sources, parse_merge, parse_prediction
 from stages.plan.code import code_names
+from stages.plan.keys import Edge, parse_edge, parse_merge, parse_prediction, parse_sources
 from stages.plan.loading import load_params, parse_params
 from stages.plan.params import Params
 from stages.plan.pipelines import StageCell, make_plan
+from stages.registry import STAGES
 from stages.train import _Checkpoint
 from tests.conftest import bench_values
 
@@ -50,7 +50,7 @@ EDGE = "bars.r17.s0"
 GROUP = "bars.r17+r17.s0+s1"
 MERGE = f"{GROUP}.permute.reset"
 PAIR = "bars+late.r17+r17.s0+s1.permute.reset"
-LAST = ("collect", "check")
+LAST = ("collect", "audit")
 EARLY = "bars+late.r17+r17.s0+s1.permute-stop=layer2.0.reset"
 
 # -- a benchmark that has run ---------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ CELLS = [
     ("evaluate-ensemble", GROUP),
     ("evaluate-ensemble", "bars+late.r17+r17.s0+s1"),
     ("collect", ""),
-    ("check", ""),
+    ("audit", ""),
 ]
 """One cell or a few of every kind."""
 SOME = pytest.mark.parametrize(("name", "cell"), CELLS, ids=[f"{name}-{cell}" for name, cell in CELLS])
@@ -213,7 +213,7 @@ SOME = pytest.mark.parametrize(("name", "cell"), CELLS, ids=[f"{name}-{cell}" fo
 
 def test_every_kind_of_stage_is_among_those_tested(bench: Bench) -> None:
     assert {name for name, _ in CELLS} == {stage.stage for stage in bench.stages}
-    left = {"code", "import", "embed", "similarity", "targets", "plot", "report"}
+    left = {"code", "match-judged", "import", "embed", "similarity", "targets", "plot", "report"}
     assert {name for name, _ in CELLS} == set(STAGES) - left
 
 
@@ -329,7 +329,7 @@ def test_a_stage_looks_at_no_parameter_that_it_does_not_declare(
     name: str, cell: str, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[str] = set()
-    monkeypatch.setattr("stages.plan.params.load_params", lambda path: Watched(load_params(path), "", seen))
+    monkeypatch.setattr("stages.plan.loading.load_params", lambda path: Watched(load_params(path), "", seen))
     stage = bench.stage(name, cell)
     with alone(bench, stage, tmp_path):
         assert run(name, cell) == 0
@@ -558,9 +558,9 @@ def test_the_checks_flag_a_missing_number_and_nothing_else(bench: Bench, tmp_pat
     assert found["errors"] == 0
     assert found["rows"] == pq.read_metadata(bench.root / paths.RESULTS).num_rows
     table = pq.read_table(bench.root / paths.RESULTS)
-    with alone(bench, bench.stage("check", ""), tmp_path) as root:
+    with alone(bench, bench.stage("audit", ""), tmp_path) as root:
         pq.write_table(table.filter([cell != MERGE for cell in table["cell"].to_pylist()]), root / paths.RESULTS)
-        assert run("check") == 0
+        assert run("audit") == 0
         errors = [
             entry for entry in json.loads((root / paths.AUDIT).read_text())["findings"] if entry["level"] == "error"
         ]
@@ -667,7 +667,7 @@ WRITERS: dict[str, tuple[str, str, Callable[..., None]]] = {
     ),
     "scores": (
         f"evaluate {MERGE}",
-        "stages.formats.files.Path.write_text",
+        "stages.formats.files.Path.write_bytes",
         lambda path, text, **more: half_written(path),
     ),
 }
@@ -757,7 +757,7 @@ def test_a_match_of_other_models_is_refused(bench: Bench, tmp_path: Path, capsys
         (("train", "bars.r17"), "error: 'bars.r17' is not a cell"),
         (("train", "bars.r17.s00"), "error: 'bars.r17.s00' is written 'bars.r17.s0'"),
         (("train", GROUP), f"error: '{GROUP}' is not one edge model"),
-        (("statistics", f"{GROUP}.permute"), "is not a group"),
+        (("statistics", f"{GROUP}.permute"), "names more than the sources"),
         (("match", f"{GROUP}.permut"), "error: unknown method 'permut'; there are: identity, permute"),
         (("match", f"{GROUP}.permute-alpha=1"), "alpha"),
         (("merge", f"{GROUP}.permute.rest"), "error: unknown normalisation 'rest'; there are: none, reset"),

@@ -85,7 +85,7 @@ def test_three_models_are_merged_into_one(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("name", "cell"),
-    [("targets", "low"), ("match", f"{HALVES}.dual_permute"), ("evaluate", f"{HALVES}.weight.reset")],
+    [("targets", "low"), ("match-judged", f"{HALVES}.dual_permute"), ("evaluate", f"{HALVES}.weight.reset")],
 )
 def test_a_stage_needs_only_what_it_declares_and_repeats_exactly(
     name: str, cell: str, bench: Bench, tmp_path: Any

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mergeline.heads import MultiHead
 from mergeline.maps import UnitMap
 from mergeline.network import assemble, normalise
+from mergeline.normalization.reset import RESET
 from mergeline.spaces import Spaces
 
 __all__ = ["TrainingAccuracy"]
@@ -59,6 +60,6 @@ class TrainingAccuracy:
         own = {name: [images for images, _ in batches] for name, batches in self.batches.items()}
         network = assemble(self.models, self.spaces, maps, same_outputs=self.same_outputs, weights=self.weights)
         return normalise(
-            network, "reset", models=self.models, spaces=self.spaces, maps=maps, weights=self.weights,
+            network, RESET.name, models=self.models, spaces=self.spaces, maps=maps, weights=self.weights,
             mixed=[images for parts in own.values() for images in parts], own=own,
         )  # fmt: skip

@@ -292,9 +292,9 @@ def test_a_full_disk_in_a_stage_is_named_not_retried_and_nothing_half_remains(
     (workspace.root / "stages").unlink()
     shutil.copytree(Path(__file__).resolve().parents[2] / "stages", workspace.root / "stages")
     workspace.edit(
-        "stages/__main__.py",
-        "STAGES: dict[str, StageEntry] = {",
-        'STAGES: dict[str, StageEntry] = {\n    "fill": StageEntry("stages.fill", "run", "fill the disk"),',
+        "stages/registry.py",
+        "STAGES: dict[str, Stage] = {",
+        'STAGES: dict[str, Stage] = {\n    "fill": Stage("stages.fill", "run", "fill the disk"),',
     )
     workspace.write(
         "stages/fill.py",

@@ -59,7 +59,7 @@ def test_one_methods_options_touch_that_methods_cells_only(benchmark_copy: Works
         "match@digits+optdigits.r17+r17.s0+s1.permute",
         "match@digits+optdigits.r17+r17.s1+s0.permute",
         "collect",
-        "check",
+        "audit",
         "report",
     }
     done = ran(benchmark_copy)
@@ -104,7 +104,7 @@ def test_a_removed_seed_leaves_its_results_until_pruned(benchmark_copy: Workspac
     assert left.exists()
     benchmark_copy.mergeline("prune", check=0)
     assert not left.exists()
-    assert benchmark_copy.stale().keys() <= {"collect", "check", "plot", "report"}
+    assert benchmark_copy.stale().keys() <= {"collect", "audit", "plot", "report"}
     benchmark_copy.run()
     assert benchmark_copy.stale() == {}
 
