@@ -641,7 +641,8 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(bench: Bench, tmp_path
 def half_written(path: object) -> None:
     """What a writer leaves when it is interrupted."""
     if isinstance(path, str | os.PathLike):
-        Path(path).write_bytes(b"half of a fi")
+        with Path(path).open("wb") as stream:
+            stream.write(b"half of a fi")
     else:
         path.write(b"half of a fi")  # type: ignore[attr-defined]
     raise KeyboardInterrupt
