@@ -8,7 +8,7 @@ import typer
 
 from flows.commands.care import doctor, prune, verify
 from flows.commands.console import with_exit_codes
-from flows.commands.models import merge, methods, tasks
+from flows.commands.models import merge, methods, normalizations, placements, tasks
 from flows.commands.plan import check, plan
 from flows.commands.report import papers, refresh, report, serve
 from flows.commands.run import run, status
@@ -29,22 +29,11 @@ app = typer.Typer(
     Exit codes: 0 done, 1 a stage failed, 2 bad input, 3 another run is busy, 4 a refresh found a regression,
     130/143 interrupted.""",
 )
-for _command in (
-    run,
-    status,
-    check,
-    plan,
-    verify,
-    doctor,
-    prune,
-    report,
-    refresh,
-    serve,
-    papers,
-    merge,
-    tasks,
-    methods,
-):
+COMMANDS = (
+    run, status, check, plan, verify, doctor, prune, report, refresh, serve, papers,
+    merge, tasks, methods, normalizations, placements,
+)  # fmt: skip
+for _command in COMMANDS:
     app.command()(with_exit_codes(_command))
 
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from mergeline.heads import stop_space
 from mergeline.maps import UnitMap
-from mergeline.matching import MATCHERS, Problem
-from mergeline.moments import collect_moments, cross_pairs, full_pairs
+from mergeline.matching import MATCHERS, Matcher, Problem
+from mergeline.moments import Moments, collect_moments, cross_pairs, full_pairs
 from mergeline.network import assemble, check_maps, normalise
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.sources import Batches, check_same_topology, first_samples, mixed_batches, prepared
@@ -38,18 +38,10 @@ class MergeResult:
 
 
 def merge(
-    models: Sequence[nn.Module] | Mapping[str, nn.Module],
-    data: Any,
-    method: str = "permute",
-    normalize: str = "reset",
-    *,
-    options: Mapping[str, object] | None = None,
-    normalize_options: Mapping[str, object] | None = None,
-    weights: Sequence[float] | None = None,
-    stop: str | None = None,
-    seed: int = 0,
-    check: bool = True,
-) -> MergeResult:
+    models: Sequence[nn.Module] | Mapping[str, nn.Module], data: Any, method: str = "permute", normalize: str = "reset", *,
+    options: Mapping[str, object] | None = None, normalize_options: Mapping[str, object] | None = None,
+    weights: Sequence[float] | None = None, stop: str | None = None, seed: int = 0, check: bool = True,
+) -> MergeResult:  # fmt: skip
     """Merge models of one architecture that were trained apart, without training.
 
     Parameters
@@ -75,74 +67,80 @@ def merge(
     SpaceError: an operation of the model is not known, or the trace is found wrong.
     """
     several = isinstance(models, Mapping)
-    named = dict(models) if isinstance(models, Mapping) else {str(i): model for i, model in enumerate(models)}
-    if len(named) < 2:
-        raise ValueError(f"merging needs two models at least, got {len(named)}")
-    matcher = _known("method", method, MATCHERS)
-    chosen = _options("method", method, matcher.options, options)
-    normalizer = _known("normalisation", normalize, NORMALIZATIONS)
-    settings = _options("normalisation", normalize, normalizer.options, normalize_options)
-    networks = {name: prepared(model, name) for name, model in named.items()}
-    if normalizer.idle is not None and (reason := normalizer.idle(next(iter(networks.values())))):
+    matcher, chosen = _chosen("method", method, MATCHERS, options)
+    normalizer, settings = _chosen("normalisation", normalize, NORMALIZATIONS, normalize_options)
+    networks = _networks(models)
+    reference = next(iter(networks.values()))
+    if normalizer.idle is not None and (reason := normalizer.idle(reference)):
         raise ValueError(f"normalisation {normalize!r} would do nothing: {reason}")
-    _one_type(list(networks.values()))
     parts = _parts(data, list(networks), several, again=normalizer.reads_images)
     batches = next(iter(parts.values())) if len(parts) == 1 else Batches(mixed_batches(list(parts.values())), True)
-    first = next(iter(next(iter(parts.values()))), None)
-    if first is None:
-        raise ValueError("merging needs data: there is no batch")
-    example = first_samples(first, 2)
-    reference = next(iter(networks.values()))
+    example = _example(parts)
     spaces = trace(reference, example)
     check_same_topology(networks, spaces, same_outputs=not several)
-    differences = check_spaces(reference, spaces, example) if check else {}
-    moments = {}
-    if matcher.moments != "none":
-        pairs = (cross_pairs if matcher.moments == "cross" else full_pairs)(len(networks))
-        moments = collect_moments(list(networks.values()), spaces, (b for part in parts.values() for b in part), pairs)
+    verified = max(check_spaces(reference, spaces, example).values(), default=0.0) if check else None
+    moments = _moments(matcher, list(networks.values()), spaces, parts)
     states = [network.state_dict() for network in networks.values()]
     problem = Problem(spaces, states, moments, np.random.default_rng(seed), same_outputs=not several)
     matching = matcher.match(problem, chosen)
-    stop = stop_space(reference, spaces, stop)
     check_maps(spaces, matching.maps, normalize)
+    stop = stop_space(reference, spaces, stop)
     merged = assemble(networks, spaces, matching.maps, same_outputs=not several, stop=stop, weights=weights)
     normalise(
         merged, normalize, settings, models=networks, spaces=spaces, maps=matching.maps, weights=weights,
         mixed=batches, own={name: parts.get(name, batches) for name in networks},
     )  # fmt: skip
-    _as_given(merged, next(iter(named.values())))
+    _as_given(merged, next(iter(models.values() if isinstance(models, Mapping) else models)))
     report: dict[str, object] = {
-        "method": method,
-        "options": chosen,
-        "normalize": normalize,
-        "images": sum(part.images for part in parts.values()),
-        "objective": matching.objective,
-        "verified": max(differences.values(), default=0.0) if check else None,
-    }
+        "method": method, "options": chosen, "normalize": normalize, "objective": matching.objective,
+        "images": sum(part.images for part in parts.values()), "verified": verified,
+    }  # fmt: skip
     return MergeResult(merged, matching.maps, report, spaces)
 
 
-def _known(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
+def _example(parts: Mapping[str, Batches]) -> Any:
+    """Two inputs of the first batch."""
+    first = next(iter(next(iter(parts.values()))), None)
+    if first is None:
+        raise ValueError("merging needs data: there is no batch")
+    return first_samples(first, 2)
+
+
+def _moments(
+    matcher: Matcher, networks: list[nn.Module], spaces: Spaces, parts: Mapping[str, Batches]
+) -> dict[str, Moments]:
+    """The moments that the matcher needs, over all tasks' batches."""
+    if matcher.moments == "none":
+        return {}
+    pairs = (cross_pairs if matcher.moments == "cross" else full_pairs)(len(networks))
+    return collect_moments(networks, spaces, (batch for part in parts.values() for batch in part), pairs)
+
+
+def _chosen(kind: str, name: str, registry: Mapping[str, Any], given: Mapping[str, object] | None) -> tuple[Any, Any]:
+    """An entry of a registry, and its options."""
     if name not in registry:
         raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(registry)}")
-    return registry[name]
-
-
-def _options(kind: str, name: str, options: type, given: Mapping[str, object] | None) -> Any:
+    options = registry[name].options
     known = [field.name for field in fields(options)]
     for key in given or {}:
         if key not in known:
             raise ValueError(f"{kind} {name!r} has no option {key!r}; options: {', '.join(known) or 'none'}")
-    return options(**(given or {}))
+    return registry[name], options(**(given or {}))
 
 
-def _one_type(networks: Sequence[nn.Module]) -> None:
-    """All in the widest type that one of them has."""
+def _networks(models: Sequence[nn.Module] | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Copies by name, all in the widest type that one of them has."""
+    named = models if isinstance(models, Mapping) else {str(i): model for i, model in enumerate(models)}
+    if len(named) < 2:
+        raise ValueError(f"merging needs two models at least, got {len(named)}")
+    found = {name: prepared(model, name) for name, model in named.items()}
+    networks = found.values()
     types = {t.dtype for network in networks for t in network.parameters() if t.is_floating_point()}
     if len(types) > 1:
         widest = torch.float64 if torch.float64 in types else torch.float32
         for network in networks:
             network.to(widest)
+    return found
 
 
 def _as_given(merged: nn.Module, reference: nn.Module) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mergeline.metrics import METRICS
+
 __all__ = [
-    "Scores",
     "agreement",
-    "calibration_error",
     "confusion",
     "ensemble_logits",
     "flops",
@@ -22,16 +20,6 @@ __all__ = [
     "predict",
     "score",
 ]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one set of logits. Accuracies and errors are fractions; the loss is in nats; ``n`` counts images."""
-
-    accuracy: float
-    loss: float
-    calibration_error: float
-    n: int
 
 
 @torch.no_grad()
@@ -44,20 +32,15 @@ def predict(model: nn.Module, batches: Iterable[Tensor]) -> Tensor | dict[str, T
     return torch.cat([part.float().cpu() for part in parts])
 
 
-def score(logits: Tensor, labels: Tensor, bins: int = 15) -> Scores:
-    """Accuracy, cross-entropy and calibration error of ``logits`` ``(N, classes)`` against ``labels`` ``(N,)``."""
-    loss = float(F.cross_entropy(logits.double(), labels))
-    accuracy = float((logits.argmax(1) == labels).double().mean())
-    return Scores(accuracy, loss, calibration_error(logits, labels, bins), len(labels))
+def score(logits: Tensor, labels: Tensor, bins: int = 15) -> dict[str, float]:
+    """Every metric of :data:`mergeline.metrics.METRICS` by name, and ``n``, the number of images.
 
-
-def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error: the gap between confidence and accuracy, averaged over equal-width bins."""
-    confidence, predicted = logits.double().softmax(1).max(1)
-    correct = (predicted == labels).double()
-    which = (confidence * bins).long().clamp_(max=bins - 1)
-    gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, which, confidence - correct)
-    return float(gap.abs().sum() / len(labels))
+    Parameters
+    ----------
+    logits: ``(N, classes)``; ``labels``: ``(N,)``.
+    bins: for what is binned.
+    """
+    return {**{name: metric.measure(logits, labels, bins) for name, metric in METRICS.items()}, "n": len(labels)}
 
 
 def confusion(logits: Tensor, labels: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ heads' classes and all tasks' images. Source models are read from their stored p
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -122,13 +121,13 @@ def _own_head(sources: Sources, task: str, heads: list[Tensor]) -> Tensor:
 def _scores(context: Context, sources: Sources, logits: Logits) -> dict[str, Any]:
     """Scores by task, their mean, and the joint accuracy where there are several heads for different tasks."""
     labels = {task: torch.from_numpy(context.task(task).part("test")[1]) for task in sources.tasks}
-    tasks = {}
+    tasks: dict[str, dict[str, Any]] = {}
     for task in sources.tasks:
         own = _own_head(sources, task, logits[task])
         scores = score(own, labels[task], context.params.evaluate.calibration_bins)
-        if not all(math.isfinite(value) for value in (scores.accuracy, scores.loss, scores.calibration_error)):
+        if not all(math.isfinite(value) for value in scores.values()):
             raise StageError(f"{sources}: the scores on {task} are not finite numbers: {scores}")
-        tasks[task] = dataclasses.asdict(scores)
+        tasks[task] = dict(scores)
         if own.shape[1] <= MOST_CONFUSED:
             tasks[task]["confusion"] = confusion(own, labels[task]).flatten().tolist()
     result: dict[str, Any] = {

@@ -84,4 +84,4 @@ def _accuracy(model: nn.Module, task: PreparedTask, batch_size: int) -> float:
     test, labels = task.part("test")
     logits = predict(model.to(memory_format=torch.channels_last), batches(to_device(test, "cpu"), batch_size))
     assert isinstance(logits, torch.Tensor)
-    return score(logits, torch.from_numpy(labels)).accuracy
+    return score(logits, torch.from_numpy(labels))["accuracy"]

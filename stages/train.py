@@ -203,7 +203,7 @@ def _write_edge(
     save_edge(context.path(paths.edge_model(edge)), model, architecture, edge.task, edge.seed)
     write_json(
         context.path(paths.edge_metrics(edge)),
-        {"test_accuracy": scores.accuracy, "test_loss": scores.loss, **more, "data_hash": task.hash},
+        {"test_accuracy": scores["accuracy"], "test_loss": scores["loss"], **more, "data_hash": task.hash},
     )
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from mergeline.architectures import Architecture, build
 from mergeline.evaluation import (
     agreement,
-    calibration_error,
     ensemble_logits,
     flops,
     joint_accuracy,
@@ -23,6 +22,7 @@ from mergeline.evaluation import (
     predict,
     score,
 )
+from mergeline.metrics.calibration import calibration_error
 
 
 def log_of(*rows: tuple[float, ...]) -> Tensor:
@@ -39,21 +39,21 @@ def onehot(classes: list[int], count: int, height: float = 1.0) -> Tensor:
 def test_scores_of_three_images_by_hand() -> None:
     logits = log_of((0.7, 0.2, 0.1), (0.1, 0.6, 0.3), (0.2, 0.3, 0.5))
     scores = score(logits, torch.tensor([0, 2, 2]), bins=10)
-    assert scores.accuracy == pytest.approx(2 / 3)
-    assert scores.loss == pytest.approx(-(math.log(0.7) + math.log(0.3) + math.log(0.5)) / 3, rel=1e-6)
+    assert scores["accuracy"] == pytest.approx(2 / 3)
+    assert scores["loss"] == pytest.approx(-(math.log(0.7) + math.log(0.3) + math.log(0.5)) / 3, rel=1e-6)
     # one image a bin: (0.7, right), (0.6, wrong), (0.5, right)
-    assert scores.calibration_error == pytest.approx((0.3 + 0.6 + 0.5) / 3, rel=1e-5)
-    assert scores.n == 3
+    assert scores["calibration_error"] == pytest.approx((0.3 + 0.6 + 0.5) / 3, rel=1e-5)
+    assert scores["n"] == 3
 
 
 def test_certain_and_right_is_without_loss_and_error() -> None:
     scores = score(onehot([0, 1, 2], 3, 100.0), torch.tensor([0, 1, 2]))
-    assert (scores.accuracy, scores.loss, scores.calibration_error) == pytest.approx((1, 0, 0), abs=1e-9)
+    assert (scores["accuracy"], scores["loss"], scores["calibration_error"]) == pytest.approx((1, 0, 0), abs=1e-9)
 
 
 def test_certain_and_wrong_is_finite() -> None:
     scores = score(onehot([1, 2, 0], 3, 1000.0), torch.tensor([0, 1, 2]))
-    assert (scores.accuracy, scores.loss, scores.calibration_error) == pytest.approx((0, 1000, 1))
+    assert (scores["accuracy"], scores["loss"], scores["calibration_error"]) == pytest.approx((0, 1000, 1))
 
 
 def literal_calibration_error(logits: Tensor, labels: Tensor, bins: int) -> float:
@@ -95,14 +95,14 @@ def test_the_joint_accuracy_counts_over_all_heads_classes() -> None:
 def test_the_joint_accuracy_of_one_task_is_its_accuracy() -> None:
     logits = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(40) % 5
-    assert joint_accuracy([[logits]], [labels]) == pytest.approx(score(logits, labels).accuracy)
+    assert joint_accuracy([[logits]], [labels]) == pytest.approx(score(logits, labels)["accuracy"])
 
 
 def test_the_joint_accuracy_never_exceeds_the_mean_of_the_tasks() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = [[torch.randn(50, 4, generator=generator) for _ in range(3)] for _ in range(3)]
     labels = [torch.randint(0, 4, (50,), generator=generator) for _ in range(3)]
-    own = [score(logits[task][task], labels[task]).accuracy for task in range(3)]
+    own = [score(logits[task][task], labels[task])["accuracy"] for task in range(3)]
     assert joint_accuracy(logits, labels) <= sum(own) / 3
 
 

@@ -442,7 +442,7 @@ def test_predictions_are_the_models_on_the_test_images(bench: Bench) -> None:
     assert logits.shape == (int(task.test.sum()), 4)
     scores = score(logits, torch.from_numpy(task.part("test")[1]))
     found = bench.json(paths.evaluation(prediction.edge))["tasks"]["bars"]
-    assert found["accuracy"] == scores.accuracy == bench.json(paths.edge_metrics(prediction.edge))["test_accuracy"]
+    assert found["accuracy"] == scores["accuracy"] == bench.json(paths.edge_metrics(prediction.edge))["test_accuracy"]
     assert read_predictions(bench.root / paths.prediction(parse_prediction(f"{EDGE}.on-late"))).shape == (9, 4)
 
 

@@ -59,7 +59,7 @@ def test_it_learns_a_separable_task(toy: Toy, whole: tuple[nn.Module, list[Epoch
     unseen = make_toy(64, toy.classes, seed=11)
     logits = predict(model, [unseen.inputs()])
     assert isinstance(logits, Tensor)
-    assert score(logits, torch.from_numpy(unseen.labels)).accuracy > 0.95
+    assert score(logits, torch.from_numpy(unseen.labels))["accuracy"] > 0.95
     assert [record.epoch for record in history] == [1, 2, 3]
     assert history[-1].loss < 0.5 * history[0].loss
     assert history[-1].accuracy > history[0].accuracy

@@ -1,16 +1,18 @@
-"""``mergeline merge``, ``tasks`` and ``methods``: one"s own checkpoints, and what there is to choose from."""
+"""``mergeline merge``, and lists of what there is: one's own checkpoints, and what there is to choose from."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flows.commands.console import DONE, Json, input_error, out
 
-__all__ = ["merge", "methods", "tasks"]
+__all__ = ["merge", "methods", "normalizations", "placements", "tasks"]
 
 
 def merge(
@@ -33,39 +35,18 @@ def merge(
 
     Example: [bold]mergeline merge a.pth b.pth -a r50 --data folder --root my/images --out merged.safetensors[/]
     """
-    from mergeline.matching import MATCHERS
-    from stages.formats import yaml12
     from stages.own_models import merge_files
 
     if len(files) < 2:
         raise input_error("name two checkpoints at least")
     if len(architecture) not in (1, len(files)):
         raise input_error(f"{len(architecture)} architectures for {len(files)} checkpoints: name one, or one for each")
-    if method not in MATCHERS:
-        raise input_error(f"unknown method {method!r}; known: {', '.join(MATCHERS)}")
-    options = {}
-    for entry in option or []:
-        key, separator, value = entry.partition("=")
-        if not separator:
-            raise input_error(f"--option {entry}: expected key=value")
-        options[key] = yaml12.load(value)
-    try:
-        MATCHERS[method].options(**options)
-    except (TypeError, ValueError) as error:
-        raise input_error(f"--option: {error}") from None
+    options = _options(method, option or [])
     names = architecture * len(files) if len(architecture) == 1 else architecture
     result = merge_files(
-        files,
-        names,
-        data,
-        root,
-        out_file,
-        method=method,
-        options=options,
-        input_size=input_size,
-        width=width,
-        images=images,
-    )
+        files, names, data, root, out_file,
+        method=method, options=options, input_size=input_size, width=width, images=images,
+    )  # fmt: skip
     if as_json:
         print(json.dumps(result, indent=2))
         return DONE
@@ -77,22 +58,58 @@ def merge(
     return DONE
 
 
+def _options(method: str, entries: list[str]) -> dict[str, Any]:
+    """The options of a method from ``key=value`` entries."""
+    from mergeline.matching import MATCHERS
+    from stages.formats import yaml12
+
+    if method not in MATCHERS:
+        raise input_error(f"unknown method {method!r}; known: {', '.join(MATCHERS)}")
+    options = {}
+    for entry in entries:
+        key, separator, value = entry.partition("=")
+        if not separator:
+            raise input_error(f"--option {entry}: expected key=value")
+        options[key] = yaml12.load(value)
+    try:
+        MATCHERS[method].options(**options)
+    except (TypeError, ValueError) as error:
+        raise input_error(f"--option: {error}") from None
+    return options
+
+
 def tasks() -> None:
     """List the tasks that params.yaml may name, and where their data come from."""
     from mergeline.tasks import TASKS
 
-    for adapter in TASKS.values():
-        out.print(f"[bold]{adapter.name:<12}[/] {adapter.summary}", highlight=False, soft_wrap=True)
+    _list(TASKS)
 
 
 def methods() -> None:
     """List the ways to match that params.yaml may name, with their options."""
-    import dataclasses
-
     from mergeline.matching import MATCHERS
 
-    for matcher in MATCHERS.values():
-        options = ", ".join(f"{field.name}={field.default}" for field in dataclasses.fields(matcher.options))
-        out.print(f"[bold]{matcher.name:<14}[/] {matcher.summary}", highlight=False, soft_wrap=True)
+    _list(MATCHERS)
+
+
+def normalizations() -> None:
+    """List the normalisations that params.yaml may name, with their options."""
+    from mergeline.normalization import NORMALIZATIONS
+
+    _list(NORMALIZATIONS)
+
+
+def placements() -> None:
+    """List the placements of shallow blocks that params.yaml may name."""
+    from mergeline.depth import PLACEMENTS
+
+    _list(PLACEMENTS)
+
+
+def _list(registry: Mapping[str, Any]) -> None:
+    for name, entry in registry.items():
+        out.print(f"[bold]{name:<14}[/] {entry.summary}", highlight=False, soft_wrap=True)
+        kind = getattr(entry, "options", None)
+        options = ", ".join(f"{field.name}={field.default}" for field in dataclasses.fields(kind)) if kind else ""
         if options:
             out.print(f"{'':<14} options: {options}", highlight=False, soft_wrap=True, markup=False)

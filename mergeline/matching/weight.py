@@ -313,11 +313,7 @@ def descend(
     The best objective.
     """
     numbers = count(1)
-    home = {space.name: number for number, together in enumerate(sets) for space, _ in together}
-    around = [
-        {home[other] for space, _ in together for other in near.get(space.name, ()) if other in home}
-        for together in sets
-    ]
+    around = _around(sets, near)
     versions = [0] * len(sets)
     settled: dict[int, tuple[int, ...]] = {}
 
@@ -350,6 +346,15 @@ def descend(
             versions = list(best_versions)
     coordinates.restore(best_maps)
     return best
+
+
+def _around(sets: Sequence[Together], near: Mapping[str, set[str]]) -> list[set[int]]:
+    """The numbers of the sets that each set's best maps depend on."""
+    home = {space.name: number for number, together in enumerate(sets) for space, _ in together}
+    return [
+        {home[other] for space, _ in together for other in near.get(space.name, ()) if other in home}
+        for together in sets
+    ]
 
 
 # -- the matcher -------------------------------------------------------------------------------------------------------

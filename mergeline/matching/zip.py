@@ -89,10 +89,7 @@ def match_groups(
     _check(values, sizes, n_groups, alpha, beta)
     owners = np.repeat(np.arange(len(sizes)), sizes)
     budgets = _budgets(sizes, n_units - n_groups, beta)
-    np.fill_diagonal(values, 0.0)
-    if not np.isfinite(values.sum()) and not np.isfinite(values).all():  # the sum alone is quicker
-        raise ValueError("the correlation matrix has values that are not finite")
-    np.fill_diagonal(values, -np.inf)
+    _fill_diagonal(values)
     if beta == 0 and not compatible:
         values[owners[:, None] == owners[None, :]] = -np.inf
     joins = np.empty((n_units - n_groups, 2), dtype=np.int64)
@@ -131,6 +128,14 @@ def _budgets(sizes: Sequence[int], removed: int, beta: float) -> Index:
     )
     # The small term keeps a product such as 0.29 * 100, which floats make 28.999..., at its integer.
     return np.array([int(share * beta + 1e-4) for share in shares], dtype=np.int64)
+
+
+def _fill_diagonal(values: Values) -> None:
+    """Let no unit join itself; all else must be finite."""
+    np.fill_diagonal(values, 0.0)
+    if not np.isfinite(values.sum()) and not np.isfinite(values).all():  # the sum alone is quicker
+        raise ValueError("the correlation matrix has values that are not finite")
+    np.fill_diagonal(values, -np.inf)
 
 
 def _labels(joins: Index, n_units: int) -> Index:

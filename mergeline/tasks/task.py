@@ -148,6 +148,31 @@ def prepare(
     ------
     TaskError: labels out of range, a wrong number of classes, no images in a part; names the task and the numbers.
     """
+    labels = _checked_labels(name, raw, n_classes)
+    test = origin_split(raw.origins, test_fraction) if raw.test is None else np.asarray(raw.test, dtype=bool)
+    names = raw.classes
+    if classes is not None:
+        labels = _renumbered(name, raw, labels, classes)
+        names = tuple(raw.classes[c] for c in classes)
+    keep = labels >= 0
+    chosen = np.sort(
+        np.concatenate(
+            [
+                _stratified(np.flatnonzero(keep & part), labels, limit)
+                for part, limit in ((~test, max_train), (test, max_test))
+            ]
+        )
+    )
+    labels, test = labels[chosen], test[chosen]
+    for part, mask in (("training", ~test), ("test", test)):
+        missing = sorted(set(range(len(names))) - set(labels[mask].tolist()))
+        if missing:
+            raise TaskError(f"task {name!r}: the {part} part has no image of class {names[missing[0]]!r}")
+    images = resize_all([raw.images[i] for i in chosen], size)
+    return PreparedTask(name, images, labels, test, names, raw.licence, raw.source, content_hash(images, labels, test))
+
+
+def _checked_labels(name: str, raw: RawTask, n_classes: int | None) -> NDArray[np.int64]:
     labels = np.asarray(raw.labels, dtype=np.int64)
     count = len(raw.images)
     if not count == len(labels) == len(raw.origins):
@@ -164,36 +189,20 @@ def prepare(
             f"task {name!r}: {raw.source} has {len(raw.classes)} classes, params.yaml says n_classes: {n_classes} "
             f"(tasks.{name}.n_classes)"
         )
-    test = origin_split(raw.origins, test_fraction) if raw.test is None else np.asarray(raw.test, dtype=bool)
-    names = raw.classes
-    keep = np.ones(count, dtype=bool)
-    if classes is not None:
-        wrong = [c for c in classes if not 0 <= c < len(raw.classes)]
-        if wrong or len(set(classes)) != len(classes) or not classes:
-            raise TaskError(
-                f"task {name!r}: classes {list(classes)} must be different numbers from 0 to {len(raw.classes) - 1} "
-                f"(tasks.{name}.classes)"
-            )
-        renumber = np.full(len(raw.classes), -1, dtype=np.int64)
-        renumber[list(classes)] = np.arange(len(classes))
-        labels = renumber[labels]
-        keep = labels >= 0
-        names = tuple(raw.classes[c] for c in classes)
-    chosen = np.sort(
-        np.concatenate(
-            [
-                _stratified(np.flatnonzero(keep & part), labels, limit)
-                for part, limit in ((~test, max_train), (test, max_test))
-            ]
+    return labels
+
+
+def _renumbered(name: str, raw: RawTask, labels: NDArray[np.int64], classes: Sequence[int]) -> NDArray[np.int64]:
+    """Labels in the order of ``classes``; -1 for all others."""
+    wrong = [c for c in classes if not 0 <= c < len(raw.classes)]
+    if wrong or len(set(classes)) != len(classes) or not classes:
+        raise TaskError(
+            f"task {name!r}: classes {list(classes)} must be different numbers from 0 to {len(raw.classes) - 1} "
+            f"(tasks.{name}.classes)"
         )
-    )
-    labels, test = labels[chosen], test[chosen]
-    for part, mask in (("training", ~test), ("test", test)):
-        missing = sorted(set(range(len(names))) - set(labels[mask].tolist()))
-        if missing:
-            raise TaskError(f"task {name!r}: the {part} part has no image of class {names[missing[0]]!r}")
-    images = resize_all([raw.images[i] for i in chosen], size)
-    return PreparedTask(name, images, labels, test, names, raw.licence, raw.source, content_hash(images, labels, test))
+    renumber = np.full(len(raw.classes), -1, dtype=np.int64)
+    renumber[list(classes)] = np.arange(len(classes))
+    return renumber[labels]
 
 
 def _stratified(indices: NDArray[np.int64], labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:

@@ -73,12 +73,13 @@ def _registries() -> dict[str, Registry[Any]]:
     from mergeline.architectures import ARCHITECTURES
     from mergeline.depth import PLACEMENTS
     from mergeline.matching import MATCHERS
+    from mergeline.metrics import METRICS
     from mergeline.normalization import NORMALIZATIONS
     from mergeline.tasks import TASKS
 
     return {
         "mergeline.architectures": ARCHITECTURES, "mergeline.depth": PLACEMENTS, "mergeline.matching": MATCHERS,
-        "mergeline.normalization": NORMALIZATIONS, "mergeline.tasks": TASKS,
+        "mergeline.metrics": METRICS, "mergeline.normalization": NORMALIZATIONS, "mergeline.tasks": TASKS,
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from mergeline.metrics import METRICS
 from stages.formats.files import write_json
 from stages.plan import paths
 from stages.plan.pipelines import Plan, make_plan
@@ -71,11 +72,13 @@ def _impossible(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     for row in rows:
         if row["status"] != "ok":
             continue
-        for key, low, high in (("accuracy", 0, 1), ("loss", 0, math.inf), ("calibration_error", 0, 1)):
+        for key, metric in METRICS.items():
             value = row[key]
             if value is None and (key == "accuracy" or row["scope"] != "joint"):
                 yield row["cell"], f"{key} on {row['scope']} is missing"
-            elif value is not None and not (low <= value <= high and math.isfinite(value)):  # NaN is not between
+            elif value is not None and not (
+                metric.low <= value <= metric.high and math.isfinite(value)
+            ):  # NaN is not between
                 yield row["cell"], f"{key} on {row['scope']} is {value}"
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mergeline.architectures import size_mismatch
+from mergeline.metrics import METRICS
 from stages.formats.files import read_json, write_json
 from stages.formats.tables import write_table
 from stages.plan import paths
@@ -44,9 +45,7 @@ SCHEMA = pa.schema(
         pa.field("normalize", pa.string()),
         pa.field("placement", pa.string(), metadata={"about": "where the blocks of shallow models stand"}),
         pa.field("scope", pa.string(), metadata={"about": "a task, mean or joint"}),
-        pa.field("accuracy", pa.float64()),
-        pa.field("loss", pa.float64()),
-        pa.field("calibration_error", pa.float64()),
+        *(pa.field(name, pa.float64(), metadata={"about": metric.summary}) for name, metric in METRICS.items()),
         pa.field("n", pa.int64(), metadata={"about": "test images"}),
         pa.field("agree_0", pa.float64(), metadata={"about": "predictions equal to the first source's"}),
         pa.field("agree_1", pa.float64()),
@@ -156,9 +155,7 @@ def _rows(
         yield {
             **common,
             "scope": "mean",
-            **{
-                key: float(np.mean([entry[key] for entry in each])) for key in ("accuracy", "loss", "calibration_error")
-            },
+            **{key: float(np.mean([entry[key] for entry in each])) for key in METRICS},
             "n": sum(entry["n"] for entry in each),
         }
         yield {
