@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -14,7 +15,18 @@ from mergeline.matching.weight import AlignedWeights
 if TYPE_CHECKING:
     from mergeline.moments import Moments
 
-__all__ = ["settle_dead"]
+OptionsT = TypeVar("OptionsT")
+
+__all__ = ["settle_dead", "settled"]
+
+
+def settled(match: Callable[[Problem, OptionsT], Matching]) -> Callable[[Problem, OptionsT], Matching]:
+    """A matcher's function by activations, and then by weights where activations say nothing."""
+
+    def run(problem: Problem, options: OptionsT) -> Matching:
+        return settle_dead(problem, match(problem, options))
+
+    return run
 
 
 def settle_dead(problem: Problem, matching: Matching) -> Matching:

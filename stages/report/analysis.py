@@ -57,21 +57,10 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class PairResult:
-    """All runs of one pair of architectures on some tasks, with one method."""
+class _OfCombination:
+    """Something that is said of all runs with the same tasks and architectures."""
 
     combination: Combination
-    method: str
-    homogeneous: bool
-    size_mismatch: float
-    accuracy: Sample
-    per_scope: dict[str, Sample]
-    """Accuracy by scope: each task, and "joint" where there are several tasks."""
-    ensemble: Sample
-    sources: Sample
-    """Mean accuracy of the source models, one value a run."""
-    agreement: dict[str, float]
-    """Mean of agree_0, agree_1, follow_0, follow_1, disagree, agree_own where they exist."""
 
     @property
     def tasks(self) -> str:
@@ -87,13 +76,29 @@ class PairResult:
 
 
 @dataclass(frozen=True)
-class Deviation:
+class PairResult(_OfCombination):
+    """All runs of one pair of architectures on some tasks, with one method."""
+
+    method: str
+    homogeneous: bool
+    size_mismatch: float
+    accuracy: Sample
+    per_scope: dict[str, Sample]
+    """Accuracy by scope: each task, and "joint" where there are several tasks."""
+    ensemble: Sample
+    sources: Sample
+    """Mean accuracy of the source models, one value a run."""
+    agreement: dict[str, float]
+    """Mean of agree_0, agree_1, follow_0, follow_1, disagree, agree_own where they exist."""
+
+
+@dataclass(frozen=True)
+class Deviation(_OfCombination):
     """A heterogeneous pair against the mean of its two homogeneous ones, in accuracy (fractions).
 
     ``low``, ``high``: 95 % interval over runs (Welch). ``worst``, ``best``: the lower and higher homogeneous mean.
     """
 
-    combination: Combination
     size_mismatch: float
     heterogeneous: Sample
     worst: float
@@ -101,18 +106,6 @@ class Deviation:
     value: float
     low: float
     high: float
-
-    @property
-    def tasks(self) -> str:
-        return self.combination.tasks_label
-
-    @property
-    def architectures(self) -> str:
-        return self.combination.architectures_label
-
-    @property
-    def same_task(self) -> bool:
-        return self.combination.same_task
 
 
 @dataclass(frozen=True)
