@@ -93,7 +93,9 @@ def test_any_chain_of_moves_agrees_with_permuting_the_tensors(chain: list[Step],
     assert max(check_spaces(model, spaces, inputs).values()) < 1e-5
     with torch.no_grad():
         before, units = model(inputs), model.moved(inputs)
-        model.load_state_dict(permute_state(spaces, model.state_dict(), {space.name: random_permutation(space, generator)}))
+        model.load_state_dict(
+            permute_state(spaces, model.state_dict(), {space.name: random_permutation(space, generator)})
+        )
         assert torch.allclose(model(inputs), before, atol=1e-5)
         assert torch.allclose(model.moved(inputs).sort(1).values, units.sort(1).values, atol=1e-6)
 
