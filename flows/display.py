@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flows.dvc.stage import kind_of
 from flows.running.events import Event
 from flows.running.session import Outcome
 from stages.plan import paths
@@ -59,7 +60,7 @@ class _Tally:
         self.lock = threading.Lock()
 
     def take(self, event: Event) -> None:
-        kind, expected = event.stage.partition("@")[0], self.expected.get(event.address, 1.0)
+        kind, expected = kind_of(event.stage), self.expected.get(event.address, 1.0)
         with self.lock:
             if event.state == "planned":
                 self.planned[kind] += expected
@@ -92,7 +93,7 @@ class _Tally:
         now = time.monotonic()
         left = sum(max(0.0, seconds) * self._pace(kind) for kind, seconds in self.planned.items())
         for address, start in self.started.items():
-            pace = self._pace(self.names[address].partition("@")[0])
+            pace = self._pace(kind_of(self.names[address]))
             left += max(0.0, self.expected.get(address, 1.0) * pace - (now - start))
         return left / self.jobs
 

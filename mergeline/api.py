@@ -38,10 +38,18 @@ class MergeResult:
 
 
 def merge(
-    models: Sequence[nn.Module] | Mapping[str, nn.Module], data: Any, method: str = "permute", normalize: str = "reset", *,
-    options: Mapping[str, object] | None = None, normalize_options: Mapping[str, object] | None = None,
-    weights: Sequence[float] | None = None, stop: str | None = None, seed: int = 0, check: bool = True,
-) -> MergeResult:  # fmt: skip
+    models: Sequence[nn.Module] | Mapping[str, nn.Module],
+    data: Any,
+    method: str = "permute",
+    normalize: str = "reset",
+    *,
+    options: Mapping[str, object] | None = None,
+    normalize_options: Mapping[str, object] | None = None,
+    weights: Sequence[float] | None = None,
+    stop: str | None = None,
+    seed: int = 0,
+    check: bool = True,
+) -> MergeResult:
     """Merge models of one architecture that were trained apart, without training.
 
     Parameters
@@ -75,14 +83,8 @@ def merge(
         raise ValueError(f"normalisation {normalize!r} would do nothing: {reason}")
     parts = _parts(data, list(networks), several, again=normalizer.reads_images)
     batches = next(iter(parts.values())) if len(parts) == 1 else Batches(mixed_batches(list(parts.values())), True)
-    example = _example(parts)
-    spaces = trace(reference, example)
-    check_same_topology(networks, spaces, same_outputs=not several)
-    verified = max(check_spaces(reference, spaces, example).values(), default=0.0) if check else None
-    moments = _moments(matcher, list(networks.values()), spaces, parts)
-    states = [network.state_dict() for network in networks.values()]
-    problem = Problem(spaces, states, moments, np.random.default_rng(seed), same_outputs=not several)
-    matching = matcher.match(problem, chosen)
+    spaces, verified = _traced(networks, parts, several, check)
+    matching = matcher.match(_problem(matcher, list(networks.values()), spaces, parts, several, seed), chosen)
     check_maps(spaces, matching.maps, normalize)
     stop = stop_space(reference, spaces, stop)
     merged = assemble(networks, spaces, matching.maps, same_outputs=not several, stop=stop, weights=weights)
@@ -91,29 +93,37 @@ def merge(
         mixed=batches, own={name: parts.get(name, batches) for name in networks},
     )  # fmt: skip
     _as_given(merged, next(iter(models.values() if isinstance(models, Mapping) else models)))
-    report: dict[str, object] = {
-        "method": method, "options": chosen, "normalize": normalize, "objective": matching.objective,
-        "images": sum(part.images for part in parts.values()), "verified": verified,
-    }  # fmt: skip
+    images = sum(part.images for part in parts.values())
+    report = {"method": method, "options": chosen, "normalize": normalize, "images": images}
+    report |= {"objective": matching.objective, "verified": verified}
     return MergeResult(merged, matching.maps, report, spaces)
 
 
-def _example(parts: Mapping[str, Batches]) -> Any:
-    """Two inputs of the first batch."""
+def _traced(
+    networks: Mapping[str, nn.Module], parts: Mapping[str, Batches], several: bool, check: bool
+) -> tuple[Spaces, float | None]:
+    """The spaces of the first network, which the others must have too, and how well they were proved."""
     first = next(iter(next(iter(parts.values()))), None)
     if first is None:
         raise ValueError("merging needs data: there is no batch")
-    return first_samples(first, 2)
+    example = first_samples(first, 2)
+    reference = next(iter(networks.values()))
+    spaces = trace(reference, example)
+    check_same_topology(networks, spaces, same_outputs=not several)
+    verified = max(check_spaces(reference, spaces, example).values(), default=0.0) if check else None
+    return spaces, verified
 
 
-def _moments(
-    matcher: Matcher, networks: list[nn.Module], spaces: Spaces, parts: Mapping[str, Batches]
-) -> dict[str, Moments]:
-    """The moments that the matcher needs, over all tasks' batches."""
-    if matcher.moments == "none":
-        return {}
-    pairs = (cross_pairs if matcher.moments == "cross" else full_pairs)(len(networks))
-    return collect_moments(networks, spaces, (batch for part in parts.values() for batch in part), pairs)
+def _problem(
+    matcher: Matcher, networks: list[nn.Module], spaces: Spaces, parts: Mapping[str, Batches], several: bool, seed: int
+) -> Problem:
+    """What the matcher is to solve, with the moments that it needs, over all tasks' batches."""
+    moments: dict[str, Moments] = {}
+    if matcher.moments != "none":
+        pairs = (cross_pairs if matcher.moments == "cross" else full_pairs)(len(networks))
+        moments = collect_moments(networks, spaces, (batch for part in parts.values() for batch in part), pairs)
+    states = [network.state_dict() for network in networks]
+    return Problem(spaces, states, moments, np.random.default_rng(seed), same_outputs=not several)
 
 
 def _chosen(kind: str, name: str, registry: Mapping[str, Any], given: Mapping[str, object] | None) -> tuple[Any, Any]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.errors import PASSING
 from stages.plan import paths
 from stages.registry import STAGES
 
@@ -23,7 +24,6 @@ __all__ = ["DISK_FULL", "TRANSIENT", "main", "run_stage"]
 
 DISK_FULL = 74
 TRANSIENT = 75
-_PASSING = (errno.EIO, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE, errno.ENFILE, errno.EMFILE)
 
 
 def run_stage(name: str, cell: str) -> None:
@@ -128,7 +128,7 @@ def _failure_status(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DISK_FULL
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    passing = isinstance(error, OSError) and error.errno in _PASSING
+    passing = isinstance(error, OSError) and error.errno in PASSING
     return TRANSIENT if out_of_memory or passing else 1
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["InputError", "StageError"]
+import errno
+
+__all__ = ["PASSING", "InputError", "StageError"]
+
+PASSING = (errno.EIO, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE, errno.ENFILE, errno.EMFILE)
+"""System errors after which the same command may succeed later."""
 
 
 class InputError(ValueError):

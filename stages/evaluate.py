@@ -7,7 +7,6 @@ heads' classes and all tasks' images. Source models are read from their stored p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ from stages.formats.merged import load_merged
 from stages.formats.models import load_edge
 from stages.formats.predictions import read_predictions
 from stages.plan import paths
-from stages.plan.keys import Edge, Merge, Prediction, Sources, parse_cell, parse_edge, parse_merge, parse_sources
+from stages.plan.keys import Key, Prediction, Sources, parse_edge, parse_merge, parse_sources
 from stages.sources import head_names
 
 __all__ = ["run_edge", "run_ensemble", "run_merge"]
@@ -72,7 +71,7 @@ def run_merge(context: Context, cell: str) -> None:
                 )
             }
         result["tasks"][task] |= {key: value for key, value in values.items() if not math.isnan(value)}
-    _write(context, cell, "merge", result, path, network)
+    _write(context, "merge", Key(sources, merge), result, path, network)
 
 
 def run_edge(context: Context, cell: str) -> None:
@@ -80,8 +79,9 @@ def run_edge(context: Context, cell: str) -> None:
     edge = parse_edge(cell)
     path = context.path(paths.edge_model(edge))
     logits = read_predictions(context.path(paths.prediction(Prediction(edge, edge.task))))
-    result = _scores(context, Sources((edge,)), {edge.task: [logits]})
-    _write(context, cell, "edge", result, path, load_edge(path)[0])
+    key = Key(Sources((edge,)))
+    result = _scores(context, key.sources, {edge.task: [logits]})
+    _write(context, "edge", key, result, path, load_edge(path)[0])
 
 
 def run_ensemble(context: Context, cell: str) -> None:
@@ -98,7 +98,7 @@ def run_ensemble(context: Context, cell: str) -> None:
     example = normalize(torch.from_numpy(context.task(sources.tasks[0]).images[:1]))
     result["parameters"] = sum(parameters(model) for model in models)
     result["flops"] = sum(flops(model, example) for model in models)
-    _write(context, cell, "ensemble", result, None, None)
+    _write(context, "ensemble", Key(sources), result, None, None)
 
 
 def _source_logits(context: Context, sources: Sources) -> dict[Any, dict[str, Tensor]]:
@@ -141,18 +141,15 @@ def _scores(context: Context, sources: Sources, logits: Logits) -> dict[str, Any
     return result
 
 
-def _write(context: Context, cell: str, kind: str, result: dict[str, Any], path: Any, network: Any) -> None:
+def _write(context: Context, kind: str, key: Key, result: dict[str, Any], path: Any, network: Any) -> None:
     if network is not None:
         task = next(iter(result["tasks"]))
         example = normalize(torch.from_numpy(context.task(task).images[:1]))
         result["parameters"] = parameters(network)
         result["flops"] = flops(network.cpu(), example)
-    sources, _ = parse_cell(cell)
-    hashes = {str(edge): file_hash(context.path(paths.edge_model(edge))) for edge in dict.fromkeys(sources.edges)}
-    values = {"cell": cell, "kind": kind, **result, "sources": hashes}
+    edges = dict.fromkeys(key.sources.edges)
+    hashes = {str(edge): file_hash(context.path(paths.edge_model(edge))) for edge in edges}
+    values = {"cell": str(key), "kind": kind, **result, "sources": hashes}
     if path is not None:
         values["model"] = file_hash(path)
-    parsers: dict[str, Callable[[str], Merge | Sources | Edge]] = {
-        "merge": parse_merge, "edge": parse_edge, "ensemble": parse_sources,
-    }  # fmt: skip
-    write_json(context.path(paths.evaluation(parsers[kind](cell))), values)
+    write_json(context.path(paths.evaluation(key)), values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mergeline.matching import Problem
 from mergeline.matching.problem import Judge
 from mergeline.seeds import numpy_generator
@@ -10,7 +12,7 @@ from stages.errors import StageError
 from stages.formats.maps import write_maps
 from stages.formats.moments import MomentFile
 from stages.plan import paths
-from stages.plan.keys import parse_match
+from stages.plan.keys import Sources, parse_match
 from stages.plan.methods import resolve
 from stages.sources import LoadedSources, load_sources
 
@@ -19,23 +21,29 @@ __all__ = ["match", "run"]
 
 def run(context: Context, cell: str) -> None:
     """``cell``: the sources of a merge and a method, ``digits.r35+r17.s0+s1.permute``."""
-    sources, method = parse_match(cell)
-    if resolve(context.params, method).judged:
-        raise StageError(f"{cell} chooses an option by accuracy: python -m stages match-judged {cell}")
-    match(context, cell, load_sources(context, sources), None)
+    match(context, cell, None)
 
 
-def match(context: Context, cell: str, loaded: LoadedSources, judge: Judge | None) -> None:
-    """Match loaded models and write their maps; ``judge`` is for methods with an option that is chosen by accuracy."""
+def match(context: Context, cell: str, make_judge: Callable[[Sources, LoadedSources], Judge] | None) -> None:
+    """Match the units and write the maps; ``make_judge`` is for methods with an option that is chosen by accuracy.
+
+    Raises
+    ------
+    StageError: the method needs a judge and there is none, or there is one and the method needs none.
+    """
     sources, method = parse_match(cell)
     resolved = resolve(context.params, method)
+    if resolved.judged != (make_judge is not None):
+        other = "match-judged" if resolved.judged else "match"
+        raise StageError(f"{cell} is made by another stage: python -m stages {other} {cell}")
+    loaded = load_sources(context, sources)
     matcher = resolved.matcher
     problem = Problem(
         loaded.spaces,
         [model.state_dict() for model in loaded.models],
         {} if resolved.moments == "none" else MomentFile(context.path(paths.statistics(sources))),
         numpy_generator(context.params.seed, "match", cell),
-        judge,
+        None if make_judge is None else make_judge(sources, loaded),
         same_outputs=loaded.same_outputs,
     )
     matching = matcher.match(problem, resolved.options)

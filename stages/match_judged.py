@@ -5,25 +5,21 @@ A stage of its own, so that other methods depend neither on this code nor on the
 
 from __future__ import annotations
 
+from functools import partial
+
 from mergeline.images import batches
 from mergeline.matching.judge import TrainingAccuracy
 from stages.context import Context
-from stages.errors import StageError
 from stages.match import match
-from stages.plan.keys import Sources, parse_match
-from stages.plan.methods import resolve
-from stages.sources import LoadedSources, head_names, load_sources, training_samples
+from stages.plan.keys import Sources
+from stages.sources import LoadedSources, head_names, training_samples
 
 __all__ = ["run"]
 
 
 def run(context: Context, cell: str) -> None:
     """``cell``: the sources of a merge and a method, ``digits.r35+r17.s0+s1.zip``."""
-    sources, method = parse_match(cell)
-    if not resolve(context.params, method).judged:
-        raise StageError(f"{cell} chooses nothing by accuracy: python -m stages match {cell}")
-    loaded = load_sources(context, sources)
-    match(context, cell, loaded, _training_accuracy(context, sources, loaded))
+    match(context, cell, partial(_training_accuracy, context))
 
 
 def _training_accuracy(context: Context, sources: Sources, loaded: LoadedSources) -> TrainingAccuracy:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["STAGES", "Stage"]
+__all__ = ["STAGES", "Stage", "code_name"]
 
 
 @dataclass(frozen=True)
@@ -13,8 +13,8 @@ class Stage:
 
     ``module``, ``function``: what runs it, with a context and the cell's name. ``cell``: how its cells are named; empty
     where there is one. ``light``: it needs no torch, and starts at once. ``gpu``: it uses a GPU where there is one.
-    ``seconds``: a first guess of how long a cell takes, until one has run. ``variants``: the registry of which each cell
-    runs one entry, whose code alone it depends on.
+    ``seconds``: a first guess of how long a cell takes, until one has run. ``variants``: the module of the registry of
+    which each cell runs one entry, whose code alone it depends on; ``only``: what such an entry must have.
     """
 
     module: str
@@ -25,6 +25,7 @@ class Stage:
     gpu: bool = False
     seconds: float = 2.0
     variants: str = ""
+    only: str = ""
 
 
 _EDGE, _SOURCES = "task.architecture.s0", "tasks.architectures.seeds"
@@ -42,11 +43,19 @@ STAGES: dict[str, Stage] = {
     "embed": Stage("stages.similarity", "run_embed", "moments of a task's embeddings", "TASK", gpu=True, seconds=20),
     "similarity": Stage("stages.similarity", "run_similarity", "Fréchet distance of two tasks", "TASK+TASK"),
     "statistics": Stage("stages.statistics", "run", "moments of a merge's sources", _SOURCES, gpu=True, seconds=4),
-    "match": Stage("stages.match", "run", "match the units of a merge's sources", _MATCH, variants="matching"),
-    "match-judged": Stage(
-        "stages.match_judged", "run", "the same, options chosen by accuracy", _MATCH, gpu=True, variants="matching"
+    "match": Stage(
+        "stages.match", "run", "match the units of a merge's sources", _MATCH, variants="mergeline.matching"
     ),
-    "merge": Stage("stages.merge", "run", "merge networks", _MERGE, gpu=True, variants="normalization"),
+    "match-judged": Stage(
+        "stages.match_judged",
+        "run",
+        "the same, options chosen by accuracy",
+        _MATCH,
+        gpu=True,
+        variants="mergeline.matching",
+        only="judged",
+    ),
+    "merge": Stage("stages.merge", "run", "merge networks", _MERGE, gpu=True, variants="mergeline.normalization"),
     "evaluate": Stage("stages.evaluate", "run_merge", "score a merge", _MERGE, gpu=True),
     "evaluate-ensemble": Stage("stages.evaluate", "run_ensemble", "score an ensemble", _SOURCES),
     "collect": Stage("stages.report.collect", "run", "gather all scores in one table", light=True),
@@ -54,3 +63,8 @@ STAGES: dict[str, Stage] = {
     "plot": Stage("stages.report.plot", "run", "draw the figures, write the tables", light=True),
     "report": Stage("stages.report.page", "run", "write reports/index.html", light=True),
 }
+
+
+def code_name(stage: str, variant: str = "") -> str:
+    """What the code of a stage, or of one variant of it, is called: ``train``, ``match-zip``."""
+    return f"{stage}-{variant}" if variant else stage

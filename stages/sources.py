@@ -49,7 +49,10 @@ def load_sources(context: Context, sources: Sources) -> LoadedSources:
     for edge in sources.edges:
         path = context.path(paths.edge_model(edge))
         model, architecture = load_edge(path)
-        expanded, topology = expand_to(model, architecture, sources.topology, placement)
+        try:
+            expanded, topology = expand_to(model, architecture, sources.topology, placement)
+        except ValueError as error:
+            raise StageError(f"{sources}: {edge} cannot be expanded by {placement!r}: {error}") from error
         models.append(expanded.to(memory_format=torch.channels_last))
         architectures.append(topology)
         hashes.append(file_hash(path))

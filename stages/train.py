@@ -221,7 +221,7 @@ class _Checkpoint:
     def __init__(self, context: Context, edge: Edge, key: list[Any]) -> None:
         text = json.dumps([dataclasses.asdict(k) if dataclasses.is_dataclass(k) else k for k in key], sort_keys=True)  # type: ignore[arg-type]
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self.path = context.path(paths.CHECKPOINTS / f"{edge}-{digest}.pt")
+        self.path = context.path(paths.checkpoint(edge, digest))
 
     def load(self) -> TrainState | None:
         if not self.path.is_file():

@@ -95,7 +95,7 @@ ADDITIONS = {
     "a metric": Addition(
         {
             "mergeline/metrics/dummy.py": "from mergeline.metrics.metric import Metric\n"
-            "TOP = Metric('dummy', 'a test', lambda logits, labels, bins: 0.5, 0, 1, higher_is_better=True)\n"
+            "TOP = Metric('dummy', 'a test', lambda logits, labels, bins: 0.5, 0, 1)\n"
         },
         registered("mergeline.metrics", "TOP", '"mergeline.metrics", Metric, ('),
         2,

@@ -23,9 +23,7 @@ MOVES: dict[str, Callable[..., Tensor]] = {
     "permute": lambda x, order: x.permute(0, *(axis + 1 for axis in order)),
     "merge": lambda x, axis: x.flatten(axis, axis + 1),
     "split": lambda x, axis, size: x.unflatten(axis, (size, -1)),
-    "view": lambda x, axis: (
-        x.contiguous().view(len(x), *x.shape[1:axis], -1, 1, *x.shape[axis + 1 :]).squeeze(axis + 1)
-    ),
+    "squeeze": lambda x, axis: x.unsqueeze(axis).transpose(axis, axis + 1).squeeze(axis + 1),
     "roll": lambda x, axis, by: x.roll(by, axis),
     "flip": lambda x, axis: x.flip(axis),
     "halves": lambda x, axis: torch.cat(x.chunk(2, axis)[::-1], axis),
@@ -48,7 +46,7 @@ def steps(draw: st.DrawFn) -> list[Step]:
         size = shape[axis - 1]
         options: dict[str, tuple[Any, ...]] = {
             "permute": (draw(st.permutations(range(len(shape)))),), "roll": (axis, draw(st.integers(-3, 3))),
-            "view": (axis,), "flip": (axis,), "halves": (axis,), "relu": (), "scale": (),
+            "squeeze": (axis,), "flip": (axis,), "halves": (axis,), "relu": (), "scale": (),
             "index": (axis, draw(st.permutations(range(size)))),
         }  # fmt: skip
         if axis < len(shape):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -118,3 +120,23 @@ def test_folders_are_named_in_one_module_alone() -> None:
         if module.split(".")[0] != "mergeline" and module != "stages.plan.paths":
             used = {word for text in path_words(tree(module)) for word in text.split("/")}
             assert not used & names, f"{module} names {sorted(used & names)}; stages.plan.paths knows them"
+
+
+def test_names_of_cells_are_taken_apart_in_one_module_alone() -> None:
+    for module in modules():
+        if module.split(".")[0] == "mergeline" or module == "stages.plan.keys":
+            continue
+        for node in ast.walk(tree(module)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+                takes_apart = node.func.attr in ("split", "rsplit", "partition", "rpartition")
+                assert (
+                    not (takes_apart and ast.unparse(node.args[0]) in ("'+'", "'@'")) or module == "flows.dvc.stage"
+                ), module
+            if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+                assert ast.unparse(node.left) not in ("'+'", "'@'"), module
+
+
+def test_the_threads_of_numpys_libraries_are_set_before_they_are_loaded() -> None:
+    code = "import sys, stages.__main__; print([name for name in ('numpy', 'torch', 'scipy') if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ended.stdout.strip() == "[]"

@@ -116,11 +116,11 @@ class StageCache:
         """Note in the run cache what a stage made of its inputs."""
         if not _cachable(stage):
             return
-        cache = self._repo.stage_cache
-        key, value = _get_cache_hash(plain_values(entry), key=True), _get_cache_hash(plain_values(entry))
-        path = Path(cache._get_cache_path(key, value))
+        plain = plain_values(entry)
+        key, value = _get_cache_hash(plain, key=True), _get_cache_hash(plain)
+        path = Path(self._repo.stage_cache._get_cache_path(key, value))
         if not path.exists():
-            write_bytes(path, fast_yaml(entry).encode())
+            write_bytes(path, fast_yaml(plain).encode())
 
     def add(self, out: Any) -> None:
         """Copy an output, whose hash is filled in, to the cache."""

@@ -6,6 +6,7 @@ The stamp of a file is taken before it is hashed: one that is rewritten in betwe
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,24 @@ SMALL_FILE = 1 << 16
 
 def stamp_of(path: str | Path) -> Stamp | None:
     """The file's stamp; None if it is missing."""
+    status = _status(path)
+    return None if status is None else _stamp(status)
+
+
+def _status(path: str | Path) -> os.stat_result | None:
     try:
-        status = os.stat(path)  # noqa: PTH116
+        return os.stat(path)  # noqa: PTH116
     except OSError:
         return None
+
+
+def _stamp(status: os.stat_result) -> Stamp:
     return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _info(status: os.stat_result) -> dict[str, Any]:
+    """A file's status in the form that DVC's state binds a hash to."""
+    return {"ino": status.st_ino, "mtime": status.st_mtime, "size": status.st_size}
 
 
 class Hashes:
@@ -44,45 +58,44 @@ class Hashes:
 
     def look_up(self, relative: Iterable[str]) -> None:
         """Look up the recorded hashes of many files in DVC's state at once."""
-        paths = []
+        stamps: dict[str, Stamp] = {}
         for name in set(relative):
             path = os.path.join(self._root, name)  # noqa: PTH118
-            if stamp_of(path) is not None and path not in self._files and not os.path.isdir(path):  # noqa: PTH112
-                paths.append(path)
+            status = None if path in self._files else _status(path)
+            if status is not None and not stat.S_ISDIR(status.st_mode):
+                stamps[path] = _stamp(status)
         infos: dict[str, Any] = {}
-        before = {path: stamp_of(path) for path in paths}
-        for path, meta, info in self._repo.state.get_many(iter(paths), self._repo.fs, infos) if paths else ():
-            stamp = before[path]
-            if info is not None and info.name == "md5" and stamp is not None:
-                self._files[path] = (stamp, meta, info)
+        for path, meta, info in self._repo.state.get_many(iter(stamps), self._repo.fs, infos) if stamps else ():
+            if info is not None and info.name == "md5":
+                self._files[path] = (stamps[path], meta, info)
 
     def of(self, entry: Any) -> tuple[Any, Any] | None:
         """Meta and hash of a dependency or output as it is now; None if it is missing."""
         path = entry.fs_path
         if entry.fs.protocol != "local":
             return entry.get_meta(), entry.get_hash()
-        stamp = stamp_of(path)
-        if stamp is None:
+        status = _status(path)
+        if status is None:
             return None
-        if os.path.isdir(path):  # noqa: PTH112
+        if stat.S_ISDIR(status.st_mode):
             meta, info = entry._get_hash_meta()
             return meta, info
+        stamp = _stamp(status)
         known = self._files.get(path)
         if known is None or known[0] != stamp:
-            meta, info = self._repo.state.get(path, self._repo.fs) if stamp[1] > SMALL_FILE else (None, None)
+            meta, info = self._repo.state.get(path, self._repo.fs) if status.st_size > SMALL_FILE else (None, None)
             if info is None or info.name != "md5":
-                seen = _seen(path)
                 meta, info = hash_file(path, self._repo.fs, "md5")
-                self._unsaved.append((path, info, seen))
+                self._unsaved.append((path, info, _info(status)))
             known = self._files[path] = (stamp, meta, info)
         return known[1], known[2]
 
     def remember(self, path: str, info: Any) -> None:
         """Note the hash of a file that was just put in its place."""
-        stamp = stamp_of(path)
-        if stamp is not None:
-            self._unsaved.append((path, info, _seen(path)))
-            self._files[path] = (stamp, Meta(size=stamp[1]), info)
+        status = _status(path)
+        if status is not None:
+            self._unsaved.append((path, info, _info(status)))
+            self._files[path] = (_stamp(status), Meta(size=status.st_size), info)
 
     def forget(self, path: Path) -> None:
         """Drop what is remembered of a file's hash, in DVC's state too."""
@@ -115,9 +128,3 @@ class Hashes:
             else:
                 values[key] = found
         return values
-
-
-def _seen(path: str) -> dict[str, Any]:
-    """A file's status in the form that DVC's state binds a hash to."""
-    status = os.stat(path)  # noqa: PTH116
-    return {"ino": status.st_ino, "mtime": status.st_mtime, "size": status.st_size}

@@ -124,7 +124,7 @@ class _FastDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignor
 
 def fast_yaml(data: Any) -> str:
     """The text of plain values, as PyYAML writes it."""
-    return yaml.dump(plain_values(data), Dumper=_FastDumper, sort_keys=False, allow_unicode=True, width=100_000)
+    return yaml.dump(data, Dumper=_FastDumper, sort_keys=False, allow_unicode=True, width=100_000)
 
 
 def dump_lock(data: Any) -> str:

@@ -109,7 +109,7 @@ class Pipeline:
             found = {
                 address
                 for address, stage in self.stages.items()
-                if target in (address, stage.name, stage.name.split("@")[0])
+                if target in (address, stage.name, stage.kind)
                 or ("*" in target and fnmatch.fnmatchcase(stage.name, target))
                 or target in stage.outs
             }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.dvc.pipeline import Pipeline
+from flows.running.workers import stage_arguments
 from stages.plan import paths
 
 __all__ = ["Leftover", "leftovers", "remove"]
@@ -34,13 +35,15 @@ def leftovers(pipeline: Pipeline) -> Iterator[Leftover]:
     for path in sorted((root / paths.LOGS).glob("*@*.log")):
         if path not in logs:
             yield Leftover(path, path.stat().st_size, "log")
-    cells = {name.partition("@")[2] for name in names}
+    runs = {run for stage in pipeline.stages.values() if (run := stage_arguments(stage.command)) is not None}
+    notes = {root / paths.progress(name) for name in names} | {root / paths.timing(*run) for run in runs}
     for folder in (paths.TIMINGS, paths.PROGRESS):
         for path in sorted((root / folder).glob("*@*")):
-            if path.name.removesuffix(".json").partition("@")[2] not in cells:
+            if path not in notes:
                 yield Leftover(path, path.stat().st_size, "note")
+    cells = {cell for _, cell in runs}
     for path in sorted((root / paths.CHECKPOINTS).glob("*.pt")):
-        if path.stem.rpartition("-")[0] not in cells:
+        if paths.checkpoint_edge(path) not in cells:
             yield Leftover(path, path.stat().st_size, "checkpoint")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.errors import InputError
 
-__all__ = ["InputsChanged", "MissingOutput", "PipelineError", "PipelineStage", "Reason", "Snapshot", "Stamp"]
+__all__ = ["InputsChanged", "MissingOutput", "PipelineError", "PipelineStage", "Reason", "Snapshot", "Stamp", "kind_of"]
 
 Stamp = tuple[int, int, int]
 """A file's modification time (ns), size and inode."""
@@ -59,6 +59,16 @@ class PipelineStage:
     param_files: tuple[str, ...] = ()
     with_gaps: bool = False
     """Whether it runs although something that it needs failed (``meta: {with_gaps: true}`` in dvc.yaml)."""
+
+    @property
+    def kind(self) -> str:
+        """What it is one cell of: ``train`` of ``train@digits.r17.s0``."""
+        return kind_of(self.name)
+
+
+def kind_of(name: str) -> str:
+    """The kind in a stage's name."""
+    return name.partition("@")[0]
 
 
 @dataclass(frozen=True)

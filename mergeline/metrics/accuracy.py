@@ -16,4 +16,4 @@ def _accuracy(logits: Tensor, labels: Tensor, bins: int) -> float:
     return float((logits.argmax(1) == labels).double().mean())
 
 
-ACCURACY = Metric("accuracy", "share of images that are named right", _accuracy, 0, 1, higher_is_better=True)
+ACCURACY = Metric("accuracy", "share of images that are named right", _accuracy, 0, 1)

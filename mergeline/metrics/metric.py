@@ -17,7 +17,7 @@ class Metric:
     """A registered score.
 
     ``measure``: from logits ``(N, classes)``, labels ``(N,)`` and the number of bins for what is binned. ``low``,
-    ``high``: what it can be; a value outside is an error in the audit. ``higher_is_better``: which way is better.
+    ``high``: what it can be; a value outside is an error in the audit.
     """
 
     name: str
@@ -25,4 +25,3 @@ class Metric:
     measure: Callable[[Tensor, Tensor, int], float]
     low: float
     high: float
-    higher_is_better: bool

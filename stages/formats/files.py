@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from stages.errors import StageError
+from stages.errors import PASSING, StageError
 from stages.plan import paths
 
 __all__ = ["file_hash", "json_text", "read_json", "reading", "root_of", "write_bytes", "write_json", "writing"]
@@ -38,13 +38,19 @@ def reading(path: Path, stage: str = "") -> Iterator[None]:
 
     Raises
     ------
-    StageError: missing or damaged; names the file and how it is made again.
+    StageError: missing, damaged or unreadable; names the file and what to do. What may pass (an I/O error, no memory) is
+        raised as it is: the file may be good.
     """
     try:
         yield
     except FileNotFoundError:
         raise StageError(f"{path} is missing; make it: {' '.join(('mergeline run', stage)).strip()}") from None
     except UNREADABLE as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in PASSING:
+            raise
+        if number is not None:
+            raise StageError(f"{path} cannot be read: {os.strerror(number)}") from error
         how = f"make it again: mergeline run --force {stage}" if stage else "delete it and run again: mergeline run"
         raise StageError(f"{path} is damaged ({error}); {how}") from error
 
@@ -53,12 +59,16 @@ def reading(path: Path, stage: str = "") -> Iterator[None]:
 def writing(path: Path) -> Iterator[Path]:
     """A temporary path to write to; it takes ``path``'s place when the block ends well, and is removed otherwise.
 
-    Inside a benchmark it lies in the scratch folder (a folder of results may be read at any time), else beside ``path``.
+    Inside a benchmark it lies in the scratch folder (a folder of results may be read at any time), elsewhere, and where
+    that is another disk, beside ``path``.
     """
     root = next((parent for parent in path.absolute().parents if (parent / paths.PARAMS).is_file()), None)
-    folder = path.parent if root is None else root / paths.TEMPORARY
-    for needed in (folder, path.parent):
-        needed.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent
+    if root is not None:
+        scratch = root / paths.TEMPORARY
+        scratch.mkdir(parents=True, exist_ok=True)
+        folder = scratch if scratch.stat().st_dev == path.parent.stat().st_dev else folder
     temporary = folder / f".{os.getpid()}-{next(_numbers)}{path.suffix}.tmp"
     try:
         yield temporary

@@ -18,7 +18,7 @@ from typing import Any
 from mergeline.registry import Registry
 from stages.formats.files import write_json
 from stages.plan import paths
-from stages.registry import STAGES
+from stages.registry import STAGES, Stage, code_name
 
 __all__ = ["code_names", "module_closure", "planning_files", "run", "stage_code"]
 
@@ -34,33 +34,33 @@ def run(context: Any, cell: str) -> None:
         write_json(context.path(paths.code(name)), stage_code(name))
 
 
-def code_names() -> list[str]:
-    """All stages but this one; a stage with variants once for each of them: ``match-zip``, ``merge-reset``."""
-    return sorted(
-        name
+def code_names() -> dict[str, tuple[str, str]]:
+    """The stage and the variant behind each name: all stages but this one, with variants once for each of them."""
+    found = {
+        code_name(stage, variant): (stage, variant)
         for stage, entry in STAGES.items()
         if stage != "code"
-        for name in ([f"{stage}-{variant}" for variant in _variants(stage)] if entry.variants else [stage])
-    )
+        for variant in (_variants(entry) if entry.variants else ("",))
+    }
+    return dict(sorted(found.items()))
 
 
-def _variants(stage: str) -> Iterator[str]:
-    for name, entry in _registries()[f"mergeline.{STAGES[stage].variants}"].items():
-        if stage != "match-judged" or entry.judged is not None:
+def _variants(stage: Stage) -> Iterator[str]:
+    for name, entry in _registries()[stage.variants].items():
+        if not stage.only or getattr(entry, stage.only) is not None:
             yield name
 
 
 def stage_code(name: str) -> dict[str, str]:
-    """Module name to hash, for all modules that a stage (or one variant of it) runs."""
-    stage = max((stage for stage in STAGES if name == stage or name.startswith(f"{stage}-")), key=len)
-    roots, plugins = [STAGES[stage].module], set()
-    if STAGES[stage].variants:
-        home = f"mergeline.{STAGES[stage].variants}"
-        variant = name.removeprefix(f"{stage}-")
-        if (plugin := _registries()[home].plugin(variant)) is not None:
+    """Module name to hash, for all modules that a stage (or one variant of it, see :func:`code_names`) runs."""
+    stage, variant = code_names()[name]
+    entry = STAGES[stage]
+    roots, plugins = [entry.module], set()
+    if variant:
+        if (plugin := _registries()[entry.variants].plugin(variant)) is not None:
             plugins.add(plugin)
         else:
-            roots.append(_module_of_entry(home, variant))
+            roots.append(_module_of_entry(entry.variants, variant))
     closure = module_closure(roots)
     plugins |= _plugins_of(closure)
     own = {module: _module_hash(module) for module in sorted(closure)}
@@ -129,7 +129,7 @@ def module_closure(roots: list[str]) -> set[str]:
 @cache
 def _apart() -> set[str]:
     """Registries that are not followed as a whole, as a stage runs one entry of each."""
-    return {f"mergeline.{entry.variants}" for entry in STAGES.values() if entry.variants}
+    return {entry.variants for entry in STAGES.values() if entry.variants}
 
 
 def planning_files() -> list[Path]:

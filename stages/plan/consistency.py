@@ -183,13 +183,15 @@ def _encoder(params: Params) -> Iterator[str]:
 
 def _cells(params: Params) -> Iterator[str]:
     """Faults that only show once cells are made: too few seeds, imports of edges that nothing uses."""
+    used: set[str] = set()
     for name, series in params.merges.items():
-        if not expand_cells(params, {name: series}):
+        merges = expand_cells(params, {name: series})
+        used |= {str(edge) for merge in merges for edge in merge.edges}
+        if not merges:
             yield (
                 f"merges.{name}: makes no merge at all; models of one task need two seeds at least "
                 f"(seeds: {series.seeds or params.seeds})"
             )
-    used = {str(edge) for cell in expand_cells(params, params.merges) for edge in cell.edges}
     for edge in params.imports:
         if edge not in used:
             hint = suggestion(edge, used)

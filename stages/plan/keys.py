@@ -92,9 +92,13 @@ class Sources:
     placement: str = PLACEMENT
 
     def __str__(self) -> str:
-        own = self.combination
+        return ".".join(self.parts)
+
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        """The name's parts: tasks, architectures, and seeds with what else makes these sources."""
         placed = "" if self.placement == PLACEMENT else f"-placement={self.placement}"
-        return f"{own.tasks_label}.{own.architectures_label}.{self.seeds_label}{placed}"
+        return self.combination.tasks_label, self.combination.architectures_label, self.seeds_label + placed
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
@@ -112,7 +116,7 @@ class Sources:
 
     @property
     def same_task(self) -> bool:
-        return len(self.tasks) == 1
+        return self.combination.same_task
 
     @cached_property
     def topology(self) -> str:
@@ -219,6 +223,9 @@ class Key:
 
     sources: Sources
     merge: Merge | None = None
+
+    def __str__(self) -> str:
+        return str(self.merge or self.sources)
 
     @property
     def control(self) -> str:

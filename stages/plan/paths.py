@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 
-from stages.plan.keys import Edge, Merge, Prediction, Sources, TaskPair
+from stages.plan.keys import Edge, Key, Merge, Prediction, Sources, TaskPair
 
 PARAMS = PurePosixPath("params.yaml")
 PROFILES = PurePosixPath("profiles")
@@ -104,7 +104,7 @@ def prediction(cell: Prediction) -> PurePosixPath:
     return ARTIFACTS / "predictions" / f"{cell}.npz"
 
 
-def evaluation(cell: Merge | Sources | Edge) -> PurePosixPath:
+def evaluation(cell: Key | Merge | Sources | Edge) -> PurePosixPath:
     """Of a merge, of the ensemble of its sources, or of one edge."""
     return EVALUATIONS / f"{cell}.json"
 
@@ -120,13 +120,22 @@ def prediction_pipeline(task_name: str) -> PurePosixPath:
 
 def sources_pipeline(sources: Sources) -> PurePosixPath:
     """The file with the stages of some sources and their merges."""
-    tasks, architectures, seeds = str(sources).split(".", 2)
-    return PIPELINES / tasks / architectures / seeds / PIPELINE_FILE
+    return PIPELINES.joinpath(*sources.parts) / PIPELINE_FILE
 
 
 def shared_pipeline(name: str) -> PurePosixPath:
     """The file with all cells of a kind of stage of which there are few."""
     return PIPELINES / name / PIPELINE_FILE
+
+
+def checkpoint(edge: Edge, digest: str) -> PurePosixPath:
+    """The state of a training that is not over; ``digest``: of all that it depends on."""
+    return CHECKPOINTS / f"{edge}-{digest}.pt"
+
+
+def checkpoint_edge(path: PurePath) -> str:
+    """The edge that a checkpoint is of."""
+    return path.stem.rpartition("-")[0]
 
 
 def timing(stage: str, cell: str) -> PurePosixPath:

@@ -21,7 +21,7 @@ from stages.plan.expansion import base_edge, expand_cells
 from stages.plan.keys import Edge, Merge, Prediction, Sources, TaskPair
 from stages.plan.methods import resolve
 from stages.plan.params import Params
-from stages.registry import STAGES
+from stages.registry import STAGES, code_name
 
 __all__ = [
     "HEADER",
@@ -248,7 +248,7 @@ def _stage(
     kind: str = "",
 ) -> StageCell:
     """``variant``: the one entry of a registry that it runs; ``kind``: by default the stage's name."""
-    code = str(paths.code(f"{name}-{variant}" if variant else name))
+    code = str(paths.code(code_name(name, variant)))
     all_deps = tuple(dict.fromkeys([code, *deps]))
     return StageCell(kind or name, name, str(cell), file, all_deps, tuple(sorted(set(params))), tuple(outs))
 

@@ -20,7 +20,7 @@ from mergeline.metrics import METRICS
 from stages.formats.files import read_json, write_json
 from stages.formats.tables import write_table
 from stages.plan import paths
-from stages.plan.keys import Edge, Merge, Sources, TaskPair, parse_key
+from stages.plan.keys import Key, Merge, Sources, TaskPair, parse_key
 from stages.plan.methods import resolve
 from stages.plan.params import Params
 from stages.plan.pipelines import Plan, make_plan
@@ -97,11 +97,11 @@ def run(context: Any, cell: str) -> None:
 def result_rows(params: Params, plan: Plan, root: Path) -> Iterator[dict[str, Any]]:
     """The rows of the table, edges first, then ensembles, then merges, in the order of the plan."""
     for edge in plan.edges:
-        yield from _rows(params, root, edge, "edge", {})
+        yield from _rows(params, root, "edge", Key(Sources((edge,))), {})
     for sources in plan.ensembles:
-        yield from _rows(params, root, sources, "ensemble", {"method": "ensemble"})
+        yield from _rows(params, root, "ensemble", Key(sources), {"method": "ensemble"})
     for merge in plan.merges:
-        yield from _rows(params, root, merge, "merge", _of_merge(params, merge))
+        yield from _rows(params, root, "merge", Key(merge.sources, merge), _of_merge(params, merge))
 
 
 def _of_merge(params: Params, merge: Merge) -> dict[str, Any]:
@@ -124,17 +124,14 @@ def scopes_of(sources: Sources) -> tuple[str, ...]:
     return (*sources.tasks, *(("mean", "joint") if len(sources.tasks) > 1 else ()))
 
 
-def _rows(
-    params: Params, root: Path, cell: Edge | Sources | Merge, kind: str, more: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    key = parse_key(kind, str(cell))
+def _rows(params: Params, root: Path, kind: str, key: Key, more: dict[str, Any]) -> Iterator[dict[str, Any]]:
     sources, combination = key.sources, key.sources.combination
     common: dict[str, Any] = {
-        "cell": str(cell), "kind": kind, "control": key.control, "tasks": combination.tasks_label,
+        "cell": str(key), "kind": kind, "control": key.control, "tasks": combination.tasks_label,
         "architectures": combination.architectures_label, "seeds": sources.seeds_label, "topology": sources.topology,
         "homogeneous": sources.homogeneous, "size_mismatch": _mismatch(sources), "seed": params.seed, **more,
     }  # fmt: skip
-    path = root / paths.evaluation(cell)
+    path = root / paths.evaluation(key)
     if not path.is_file():
         for scope in scopes_of(sources):
             yield {**common, "status": "missing", "scope": scope}

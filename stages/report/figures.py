@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -50,7 +51,7 @@ class FigureData:
     method: str
     reference: str
 
-    @property
+    @cached_property
     def results(self) -> list[PairResult]:
         return pair_results(self.rows)
 

@@ -29,12 +29,12 @@ def figure_data(params: Params, root: Path) -> FigureData:
     """The rows that figures and tables are made of, with the report's choices."""
     rows = pq.read_table(root / paths.RESULTS).to_pylist()
     labels = list(dict.fromkeys(result.method for result in pair_results(rows)))
-    methods = {method_label(row): merge.method for row in rows if (merge := key_of(row).merge) is not None}
     method = params.report.method or next(
         (label for label in labels if label != "identity"), labels[0] if labels else ""
     )
     if method not in labels:  # a grid's cells are named after their method
-        method = next((label for label in labels if methods[label].name == method), method)
+        named = {method_label(row): merge.method.name for row in rows if (merge := key_of(row).merge) is not None}
+        method = next((label for label in labels if named[label] == method), method)
     return FigureData(
         rows=rows,
         histories=pq.read_table(root / paths.HISTORIES).to_pylist(),
