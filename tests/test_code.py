@@ -134,7 +134,9 @@ def test_every_matchers_closure_has_the_module_that_defines_it(name: str) -> Non
 def test_a_merge_depends_on_its_own_normalisation_alone() -> None:
     assert "mergeline.normalization.reset" in stage_code("merge-reset")
     assert "mergeline.normalization.reset" not in stage_code("merge-none")
-    assert "mergeline.normalization.reset" in stage_code("match-judged-dual_zip")  # merges are judged as they are evaluated
+    assert "mergeline.normalization.reset" in stage_code(
+        "match-judged-dual_zip"
+    )  # merges are judged as they are evaluated
 
 
 def test_a_closure_holds_its_roots_and_only_modules_of_the_project() -> None:
