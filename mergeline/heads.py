@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mergeline.bundles import with_bundles
 from mergeline.maps import Dense, Permutation, UnitMap
-from mergeline.merging import Maps, mapped, merge_states
+from mergeline.merging import Maps, mapped, merge_folded
 from mergeline.spaces import Axis, Observation, Spaces, put, take, trace
 from mergeline.spaces.recording import flat_inputs, operation
 from mergeline.spaces.rules import canonical
@@ -226,7 +226,7 @@ def multi_head(
     whole = [with_bundles(spaces, own) for own in maps]
     chosen = [{name: own[name] for name in plan.trunk_spaces if name in own} for own in whole]
     trunk = _trunk_module(networks[0], spaces, plan)
-    _load_resized(trunk, merge_states(spaces, states, chosen, weights, only=set(plan.trunk_tensors)))
+    _load_resized(trunk, merge_folded(spaces, states, chosen, weights, only=set(plan.trunk_tensors)))
     heads = {
         name: _head_module(model, spaces, plan, own) for (name, model), own in zip(models.items(), chosen, strict=True)
     }

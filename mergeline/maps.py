@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,7 +49,11 @@ class UnitMap(ABC):
     @property
     @abstractmethod
     def is_permutation(self) -> bool:
-        """Whether batch-norm variances stay true under the map."""
+        """Whether every merged unit is one own unit and no own unit is lost: then norms and their statistics stay true."""
+
+    @abstractmethod
+    def deviations(self, tensor: Tensor, axis: int) -> Tensor:
+        """:meth:`merge` of the units' standard deviations, which add up in another way than the units do."""
 
 
 def _indices(index: Index, like: Tensor) -> Tensor:
@@ -100,6 +105,9 @@ class Permutation(UnitMap):
     def mass(self) -> Float64:
         return np.ones(self.size)
 
+    def deviations(self, tensor: Tensor, axis: int) -> Tensor:
+        return self.merge(tensor, axis)
+
     def invert(self) -> Permutation:
         """The permutation that undoes this one."""
         return Permutation(np.argsort(self.index))
@@ -130,7 +138,7 @@ class Groups(UnitMap):
 
     @property
     def is_permutation(self) -> bool:
-        return False
+        return self.size == self.merged and len(np.unique(self.labels)) == self.size
 
     def merge(self, tensor: Tensor, axis: int) -> Tensor:
         shape = list(tensor.shape)
@@ -144,6 +152,9 @@ class Groups(UnitMap):
 
     def mass(self) -> Float64:
         return np.bincount(self.labels, minlength=self.merged).astype(np.float64)
+
+    def deviations(self, tensor: Tensor, axis: int) -> Tensor:
+        return self.merge(tensor, axis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,9 +172,16 @@ class Dense(UnitMap):
     def merged(self) -> int:  # type: ignore[override]
         return self.to_merged.shape[0]
 
-    @property
+    @cached_property
     def is_permutation(self) -> bool:
-        return False
+        matrix = self.to_merged
+        return (
+            matrix.shape == self.to_own.T.shape
+            and matrix.shape[0] == matrix.shape[1]
+            and np.count_nonzero(matrix) == len(matrix)
+            and bool((matrix.max(axis=0) == 1).all() and (matrix.max(axis=1) == 1).all())
+            and np.array_equal(matrix, self.to_own.T)
+        )
 
     def merge(self, tensor: Tensor, axis: int) -> Tensor:
         return _product(self.to_merged, tensor, axis)
@@ -176,6 +194,10 @@ class Dense(UnitMap):
 
     def mass(self) -> Float64:
         return np.ones(self.merged)
+
+    def deviations(self, tensor: Tensor, axis: int) -> Tensor:
+        """As of units that do not correlate."""
+        return _product(self.to_merged**2, tensor.square(), axis).sqrt()
 
 
 def _product(matrix: Float64, tensor: Tensor, axis: int) -> Tensor:

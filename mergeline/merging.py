@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from mergeline.bundles import with_bundles
+from mergeline.folding import folded, norms_to_fold, set_statistics
 from mergeline.maps import UnitMap
 from mergeline.spaces import Axis, Spaces, spread, take, unspread
 from mergeline.spaces.space import put
 
-__all__ = ["Maps", "mapped", "merge_network", "merge_states", "uniform_weights"]
+__all__ = ["Maps", "mapped", "merge_folded", "merge_network", "merge_states", "uniform_weights"]
 
 Maps = Mapping[str, UnitMap]
 COMPUTED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -31,7 +32,7 @@ def uniform_weights(n_models: int) -> tuple[float, ...]:
 
 
 def mapped(tensor: Tensor, axis: Axis, apply: str, unit_map: UnitMap) -> Tensor:
-    """Apply a map ("merge" or "unmerge") to the entries of a space's units."""
+    """Apply a map ("merge", "deviations" or "unmerge") to the entries of a space's units."""
     return put(tensor, axis, getattr(unit_map, apply)(take(tensor, axis), axis.axis))
 
 
@@ -53,6 +54,7 @@ def merge_states(
     maps: Sequence[Maps],
     weights: Sequence[float] | None = None,
     only: set[str] | None = None,
+    deviations: frozenset[str] = frozenset(),
 ) -> dict[str, Tensor]:
     """The merged state dict.
 
@@ -63,6 +65,7 @@ def merge_states(
         mapped ones follow them.
     weights: each model's weight ``w_i``; uniform by default.
     only: names of the tensors to merge; all by default.
+    deviations: names of the tensors that hold units' standard deviations.
 
     Raises
     ------
@@ -94,10 +97,11 @@ def merge_states(
                 _share(
                     spaces,
                     canonical,
-                    state[name],
+                    state.get(canonical, state[name]),
                     own,
                     weight,
                     {space: found[model] for space, found in shares.items()},
+                    "deviations" if canonical in deviations else "merge",
                 )
                 for model, (state, own, weight) in enumerate(zip(states, whole, weights, strict=True))
             ]
@@ -108,15 +112,32 @@ def merge_states(
     return result
 
 
-def _share(spaces: Spaces, name: str, tensor: Tensor, own: Maps, weight: float, shares: Mapping[str, Tensor]) -> Tensor:
-    """One model's part of a merged tensor."""
+def merge_folded(
+    spaces: Spaces,
+    states: Sequence[Mapping[str, Tensor]],
+    maps: Sequence[Maps],
+    weights: Sequence[float] | None = None,
+    only: set[str] | None = None,
+) -> dict[str, Tensor]:
+    """:func:`merge_states`, with batch norms under maps that are no permutations folded into their layers first, which
+    keeps the merge exact (:mod:`mergeline.folding`)."""
+    norms = norms_to_fold(spaces, [with_bundles(spaces, own) for own in maps], only)
+    states = [folded(state, norms) for state in states]
+    merged = merge_states(spaces, states, maps, weights, only, frozenset(norm.gamma for norm in norms))
+    return merged | set_statistics(merged, norms)
+
+
+def _share(
+    spaces: Spaces, name: str, tensor: Tensor, own: Maps, weight: float, shares: Mapping[str, Tensor], produced: str
+) -> Tensor:
+    """One model's part of a merged tensor. ``produced``: what a map does to the axes that make units."""
     tensor = tensor.to(COMPUTED.get(tensor.dtype, tensor.dtype))
     entries = [(space, axis) for space, axis in spaces.tensors.get(name, ()) if space in own]
     grouped = spaces.grouped.get(name) if entries else None
     if grouped is not None:
         tensor = spread(tensor, *grouped)
     for space, axis in entries:
-        tensor = mapped(tensor, axis, "merge" if axis.produces else "unmerge", own[space])
+        tensor = mapped(tensor, axis, produced if axis.produces else "unmerge", own[space])
     scales: dict[int, Tensor] = {}
     for space, axis in entries:
         if axis.produces and space in shares:
@@ -149,7 +170,7 @@ def merge_network(
     weights: Sequence[float] | None = None,
 ) -> nn.Module:
     """Merge everything, the classifier too (same task), into ``model``, which is given the merged weights."""
-    merged = OrderedDict(merge_states(spaces, states, maps, weights))
+    merged = OrderedDict(merge_folded(spaces, states, maps, weights))
     # Versions of modules, which some read their own tensors by.
     merged._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
     model.load_state_dict(merged)

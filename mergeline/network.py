@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from mergeline.heads import multi_head
-from mergeline.maps import Dense, UnitMap
+from mergeline.maps import UnitMap
 from mergeline.merging import merge_network, uniform_weights
 from mergeline.normalization import NORMALIZATIONS, Finished
 from mergeline.spaces import Spaces
+from mergeline.spaces.norms import layers_with_norms
 
 __all__ = ["assemble", "is_whole", "normalise"]
 
@@ -59,28 +59,30 @@ def check_maps(spaces: Spaces, maps: Sequence[Mapping[str, UnitMap]], method: st
 
     Raises
     ------
-    ValueError: a linear map of units that the network compares with each other; or, with batch norms, maps that are no
-        permutations and a normalisation that does not set their statistics, which would have no meaning.
+    ValueError: a map other than a permutation of units that the network compares with each other; or of units of a batch
+        norm that cannot be folded into a layer, with a normalisation that does not set its statistics.
     """
-    statistics = any(name.endswith("running_var") for name in spaces.tensors)
+    foldable = {norm.running_var for norm in layers_with_norms(spaces.graph)}
+    alone = {
+        space
+        for name, entries in spaces.tensors.items()
+        if name.endswith("running_var") and name not in foldable
+        for space, _ in entries
+    }
     for own in maps:
         for name, unit_map in own.items():
             if unit_map.is_permutation:
                 continue
-            if isinstance(unit_map, Dense) and not _is_identity(unit_map) and spaces[name].compared:
+            if spaces[name].compared:
                 raise ValueError(
-                    f"space {name!r} is compared across its units by {spaces[name].compared}, which no linear map but a "
-                    "permutation commutes with; choose permute, weight, zip or transport without regularization"
+                    f"space {name!r} is compared across its units by {spaces[name].compared}, which no map but a permutation "
+                    "commutes with; choose permute, weight, zip of two models or transport without regularization"
                 )
-            if statistics and not NORMALIZATIONS[method].sets_statistics:
+            if name in alone and not NORMALIZATIONS[method].sets_statistics:
                 raise ValueError(
-                    f"space {name!r} is merged by a map that is no permutation, which leaves batch norms' variances without "
-                    f"meaning, and normalisation {method!r} does not set them; choose reset"
+                    f"space {name!r} is merged by a map that is no permutation, which leaves without meaning the variances of "
+                    f"a batch norm that no layer stands before, and normalisation {method!r} does not set them; choose reset"
                 )
-
-
-def _is_identity(unit_map: Dense) -> bool:
-    return unit_map.size == unit_map.merged and np.array_equal(unit_map.to_merged, np.eye(unit_map.size))
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -45,7 +46,8 @@ def match(name: str, options: object, moments: Moments, groups: int = 1) -> list
     space = Space(moments.space, size, (), seen, groups, "bundles" if groups > 1 else "")
 
     class OneSpace:
-        free = (space,)
+        free = movable = (space,)
+        tensors: ClassVar[dict[str, object]] = {}
 
         @staticmethod
         def together() -> list[tuple[tuple[Space, int], ...]]:

@@ -164,20 +164,18 @@ def difference(first: nn.Module, second: nn.Module, inputs: Tensor) -> float:
 def test_a_planted_permutation_merges_back_to_the_function(network: str, method: str) -> None:
     make, shape = NETWORKS[network]
     model, copy, inputs = planted(make, shape)
-    normed = any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in model.modules())
-    linear = method in ("zip", "dual_zip", "cca")
     options: dict[str, Any] = {"alpha": 1.0, "beta": 0.0} if "zip" in method else {}
     if method == "cca" and network in ("transformer", "torch", "volumes"):
         with pytest.raises(ValueError, match="compared across its units"):
             merge([model, copy], [inputs], method, "none")
         return
-    if normed and linear:
-        with pytest.raises(ValueError, match="leaves batch norms' variances without meaning"):
-            merge([model, copy], [inputs], method, "none", options=options)
+    if method == "cca" and network in ("flat", "reused"):  # a norm after flattening, a layer of two norms
+        with pytest.raises(ValueError, match="a batch norm that no layer stands before"):
+            merge([model, copy], [inputs], method, "none")
         return
     found = merge([model, copy], [inputs], method, "none", options=options)
     assert found.report["verified"] < 1e-4  # type: ignore[operator]
-    assert difference(model, found.model, inputs[:16]) < (0.05 if method == "cca" else 1e-4)
+    assert difference(model, found.model, inputs[:16]) < 1e-4
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -15,7 +15,7 @@ from mergeline.evaluation import flops, parameters
 from mergeline.heads import MultiHead, cut, multi_head, multi_head_from_state, trace_network
 from mergeline.maps import Dense, Groups, Permutation, UnitMap
 from mergeline.matching import MATCHERS, Problem
-from mergeline.merging import merge_network, merge_states
+from mergeline.merging import merge_folded, merge_network, merge_states
 from mergeline.moments import collect_moments
 from mergeline.spaces import Spaces, permute_state, random_permutation, trace
 from stages.formats.merged import load_merged, save_merged
@@ -239,6 +239,35 @@ def test_merged_tensors_are_the_sum_of_mapped_ones(weights: tuple[float, float],
         torch.testing.assert_close(merged[name], tensor, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["groups", "linear"])
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.3, 0.7)])
+def test_merged_units_behind_a_norm_are_the_mapped_units_of_the_models(
+    kind: str, weights: tuple[float, float], enliven: Enliven
+) -> None:
+    models, images = chains(enliven), noise(8, 3, 8, 8)
+    with torch.no_grad():
+        for model in models:
+            model.bn1.weight[1] *= -1  # type: ignore[union-attr,operator,index]
+            model.bn1.weight[2] = 1e-4  # type: ignore[union-attr,operator,index]
+    spaces = trace(models[0], images[:2])
+    maps, (merges, _) = chain_maps(), chain_matrices(weights)
+    matrices = [own["conv1"] for own in merges]
+    if kind == "linear":
+        matrices = [torch.from_numpy(np.random.default_rng(seed).normal(size=(5, 5))).float() for seed in range(2)]
+        maps = [{"conv1": Dense(m.double().numpy(), np.linalg.inv(m.double().numpy()))} for m in matrices]
+        matrices = [weight * m for weight, m in zip(weights, matrices, strict=True)]
+    merged = chains(enliven)[0]
+    merged.load_state_dict(merge_folded(spaces, [model.state_dict() for model in models], maps, weights))
+
+    def units(model: nn.Module) -> Tensor:
+        with torch.no_grad():
+            return model.eval().bn1(model.conv1(images))  # type: ignore[operator]
+
+    expected = sum(torch.einsum("gi,bihw->bghw", m, units(model)) for m, model in zip(matrices, models, strict=True))
+    torch.testing.assert_close(units(merged), expected, rtol=1e-4, atol=1e-4)
+    assert (merged.bn1.weight > 0).all()  # type: ignore[union-attr,operator]
+
+
 def test_no_weight_on_a_models_own_groups_leaves_no_trace_of_it(enliven: Enliven) -> None:
     models = chains(enliven)
     spaces = trace(models[0], torch.zeros(1, 3, 8, 8))
@@ -360,7 +389,7 @@ def test_at_an_early_stop_the_heads_run_their_own_layers_on_merged_units(enliven
     spaces = trace(models[0], torch.zeros(1, 3, 8, 8))
     images = noise(4, 3, 8, 8)
     found = head_outputs(multi_head(dict(zip("ab", models, strict=True)), spaces, maps, stop="conv1"), images)
-    merged = merge_states(spaces, [model.state_dict() for model in models], maps, only=below_classifier(models[0]))
+    merged = merge_folded(spaces, [model.state_dict() for model in models], maps, only=below_classifier(models[0]))
     with torch.no_grad():
         x = nn.functional.conv2d(images, merged["conv1.weight"], merged["conv1.bias"], padding=1)
         norm = [merged[f"bn1.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias")]
@@ -377,7 +406,7 @@ def test_a_flattened_boundary_is_read_by_the_right_units(enliven: Enliven) -> No
     images = noise(4, 3, 8, 8)
     late = multi_head(dict(zip("ab", models, strict=True)), spaces, maps)
     assert parameters(late.heads) == sum(6 * 4 * count + count for count in (4, 3))
-    merged = merge_states(spaces, [model.state_dict() for model in models], maps, only=below_classifier(models[0]))
+    merged = merge_folded(spaces, [model.state_dict() for model in models], maps, only=below_classifier(models[0]))
     shared = enliven(Chain())
     shared.load_state_dict(merged, strict=False)
     with torch.no_grad():

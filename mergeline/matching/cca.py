@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mergeline.assignment import match_permutation
 from mergeline.bundles import in_bundles
-from mergeline.maps import Dense, UnitMap
-from mergeline.matching.problem import Matcher, per_space
+from mergeline.maps import Dense, Permutation, UnitMap
+from mergeline.matching.permute import PERMUTE
+from mergeline.matching.problem import Matcher, Matching, Problem, per_space
 
 if TYPE_CHECKING:
     from mergeline.moments import Moments
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
 __all__ = ["CCA", "CcaOptions", "match_cca"]
 
 Float64 = NDArray[np.float64]
+Index = NDArray[np.int64]
 
-RANK = 1e-6
-"""Canonical correlations below this are rounding: their directions are no match, only what is left over."""
+RANK = 1e-2
+"""Canonical correlations below this say nothing: their directions have a hundredth of the ridge's variance at most, where
+float32 moments are rounding, or correlate with nothing. They are no match, only what is left over."""
 
 
 def match_cca(
-    xx: ArrayLike, yy: ArrayLike, xy: ArrayLike, gamma: float = 0.1, assignment: NDArray[np.int64] | None = None
+    xx: ArrayLike, yy: ArrayLike, xy: ArrayLike, gamma: float = 0.1, assignment: Index | None = None
 ) -> tuple[Float64, Float64]:
     """Map units ``y`` to units ``x`` through their canonical variables.
 
@@ -105,21 +108,36 @@ class CcaOptions:
             raise ValueError(f"gamma must be above 0, got {self.gamma}")
 
 
-def _match(
-    space: Space, moments: Moments, partners: Sequence[NDArray[np.int64]], options: CcaOptions
+def _match(problem: Problem, options: CcaOptions) -> Matching:
+    """What activations leave open follows the assignment of ``permute``."""
+    for space in problem.spaces.free:
+        sizes = problem.moments[space.name].sizes
+        if len(set(sizes)) != 1:
+            raise ValueError(f"space {space.name!r}: cca needs models of one width, got {list(sizes)}")
+    assigned = PERMUTE.match(problem, PERMUTE.options()).maps
+
+    def match(
+        space: Space, moments: Moments, partners: Sequence[Index], options: CcaOptions
+    ) -> tuple[list[UnitMap], float]:
+        return _match_space(space, moments, partners, [own[space.name] for own in assigned], options)
+
+    return per_space(match)(problem, options)
+
+
+def _match_space(
+    space: Space, moments: Moments, partners: Sequence[Index], assigned: Sequence[UnitMap], options: CcaOptions
 ) -> tuple[list[UnitMap], float]:
     """Every model to model 0; the objective is the mean correlation of mapped units with those they are mapped to.
 
     Bundles are mapped each to its own, so that they stay apart.
     """
-    if len(set(moments.sizes)) != 1:
-        raise ValueError(f"space {space.name!r}: cca needs models of one width, got {list(moments.sizes)}")
     eye = np.eye(space.size)
     maps: list[UnitMap] = [Dense(eye, eye)]
     total = 0.0
     for model in range(1, len(moments.sizes)):
         xx, yy, xy = (moments.covariance(*pair) for pair in ((0, 0), (model, model), (0, model)))
-        correlation = moments.correlation(0, model)
+        assignment = assigned[model]
+        assert isinstance(assignment, Permutation)
         to_merged, to_own = np.zeros_like(eye), np.zeros_like(eye)
         for own, other in in_bundles(xy.shape, partners[model]):
             to_merged[own, other], to_own[other, own] = match_cca(
@@ -127,7 +145,7 @@ def _match(
                 yy[other, other],
                 xy[own, other],
                 options.gamma,
-                match_permutation(correlation[own, other]),
+                assignment.index[own] - other.start,
             )
         maps.append(Dense(to_merged, to_own))
         total += _mean_correlation(xx, yy, xy, to_merged)
@@ -145,5 +163,5 @@ CCA = Matcher(
     "linear maps to the canonical variables of the activations",
     "full",
     CcaOptions,
-    per_space(_match),
+    _match,
 )

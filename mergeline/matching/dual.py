@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from mergeline.bundles import assign_bundles, match_bundled, moves
 from mergeline.maps import Permutation, UnitMap
 from mergeline.matching.problem import Matcher, Matching, Problem
+from mergeline.matching.ties import settle
 from mergeline.matching.weight import AlignedWeights, Panel, Together, arrange, descend, neighbours, panels
-from mergeline.matching.zip import ZipOptions, group_maps, group_members, shared_similarity, zip_space
+from mergeline.matching.zip import ZipOptions, fitting, group_maps, group_members, shared_similarity, zip_space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +42,8 @@ __all__ = ["DUAL_PERMUTE", "DUAL_ZIP", "GRID", "AlignedUnits", "DualOptions", "D
 Index = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
-DEAD = 1e-7
-"""Smallest product of standard deviations that a correlation is divided by, as for activations."""
+DEAD = 1e-6
+"""Share of a weight vector's mean square that its variance must exceed, or float32 cannot tell it from 0."""
 GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """The balances that are tried where it is chosen."""
 
@@ -92,6 +93,11 @@ class Spread:
         means = sums / max(length, 1)
         return cls(length, means, np.maximum(squares / max(length, 1) - means**2, 0.0))
 
+    @property
+    def dead(self) -> NDArray[np.bool_]:
+        """Vectors whose entries are all the same, to rounding: they correlate with nothing."""
+        return self.variances <= DEAD * (self.variances + self.means**2)
+
     def take(self, index: Any) -> Spread:
         """Those of some of the vectors, as an index or a slice picks and shapes them."""
         return Spread(self.length, self.means[index], self.variances[index])
@@ -99,15 +105,18 @@ class Spread:
 
 def _correlation(products: Float64, first: Spread, second: Spread) -> Float64:
     """Correlations of weight vectors from their inner products; the spreads broadcast against ``products``."""
-    scale = np.sqrt(first.variances * second.variances)
     covariance = products / max(first.length, 1) - first.means * second.means
-    return np.where(scale > 0, covariance / np.maximum(scale, DEAD), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correlation = covariance / np.sqrt(first.variances * second.variances)
+    return np.where(first.dead | second.dead, 0.0, correlation)
 
 
 def _chosen(match: Callable[[Problem, Any, float], Matching]) -> Callable[[Problem, Any], Matching]:
     """A matcher whose balance is a number, or the best of the grid: the first among equals."""
 
     def matching(problem: Problem, options: DualOptions) -> Matching:
+        if options.balance == 0:
+            return settle(problem, match(problem, options, 0.0))
         if options.balance != "grid":
             return match(problem, options, float(options.balance))
         if problem.judge is None:
@@ -360,7 +369,7 @@ def _match_groups(problem: Problem, options: DualZipOptions, balance: float) -> 
     zip_options = ZipOptions(options.alpha, options.beta, options.compatible)
 
     def solve(space: Space, similarity: Float64, partners: Sequence[Index]) -> Index:
-        return zip_space(similarity, [space.size] * problem.n_models, partners, zip_options)
+        return zip_space(similarity, [space.size] * problem.n_models, partners, fitting(space, zip_options))
 
     activations = {space.name: problem.moments[space.name].joint_correlation() for space in spaces}
     weights = ZippedWeights(problem.spaces, problem.comparable, activations, balance, solve)

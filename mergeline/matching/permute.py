@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from mergeline.assignment import match_permutation
 from mergeline.bundles import in_bundles, match_bundled
 from mergeline.maps import Permutation, UnitMap
-from mergeline.matching.dead import settled
 from mergeline.matching.problem import Matcher, per_space
+from mergeline.matching.ties import settled
 
 if TYPE_CHECKING:
     from mergeline.moments import Moments

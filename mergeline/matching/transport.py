@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from mergeline.assignment import match_permutation
 from mergeline.bundles import in_bundles
 from mergeline.maps import Dense, Permutation, UnitMap
-from mergeline.matching.dead import settled
-from mergeline.matching.problem import Matcher, per_space
+from mergeline.matching.problem import Matcher, Matching, Problem, per_space
+from mergeline.matching.ties import settle
 
 if TYPE_CHECKING:
     from mergeline.moments import Moments
@@ -190,10 +190,18 @@ def transport_map(distances: Float64, regularization: float, partners: NDArray[n
     return Dense(to_merged, to_own), float((plan * distances).sum())
 
 
+def _matched(problem: Problem, options: TransportOptions) -> Matching:
+    def nearness(moments: Moments, model: int) -> Float64:
+        distances = unit_distances(moments, model, options.distance)
+        return -distances / max(float(distances.max()), 1e-300)
+
+    return settle(problem, per_space(_match)(problem, options), nearness)
+
+
 TRANSPORT = Matcher(
     "transport",
     "optimal transport between units: exact, or soft plans",
     "cross",
     TransportOptions,
-    settled(per_space(_match)),
+    _matched,
 )

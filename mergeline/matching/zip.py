@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mergeline.maps import Groups, UnitMap
 from mergeline.matching.problem import Matcher, per_space
+from mergeline.matching.ties import settled
 
 if TYPE_CHECKING:
     from mergeline.moments import Moments
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ZIP",
     "ZipOptions",
+    "fitting",
     "group_maps",
     "group_members",
     "group_similarity",
@@ -36,6 +38,7 @@ __all__ = [
 
 Values = NDArray[np.floating[Any]]
 Index = NDArray[np.int64]
+OptionsT = TypeVar("OptionsT", bound="ZipOptions")
 
 JOINED = -1
 """In ``owners``: the unit was joined into another and is no longer a row of its own."""
@@ -350,6 +353,12 @@ def zip_space(similarity: Values, sizes: Sequence[int], partners: Sequence[Index
     return labels
 
 
+def fitting(space: Space, options: OptionsT) -> OptionsT:
+    """The options as a space allows them: units that the network compares with each other (a norm over channels) are only
+    joined between models, since no map but a permutation commutes with that."""
+    return replace(options, beta=0.0, compatible=False) if space.compared else options
+
+
 def group_members(labels: Index) -> list[Index]:
     """The units of each group of two or more: ``(groups, size)`` for every size of group that there is."""
     order = np.argsort(labels, kind="stable")
@@ -381,7 +390,7 @@ def _match(
     space: Space, moments: Moments, partners: Sequence[Index], options: ZipOptions
 ) -> tuple[list[UnitMap], float]:
     correlation = moments.joint_correlation()
-    labels = zip_space(correlation, moments.sizes, partners, options)
+    labels = zip_space(correlation, moments.sizes, partners, fitting(space, options))
     return group_maps(labels, moments.sizes), group_similarity(correlation, labels)
 
 
@@ -390,5 +399,5 @@ ZIP = Matcher(
     "greedy joins within and between models (ZipIt!)",
     "full",
     ZipOptions,
-    per_space(_match),
+    settled(per_space(_match)),
 )
