@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -78,11 +79,10 @@ def merge_states(
     if abs(sum(weights) - 1) > 1e-6:
         raise ValueError(f"merge weights must sum to 1, got {weights}")
     whole = [with_bundles(spaces, own) for own in maps]
-    shares = {
-        space: _group_weights(weights, [own[space] for own in whole])
-        for space in spaces
-        if all(space in own for own in whole)
-    }
+    models = [
+        _Part(state, own, weight, shares)
+        for state, own, weight, shares in zip(states, whole, weights, _shares(spaces, whole, weights), strict=True)
+    ]
     result: dict[str, Tensor] = {}
     for name, reference in states[0].items():
         if only is not None and name not in only:
@@ -93,21 +93,9 @@ def merge_states(
         elif not reference.is_floating_point():
             result[name] = reference.clone()
         else:
-            parts = [
-                _share(
-                    spaces,
-                    canonical,
-                    state.get(canonical, state[name]),
-                    own,
-                    weight,
-                    {space: found[model] for space, found in shares.items()},
-                    "deviations" if canonical in deviations else "merge",
-                )
-                for model, (state, own, weight) in enumerate(zip(states, whole, weights, strict=True))
-            ]
-            total = parts[0]
-            for part in parts[1:]:
-                total = total + part
+            produced = "deviations" if canonical in deviations else "merge"
+            total = sum((_share(spaces, canonical, name, model, produced) for model in models[1:]),
+                        _share(spaces, canonical, name, models[0], produced))  # fmt: skip
             result[name] = total.to(reference.dtype)
     return result
 
@@ -127,10 +115,31 @@ def merge_folded(
     return merged | set_statistics(merged, norms)
 
 
-def _share(
-    spaces: Spaces, name: str, tensor: Tensor, own: Maps, weight: float, shares: Mapping[str, Tensor], produced: str
-) -> Tensor:
-    """One model's part of a merged tensor. ``produced``: what a map does to the axes that make units."""
+@dataclass(frozen=True)
+class _Part:
+    """What one model brings to a merge. ``shares``: by space, its weight in each merged unit."""
+
+    state: Mapping[str, Tensor]
+    maps: Maps
+    weight: float
+    shares: Mapping[str, Tensor]
+
+
+def _shares(spaces: Spaces, maps: Sequence[Maps], weights: Sequence[float]) -> list[dict[str, Tensor]]:
+    """For each model, by space that all map, its weight in every merged unit."""
+    found: list[dict[str, Tensor]] = [{} for _ in maps]
+    for space in spaces:
+        if all(space in own for own in maps):
+            for own, share in zip(found, _group_weights(weights, [own[space] for own in maps]), strict=True):
+                own[space] = share
+    return found
+
+
+def _share(spaces: Spaces, name: str, alias: str, part: _Part, produced: str) -> Tensor:
+    """One model's part of a merged tensor. ``alias``: what the state dict may call it; ``produced``: what a map does to the
+    axes that make units."""
+    tensor = part.state[name] if name in part.state else part.state[alias]
+    own, weight, shares = part.maps, part.weight, part.shares
     tensor = tensor.to(COMPUTED.get(tensor.dtype, tensor.dtype))
     entries = [(space, axis) for space, axis in spaces.tensors.get(name, ()) if space in own]
     grouped = spaces.grouped.get(name) if entries else None

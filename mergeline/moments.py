@@ -87,13 +87,14 @@ class Moments:
 
     def correlation(self, first: int, second: int) -> Float64:
         """``cov / (sigma_i sigma_j)``, ``(C_first, C_second)``, whatever the scale of the layer; 0 for a dead unit."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            correlation = self.covariance(first, second) / np.sqrt(
-                np.outer(self.variances[first], self.variances[second])
-            )
-        correlation[self.dead(first)] = 0.0
-        correlation[:, self.dead(second)] = 0.0
-        return correlation
+        return (
+            self.covariance(first, second) * self._inverse_deviations(first)[:, None] * self._inverse_deviations(second)
+        )
+
+    def _inverse_deviations(self, model: int) -> Float64:
+        """``1 / sigma``, ``(C,)``; 0 for a dead unit."""
+        dead = self.dead(model)
+        return np.where(dead, 0.0, 1 / np.sqrt(np.where(dead, 1.0, self.variances[model])))
 
     def joint_covariance(self) -> Float64:
         """All blocks in one matrix, ``(sum C, sum C)``, models in order."""

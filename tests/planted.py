@@ -15,12 +15,20 @@ from mergeline.moments import collect_moments, full_pairs
 from mergeline.network import assemble, check_maps
 from mergeline.spaces import Spaces, permute_state, random_permutations
 
-__all__ = ["ACTIVATION_MATCHERS", "permuted", "planted_differences"]
+__all__ = ["ACTIVATION_MATCHERS", "output", "permuted", "planted_differences", "within_reach"]
 
 ACTIVATION_MATCHERS = ("permute", "zip", "transport", "cca")
 """Matchers that look at activations alone (but for ties)."""
 OPTIONS: dict[str, dict[str, Any]] = {"zip": {"alpha": 1.0, "beta": 0.0}}
 """Without joins within a model, which a planted order has no use for."""
+LARGEST = {"cca": 1100, "zip": 3200, "transport": 3200}
+"""Units of the largest space up to which a matcher takes seconds."""
+
+
+def within_reach(spaces: Spaces) -> list[str]:
+    """The matchers of :data:`ACTIVATION_MATCHERS` that take no more than seconds for a network."""
+    largest = max(space.size for space in spaces.free)
+    return [name for name in ACTIVATION_MATCHERS if largest <= LARGEST.get(name, largest)]
 
 
 @torch.no_grad()

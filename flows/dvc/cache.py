@@ -117,7 +117,8 @@ class StageCache:
         if not _cachable(stage):
             return
         plain = plain_values(entry)
-        key, value = _get_cache_hash(plain, key=True), _get_cache_hash(plain)
+        value = _get_cache_hash(plain)
+        key = _get_cache_hash(plain_values(entry), key=True)  # takes its argument apart
         path = Path(self._repo.stage_cache._get_cache_path(key, value))
         if not path.exists():
             write_bytes(path, fast_yaml(plain).encode())

@@ -19,7 +19,6 @@ from mergeline.matching.weight import AlignedWeights
 
 if TYPE_CHECKING:
     from mergeline.moments import Moments
-    from mergeline.spaces import Space
 
 OptionsT = TypeVar("OptionsT")
 
@@ -60,27 +59,37 @@ def settle(problem: Problem, matching: Matching, similarity: Similarity = correl
     return Matching(tuple(maps), matching.objective)
 
 
-def tied_units(similarity: Float64, partners: Index) -> list[Index]:
+def tied_units(similarity: Float64, partners: Index, bundles: int = 1) -> list[Index]:
     """Sets of units, two or more each, that may exchange their partners at no cost in similarity.
 
     Parameters
     ----------
     similarity: ``(C_reference, C)``.
     partners: the other model's unit of each of the reference's, -1 for none.
+    bundles: equal, consecutive ones that the reference's units stay in.
     """
     from scipy.sparse import coo_matrix  # here, so that the registry can be read without
     from scipy.sparse.csgraph import connected_components
 
+    size = len(partners)
     units = np.flatnonzero(partners >= 0)
-    matched = similarity[np.ix_(units, partners[units])]
-    own = np.diagonal(matched)
-    first, second = np.nonzero(np.triu(own[:, None] + own - matched - matched.T <= TIE, 1))
+    own = np.full(size, np.inf)
+    own[units] = similarity[units, partners[units]]
+    unit_of = np.full(similarity.shape[1], -1)
+    unit_of[partners[units]] = units
+    # Of two units that may exchange partners, one likes the other's at least as much as its own.
+    first, column = np.nonzero(similarity >= (own - TIE)[:, None])
+    second = unit_of[column]
+    near = (second >= 0) & (second != first) & (first * bundles // size == second * bundles // size)
+    first, second, column = first[near], second[near], column[near]
+    cost = own[first] + own[second] - similarity[first, column] - similarity[second, partners[first]]
+    first, second = first[cost <= TIE], second[cost <= TIE]
     if not len(first):
         return []
-    graph = coo_matrix((np.ones(len(first), dtype=np.int8), (first, second)), shape=(len(units),) * 2)
+    graph = coo_matrix((np.ones(len(first), dtype=np.int8), (first, second)), shape=(size, size))
     labels = connected_components(graph, directed=False)[1]
     order = np.argsort(labels, kind="stable")
-    sets = np.split(units[order], np.cumsum(np.bincount(labels))[:-1])
+    sets = np.split(order, np.cumsum(np.bincount(labels))[:-1])
     return [found for found in sets if len(found) > 1]
 
 
@@ -93,7 +102,7 @@ def _settle(problem: Problem, maps: list[dict[str, UnitMap]], model: int, simila
             continue
         pairs[space.name] = partners
         alike = similarity(problem.moments[space.name], model)
-        if tied := _inside_bundles(space, alike, partners):
+        if tied := tied_units(alike, partners, space.bundles):
             sets[space.name] = (tied, alike)
     if not sets:
         return
@@ -125,16 +134,6 @@ def _partners(reference: UnitMap, own: UnitMap) -> Index | None:
     return np.where(alone[reference.labels], of_group[reference.labels], -1)
 
 
-def _inside_bundles(space: Space, similarity: Float64, partners: Index) -> list[Index]:
-    per_bundle = space.size // space.bundles
-    found = []
-    for begin in range(0, space.size, per_bundle):
-        inside = np.full(len(partners), -1)
-        inside[begin : begin + per_bundle] = partners[begin : begin + per_bundle]
-        found += tied_units(similarity, inside)
-    return found
-
-
 def _completed(partners: Index) -> Index:
     """Partners for all units: those that have none get what is left, in order."""
     index = partners.copy()
@@ -147,10 +146,14 @@ def _step(weights: AlignedWeights, name: str, sets: list[Index], similarity: Flo
 
     Similarity comes first: no weight makes up for more than a few ties of it.
     """
-    product, index = weights.product(name), weights.index[name]
+    index = weights.index[name]
+    everyone = np.concatenate(sets)
+    product = weights.product(name, everyone)
     step = np.arange(len(index))
-    for units in sets:
-        own = product[np.ix_(units, units)]
+    ends = np.cumsum([len(units) for units in sets])
+    for units, end in zip(sets, ends.tolist(), strict=True):
+        inside = slice(end - len(units), end)
+        own = product[inside, inside]
         score = similarity[np.ix_(units, index[units])] / TIE + own / max(float(np.abs(own).max()), 1e-300)
         chosen = match_permutation(score)
         kept = np.arange(len(units))

@@ -179,13 +179,17 @@ class AlignedWeights:
                 self.places[space].append((number, side))
         self.restore(start or {})
 
-    def product(self, space: str) -> Float64:
-        """``sum over axes of W_reference . W_own'``, ``(units, units)``, as the units are permuted now."""
+    def product(self, space: str, among: Index | None = None) -> Float64:
+        """``sum over axes of W_reference . W_own'``, ``(units, units)``, as the units are permuted now; ``among``: of these
+        units alone."""
         import torch
 
         total: Tensor | None = None
+        chosen = None if among is None else torch.from_numpy(among)
         for number, side in self.places[space]:
             a, b = self.reference[number], self.own[number]
+            if chosen is not None:
+                a, b = (tensor.index_select(1 + side, chosen.to(tensor.device)) for tensor in (a, b))
             if total is None:
                 total = torch.zeros(a.shape[1 + side], a.shape[1 + side], device=a.device)
             if side == 0:
@@ -193,7 +197,8 @@ class AlignedWeights:
                     total.addmm_(rows, own_rows.T)
             else:
                 total.addmm_(a.flatten(0, 1).T, b.flatten(0, 1))
-        return np.zeros((self.spaces[space].size,) * 2) if total is None else total.double().cpu().numpy()
+        size = self.spaces[space].size if among is None else len(among)
+        return np.zeros((size, size)) if total is None else total.double().cpu().numpy()
 
     def similarity(self, space: str) -> Float64:
         """What an assignment of the space's units should make large, ``(units, units)``, as they are permuted now."""

@@ -101,6 +101,15 @@ class Observation:
         chosen = flat.index_select(1, torch.from_numpy(order).to(flat.device))
         return chosen if repeat == 1 else chosen.unflatten(1, (n_units, repeat)).transpose(1, 2).reshape(-1, n_units)
 
+    def reordered(self, value: Tensor, permutation: Tensor) -> Tensor:
+        """A value with the units in another order: unit ``i`` is what ``permutation[i]`` was."""
+        ends = tuple(range(-len(self.axes), 0))
+        moved = value.movedim(self.axes, ends)
+        flat = moved.flatten(-len(self.axes))
+        index = torch.from_numpy(self.index).to(flat.device)
+        chosen = flat.index_select(-1, index[permutation.to(flat.device)].reshape(-1))
+        return flat.index_copy(-1, index.reshape(-1), chosen).view(moved.shape).movedim(ends, self.axes)
+
 
 @dataclass(frozen=True)
 class Space:

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from mergeline.spaces.errors import SpaceError
-from mergeline.spaces.permuting import permute_state, random_permutation, random_permutations
+from mergeline.spaces.permuting import completed, permute_state, random_permutation, random_permutations
 from mergeline.spaces.recording import Example, _tensors_in, flat_inputs
 from mergeline.spaces.space import Spaces
 from mergeline.spaces.tracing import trace
 from mergeline.spaces.walking import Walk, model_tensors
 
 __all__ = ["check_spaces", "verify"]
+
+Tensors = Mapping[str, Tensor]
 
 
 def verify(model: nn.Module, example: Example, seed: int = 0, tolerance: float = 1e-4) -> dict[str, float]:
@@ -38,48 +40,99 @@ def verify(model: nn.Module, example: Example, seed: int = 0, tolerance: float =
 def check_spaces(
     model: nn.Module, spaces: Spaces, example: Example, seed: int = 0, tolerance: float = 1e-4
 ) -> dict[str, float]:
-    """:func:`verify` of spaces that are traced already."""
-    generator = torch.Generator().manual_seed(seed)
+    """:func:`verify` of spaces that are traced already.
+
+    Two passes of one sample: of the network, and of a walk through the recorded graph with all units in another order,
+    which must see the network's values in that order at the output of every module. Where they differ, or where one sample
+    alone is not enough for the network, it is looked at more closely.
+    """
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        wrong = _wrong_outputs(model, spaces, example, tolerance)
-        if wrong:  # rounding, or another network? without rounding it shows
-            wrong = _wrong_outputs(copy.deepcopy(model).double(), spaces, example, tolerance)
-        if wrong:
-            raise SpaceError(
-                f"the recorded graph gives other values than the network at the output of module {wrong!r}: what is observed "
-                "would not be its units"
-            )
-        tensors = model_tensors(model)
-        probe = {name: _randomized(name, tensor, generator) for name, tensor in tensors.items()}
-        for alias, name in spaces.recording.aliases.items():
-            probe[alias] = probe[name]
-        expected = _run(model, spaces, probe, example)
+        generator = torch.Generator().manual_seed(seed)
+        probe = _probe(model, spaces, generator)
         permutations = random_permutations(spaces, generator)
-        together = _difference(expected, _run(model, spaces, permute_state(spaces, probe, permutations), example))
-        names = [space.name for space in spaces.free]
-        if not together <= tolerance:  # a deep network may blow rounding up: judge it without
-            probe = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in probe.items()}
-            expected = _run(model, spaces, probe, example)
-            together = _difference(expected, _run(model, spaces, permute_state(spaces, probe, permutations), example))
+        together = _at_once(model, spaces, probe, permutations, example)
         if together <= tolerance:
-            return dict.fromkeys(names, together)
-        differences = {}
-        for space in spaces.free:
-            moved = permute_state(spaces, probe, {space.name: random_permutation(space, generator)})
-            differences[space.name] = _difference(expected, _run(model, spaces, moved, example))
-        worst = max(differences, key=differences.__getitem__)
-        raise SpaceError(
-            f"permuting space {worst!r} ({spaces[worst].size} units) changes the output by {max(together, differences[worst]):.2e} "
-            f"relative (tolerance {tolerance:.0e}): its axes are incomplete"
-        )
+            return dict.fromkeys((space.name for space in spaces.free), together)
+        return _one_by_one(model, spaces, probe, permutations, example, generator, tolerance)
     finally:
         for module in training:
             module.training = True
 
 
-def _run(model: nn.Module, spaces: Spaces, tensors: Mapping[str, Tensor], example: Example) -> list[Tensor]:
+def _probe(model: nn.Module, spaces: Spaces, generator: torch.Generator) -> dict[str, Tensor]:
+    """Tensors to prove a trace with: the model's, away from symmetric or vanishing starts."""
+    probe = {name: _randomized(name, tensor, generator) for name, tensor in model_tensors(model).items()}
+    return probe | {alias: probe[name] for alias, name in spaces.recording.aliases.items()}
+
+
+def _at_once(
+    model: nn.Module, spaces: Spaces, probe: Tensors, permutations: Mapping[str, Tensor], example: Example
+) -> float:
+    """The largest relative difference between the network's values, in another order of its units, and those of a walk with
+    its tensors in that order: of the output of every module."""
+    sample = _first_sample(example)
+    walk = Walk(spaces, model, permute_state(spaces, probe, permutations))
+    try:
+        outputs, _ = _module_outputs(model, spaces, walk, probe, sample)
+        moved = completed(spaces, permutations)
+        worst = 0.0
+        for node, value in walk.values(sample):
+            if node.name in outputs:
+                plain = outputs.pop(node.name)
+                for name, place in spaces.carried.get(node.name, ()):
+                    plain = place.reordered(plain, moved[name])
+                worst = max(worst, _difference([plain], [value]) if plain.shape == value.shape else float("inf"))
+        return worst
+    except (RuntimeError, IndexError, ValueError):  # one sample may be too few for a network
+        return float("inf")
+
+
+def _first_sample(example: Example) -> Example:
+    leaves, build = flat_inputs(example)
+    arguments, keywords = build([leaf[:1] if leaf.dim() else leaf for leaf in leaves])
+    return keywords or (arguments[0] if isinstance(example, Tensor) else arguments)
+
+
+def _one_by_one(
+    model: nn.Module,
+    spaces: Spaces,
+    probe: dict[str, Tensor],
+    permutations: Mapping[str, Tensor],
+    example: Example,
+    generator: torch.Generator,
+    tolerance: float,
+) -> dict[str, float]:
+    """Differences of outputs by space, or the error that names what is wrong."""
+    wrong = _wrong_outputs(model, spaces, example, tolerance)
+    if wrong:  # rounding, or another network? without rounding it shows
+        wrong = _wrong_outputs(copy.deepcopy(model).double(), spaces, example, tolerance)
+    if wrong:
+        raise SpaceError(
+            f"the recorded graph gives other values than the network at the output of module {wrong!r}: what is observed "
+            "would not be its units"
+        )
+    expected = _run(model, spaces, probe, example)
+    together = _difference(expected, _run(model, spaces, permute_state(spaces, probe, permutations), example))
+    if not together <= tolerance:  # a deep network may blow rounding up: judge it without
+        probe = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in probe.items()}
+        expected = _run(model, spaces, probe, example)
+        together = _difference(expected, _run(model, spaces, permute_state(spaces, probe, permutations), example))
+    if together <= tolerance:
+        return dict.fromkeys((space.name for space in spaces.free), together)
+    differences = {}
+    for space in spaces.free:
+        moved = permute_state(spaces, probe, {space.name: random_permutation(space, generator)})
+        differences[space.name] = _difference(expected, _run(model, spaces, moved, example))
+    worst = max(differences, key=differences.__getitem__)
+    raise SpaceError(
+        f"permuting space {worst!r} ({spaces[worst].size} units) changes the output by {max(together, differences[worst]):.2e} "
+        f"relative (tolerance {tolerance:.0e}): its axes are incomplete"
+    )
+
+
+def _run(model: nn.Module, spaces: Spaces, tensors: Tensors, example: Example) -> list[Tensor]:
     leaves, build = flat_inputs(example)
     kind = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
     device = next((t.device for t in tensors.values()), torch.device("cpu"))
@@ -115,37 +168,40 @@ def _randomized(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor
 
 def _wrong_outputs(model: nn.Module, spaces: Spaces, example: Example, tolerance: float) -> str:
     """The first module at whose output a walk sees other values than a plain forward hook does; empty if there is none."""
-    outputs: dict[tuple[str, int], Tensor] = {}
+    walk = Walk(spaces, model)
+    outputs, paths = _module_outputs(model, spaces, walk, walk.tensors | model_tensors(model), example)
+    for node, value in walk.values(example):
+        plain = outputs.get(node.name)
+        if plain is not None and not (plain.shape == value.shape and _difference([plain], [value]) <= 10 * tolerance):
+            return paths[node.name]
+    return ""
+
+
+def _module_outputs(
+    model: nn.Module, spaces: Spaces, walk: Walk, tensors: Tensors, example: Example
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What modules give, seen by plain forward hooks, by the node that it is; and the modules' paths. Not what a walk
+    folds into the next."""
+    outputs: dict[str, Tensor] = {}
+    paths: dict[str, str] = {}
     calls: dict[str, int] = {}
+    inner = {folded.name for folded, tensors in walk.folded.items() if tensors is not None}
+    wanted = {place: node for place, node in spaces.recording.module_outputs.items() if node not in inner}
 
     def keep(path: str) -> Any:
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
             number = calls[path] = calls.get(path, -1) + 1
-            if isinstance(output, Tensor) and (path, number) in wanted:
-                outputs[path, number] = output.detach().clone()
+            node = wanted.get((path, number))
+            if node is not None and isinstance(output, Tensor) and output.is_floating_point():
+                outputs[node] = output.detach().clone()
+                paths.setdefault(node, path)
 
         return hook
 
-    walk = Walk(spaces, model)
-    wanted = {
-        place: node for place, node in spaces.recording.module_outputs.items()
-        if node not in {folded.name for folded in walk.folded if walk.folded[folded] is not None}
-    }  # fmt: skip
     handles = [module.register_forward_hook(keep(path)) for path, module in model.named_modules() if path]
     try:
-        _run(model, spaces, walk.tensors | model_tensors(model), example)
+        _run(model, spaces, tensors, example)
     finally:
         for handle in handles:
             handle.remove()
-    by_node: dict[str, list[tuple[str, int]]] = {}
-    for place, name in wanted.items():
-        by_node.setdefault(name, []).append(place)
-    for node, value in walk.values(example):
-        for place in by_node.get(node.name, ()):
-            plain = outputs.get(place)
-            if plain is None or not plain.is_floating_point():
-                continue
-            scale = plain.abs().max().clamp_min(1e-12)
-            if plain.shape != value.shape or not float((plain - value).abs().max() / scale) <= 10 * tolerance:
-                return place[0]
-    return ""
+    return outputs, paths

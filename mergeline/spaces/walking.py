@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -47,11 +47,13 @@ class Walk:
 
     Batch norms are folded into the convolutions before them, which leaves every observed value the same up to
     rounding and saves a pass over memory each.
+
+    ``tensors``: parameters and buffers by name, in place of the model's own.
     """
 
-    def __init__(self, spaces: Spaces, model: nn.Module) -> None:
+    def __init__(self, spaces: Spaces, model: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> None:
         self.spaces = spaces
-        self.tensors = model_tensors(model.eval())
+        self.tensors = dict(model_tensors(model.eval()) if tensors is None else tensors)
         first = next((t for t in self.tensors.values() if t.is_floating_point()), torch.zeros(1))
         self.type, self.device = first.dtype, first.device
         for name, constant in spaces.recording.constants.items():
