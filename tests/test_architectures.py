@@ -14,6 +14,9 @@ from tests.zoo import ZOO, make
 
 pytestmark = pytest.mark.slow
 SAMPLES = 8
+SMALL = 10_000_000
+"""Pairs of units up to which a network is merged by every matcher; larger ones by ``permute`` alone, and by all in
+``python -m benchmarks architectures``."""
 
 
 def test_the_zoo_is_large_and_has_the_families_that_people_use() -> None:
@@ -35,7 +38,8 @@ def test_every_network_traces_and_its_trace_is_proved_and_a_planted_order_merges
     differences = check_spaces(model, spaces, first_samples(inputs, 2))
     assert set(differences) == {space.name for space in spaces.free}
     assert max(differences.values()) <= 1e-4
-    planted = planted_differences(model, spaces, inputs, within_reach(spaces))
+    work = sum(space.size**2 for space in spaces.free)
+    planted = planted_differences(model, spaces, inputs, within_reach(spaces) if work < SMALL else ["permute"])
     for method, difference in planted.items():
         if isinstance(difference, str):  # what cca cannot do, it says
             assert method == "cca"

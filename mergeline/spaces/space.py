@@ -7,6 +7,7 @@ stream, the units of all heads of an attention. Nothing is written by hand for a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -103,12 +104,16 @@ class Observation:
 
     def reordered(self, value: Tensor, permutation: Tensor) -> Tensor:
         """A value with the units in another order: unit ``i`` is what ``permutation[i]`` was."""
-        ends = tuple(range(-len(self.axes), 0))
-        moved = value.movedim(self.axes, ends)
-        flat = moved.flatten(-len(self.axes))
-        index = torch.from_numpy(self.index).to(flat.device)
-        chosen = flat.index_select(-1, index[permutation.to(flat.device)].reshape(-1))
-        return flat.index_copy(-1, index.reshape(-1), chosen).view(moved.shape).movedim(ends, self.axes)
+        sizes = [value.shape[axis] for axis in self.axes]
+        order = torch.arange(math.prod(sizes))
+        index = torch.from_numpy(self.index)
+        order[index.reshape(-1)] = index[permutation.cpu()].reshape(-1)
+        order = order.to(value.device)
+        if len(sizes) == 1:
+            return value.index_select(self.axes[0], order)
+        ends = tuple(range(-len(sizes), 0))
+        flat = value.movedim(self.axes, ends).flatten(-len(sizes))
+        return flat.index_select(-1, order).unflatten(-1, sizes).movedim(ends, self.axes)
 
 
 @dataclass(frozen=True)

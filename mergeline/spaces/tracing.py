@@ -373,10 +373,12 @@ class _Builder:
         self.final: list[tuple[Space, Index]] = []
         self._field_units: dict[int, Index] = {}
         self._sorted_units: dict[int, Index] = {}
-        self._reads: dict[int, list[Seen]] = {}
-        for seen in tracer.seen:
-            for unit in self._unique(seen.field).tolist():
-                self._reads.setdefault(unit, []).append(seen)
+        units = [self._unique(seen.field) for seen in tracer.seen]
+        read = np.concatenate([np.zeros(0, dtype=np.int64), *units])
+        order = np.argsort(read, kind="stable")
+        self._read = read[order]
+        """Units that something reads, and for each reading its place in ``tracer.seen``."""
+        self._readings = np.repeat(np.arange(len(units)), [len(own) for own in units])[order]
 
     def build(self, example: Example) -> Spaces:
         sets = self._sets(self._live())
@@ -415,15 +417,21 @@ class _Builder:
         codes, counts = np.unique(
             np.concatenate([own * len(self.keys) + number for number, own in enumerate(self.units)]), return_counts=True
         )
-        marks: dict[int, list[tuple[int, int]]] = {}
-        for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
-            marks.setdefault(code // len(self.keys), []).append((code % len(self.keys), count))
-        return {unit: tuple(found) for unit, found in marks.items()}
+        pairs = np.stack([codes % len(self.keys), counts], axis=1)
+        units, starts = np.unique(codes // len(self.keys), return_index=True)
+        known: dict[bytes, tuple[tuple[int, int], ...]] = {}  # of the same for all units of a space
+        marks = {}
+        for unit, begin, end in zip(units.tolist(), starts.tolist(), [*starts.tolist()[1:], len(pairs)], strict=True):
+            own = pairs[begin:end].tobytes()
+            if own not in known:
+                known[own] = tuple((number, count) for number, count in pairs[begin:end].tolist())
+            marks[unit] = known[own]
+        return marks
 
     def _live(self) -> NDArray[np.bool_]:
         """Units that a value carries to where something reads them, and the bundles that they are in."""
         live = np.zeros(len(self.solution.pinned), dtype=bool)
-        live[list(self._reads)] = True
+        live[self._read] = True
         bundles = self.solution.bundle[live]
         live[bundles[bundles >= 0]] = True
         return live & ~self.solution.pinned
@@ -497,7 +505,8 @@ class _Builder:
     def _observations(self, units: Index) -> tuple[Observation, ...]:
         """The last place where the units are read; both sides of a product, and every call of a layer that is shared."""
         unit = int(units[0])
-        found = self._reads.get(unit, [])
+        first, last = np.searchsorted(self._read, [unit, unit + 1])
+        found = [self.tracer.seen[place] for place in self._readings[first:last].tolist()]
         reads = [seen for seen in found if not seen.meeting]
         if reads:
             seen_at = list(dict.fromkeys(self._before_collapse(seen.node, unit) for seen in reads))

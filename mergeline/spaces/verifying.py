@@ -91,7 +91,8 @@ def _at_once(
 
 def _first_sample(example: Example) -> Example:
     leaves, build = flat_inputs(example)
-    arguments, keywords = build([leaf[:1] if leaf.dim() else leaf for leaf in leaves])
+    count = len(leaves[0]) if leaves[0].dim() else 0
+    arguments, keywords = build([leaf[:1] if leaf.dim() and len(leaf) == count else leaf for leaf in leaves])
     return keywords or (arguments[0] if isinstance(example, Tensor) else arguments)
 
 
@@ -147,7 +148,10 @@ def _run(model: nn.Module, spaces: Spaces, tensors: Tensors, example: Example) -
 def _difference(expected: list[Tensor], found: list[Tensor]) -> float:
     worst = 0.0
     for a, b in zip(expected, found, strict=True):
-        difference = float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) if a.numel() else 0.0
+        if not a.numel():
+            continue
+        low, high = a.aminmax()
+        difference = float(torch.dist(a, b, float("inf"))) / max(-float(low), float(high), 1e-12)
         worst = max(worst, difference if difference == difference else float("inf"))
     return worst
 
