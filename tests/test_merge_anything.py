@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -329,6 +330,26 @@ def test_data_come_in_many_forms(form: str) -> None:
     found = merge([model, copy], DATA[form](inputs), "permute", "none")
     assert found.report["images"] == len(inputs)
     assert difference(model, found.model, inputs) < 1e-4
+
+
+@pytest.mark.parametrize("method", ["permute", "zip", "weight"])
+def test_data_that_come_one_by_one_are_never_held_together(method: str) -> None:
+    alive: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def batches() -> Iterator[Tensor]:
+        nonlocal most
+        for seed in range(12):
+            batch = torch.randn(16, *IMAGES, generator=torch.Generator().manual_seed(seed))
+            alive.append(weakref.ref(batch))
+            yield batch
+            del batch
+            most = max(most, sum(own() is not None for own in alive))
+
+    model, copy, _ = planted(Grouped, IMAGES)
+    found = merge([model, copy], batches(), method, "none")
+    assert most <= 2
+    assert found.report["images"] == (12 * 16 if method != "weight" else found.report["images"])
 
 
 @pytest.mark.parametrize("data", [3, "images", ["a"], [[]], [torch.zeros(0, 6)]])

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mergeline.maps import Groups, UnitMap
-from mergeline.matching.problem import Matcher, per_space
-from mergeline.matching.ties import settled
+from mergeline.matching.problem import Matcher, Matching, Problem, per_space
+from mergeline.matching.ties import settle
 
 if TYPE_CHECKING:
     from mergeline.moments import Moments
@@ -394,10 +394,16 @@ def _match(
     return group_maps(labels, moments.sizes), group_similarity(correlation, labels)
 
 
+def _matched(problem: Problem, options: ZipOptions) -> Matching:
+    """Ties are left as they fall where the groups of the public code are wanted."""
+    matching = per_space(_match)(problem, options)
+    return matching if options.compatible else settle(problem, matching)
+
+
 ZIP = Matcher(
     "zip",
     "greedy joins within and between models (ZipIt!)",
     "full",
     ZipOptions,
-    settled(per_space(_match)),
+    _matched,
 )
