@@ -112,7 +112,11 @@ def merge_folded(
     norms = norms_to_fold(spaces, [with_bundles(spaces, own) for own in maps], only)
     states = [folded(state, norms) for state in states]
     merged = merge_states(spaces, states, maps, weights, only, frozenset(norm.gamma for norm in norms))
-    return merged | set_statistics(merged, norms)
+    changed = set_statistics(merged, norms)
+    for alias, name in spaces.recording.aliases.items():
+        if name in changed and alias in merged:
+            changed[alias] = changed[name]
+    return merged | changed
 
 
 @dataclass(frozen=True)

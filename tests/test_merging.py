@@ -268,6 +268,20 @@ def test_merged_units_behind_a_norm_are_the_mapped_units_of_the_models(
     assert (merged.bn1.weight > 0).all()  # type: ignore[union-attr,operator]
 
 
+def test_a_folded_norm_is_the_same_under_all_its_names(enliven: Enliven) -> None:
+    def named_twice(model: nn.Module) -> nn.Module:
+        model.also = model.bn1
+        return model
+
+    models, images = [named_twice(model) for model in chains(enliven)], noise(4, 3, 8, 8)
+    spaces = trace(models[0], images[:2])
+    merged = merge_folded(spaces, [model.state_dict() for model in models], chain_maps())
+    for leaf in ("weight", "bias", "running_mean", "running_var"):
+        assert torch.equal(merged[f"also.{leaf}"], merged[f"bn1.{leaf}"])
+    plain = merge_folded(spaces, [model.state_dict() for model in chains(enliven)], chain_maps())
+    assert all(torch.equal(merged[name], tensor) for name, tensor in plain.items())
+
+
 def test_no_weight_on_a_models_own_groups_leaves_no_trace_of_it(enliven: Enliven) -> None:
     models = chains(enliven)
     spaces = trace(models[0], torch.zeros(1, 3, 8, 8))

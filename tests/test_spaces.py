@@ -111,6 +111,31 @@ def test_networks_of_others_work_without_a_change(
     assert max(differences.values()) < 1e-4
 
 
+class TwoNames(nn.Module):
+    """A module under two names, and a weight that two modules hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.again = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, padding=1)
+        self.other = nn.Conv2d(6, 6, 3, padding=1)
+        self.other.weight = self.again.weight
+        self.also, self.too = self.norm, self.other
+        self.fc = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.conv(x)))
+        return self.fc(torch.relu(self.other(torch.relu(self.again(x)))).mean((2, 3)))
+
+
+def test_tracing_and_verifying_give_modules_of_two_names_back_as_they_were(enliven: Enliven) -> None:
+    model = enliven(TwoNames())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    verify(model, torch.randn(2, 3, 8, 8))
+    after = model.state_dict()
+    assert all(after[name].device.type == "cpu" and torch.equal(after[name], own) for name, own in before.items())
+    assert model.other.weight is model.again.weight
+
+
 def test_verify_gives_the_model_back_as_it_was(enliven: Enliven) -> None:
     model = enliven(tiny()).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -123,7 +123,9 @@ def _settle(problem: Problem, maps: list[dict[str, UnitMap]], model: int, simila
 
 def _partners(reference: UnitMap, own: UnitMap) -> Index | None:
     """The other model's unit of each of the reference's where the two alone make a merged unit, else -1; None where maps
-    are linear."""
+    are linear, or widths differ."""
+    if reference.size != own.size:
+        return None
     if isinstance(reference, Permutation) and isinstance(own, Permutation):
         return own.index[np.argsort(reference.index)]
     if not (isinstance(reference, Groups) and isinstance(own, Groups)):

@@ -25,7 +25,7 @@ from torch.utils import _pytree as pytree
 from mergeline.spaces.attention import multi_head_attention
 from mergeline.spaces.errors import SpaceError
 
-__all__ = ["Example", "Recording", "batch_size", "flat_inputs", "input_device", "operation", "record"]
+__all__ = ["Example", "Recording", "batch_size", "call_with", "flat_inputs", "input_device", "operation", "record"]
 
 Example = Any
 """A network's input: a tensor, or a tuple or dict of tensors; its first axis counts the samples."""
@@ -92,6 +92,33 @@ def flat_inputs(example: Example) -> tuple[list[Tensor], Callable[[list[Any]], t
 def operation(node: fx.Node) -> str:
     """The name of what a node calls."""
     return str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", node.target))
+
+
+def call_with(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    aliases: Mapping[str, str],
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+) -> Any:
+    """What a model gives with other parameters and buffers; ``aliases``: other names of them.
+
+    Each place that holds a tensor is filled once, whatever the names that lead to it: ``functional_call`` would put back
+    what it filled in itself where one module has two names.
+    """
+    filled = {_place(model, name) for name in tensors if name not in aliases}
+    given = {name: tensor for name, tensor in tensors.items() if name not in aliases}
+    for alias, name in aliases.items():
+        place = _place(model, alias)
+        if place not in filled:
+            filled.add(place)
+            given[alias] = tensors[name]
+    return torch.func.functional_call(model, given, arguments, keywords, tie_weights=False)
+
+
+def _place(model: nn.Module, name: str) -> tuple[int, str]:
+    path, _, leaf = name.rpartition(".")
+    return id(model.get_submodule(path)), leaf
 
 
 def record(model: nn.Module, example: Example) -> Recording:
@@ -175,7 +202,7 @@ class _Recorder(TorchFunctionMode):
             self._note(value, self.recording.graph.placeholder(f"x{index}"))
         arguments, keywords = self.build(self.inputs)
         with torch.no_grad(), self._modules_followed(), self:
-            output = torch.func.functional_call(self.model, tensors, arguments, keywords, tie_weights=True)
+            output = call_with(self.model, tensors, self.recording.aliases, arguments, keywords)
         self._end(output)
         return self.recording
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mergeline.spaces.errors import SpaceError
 from mergeline.spaces.permuting import completed, permute_state, random_permutation, random_permutations
-from mergeline.spaces.recording import Example, _tensors_in, flat_inputs
+from mergeline.spaces.recording import Example, _tensors_in, call_with, flat_inputs
 from mergeline.spaces.space import Spaces
 from mergeline.spaces.tracing import trace
 from mergeline.spaces.walking import Walk, model_tensors
@@ -140,8 +140,7 @@ def _run(model: nn.Module, spaces: Spaces, tensors: Tensors, example: Example) -
     arguments, keywords = build(
         [leaf.to(device, kind) if leaf.is_floating_point() else leaf.to(device) for leaf in leaves]
     )
-    own = {name: tensor for name, tensor in tensors.items() if name not in spaces.recording.aliases}
-    output = torch.func.functional_call(model, own, arguments, keywords, tie_weights=True)
+    output = call_with(model, tensors, spaces.recording.aliases, arguments, keywords)
     return [value for _, value in _tensors_in(output) if value.is_floating_point()]
 
 
