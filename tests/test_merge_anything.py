@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mergeline import merge
 from mergeline.matching import MATCHERS
 from mergeline.spaces import permute_state, random_permutations, trace
+from tests.test_spaces import TwoNames
 
 ALIGNING = [name for name, matcher in MATCHERS.items() if name not in ("identity", "random")]
 
@@ -126,6 +127,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "flat": (Flat, IMAGES),
     "reused": (Reused, IMAGES),
     "volumes": (Volumes, (1, 6, 6, 6)),
+    "two names": (TwoNames, IMAGES),
 }
 
 
