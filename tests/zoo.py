@@ -70,7 +70,7 @@ TORCHVISION: dict[str, Entry] = {
 TIMM: dict[str, Entry] = {
     name: _timm(name, size)
     for name, size in (
-        ("deit_tiny_patch16_224", 64), ("cait_xxs24_224", 64), ("convit_tiny", 64), ("convnextv2_atto", 64),
+        ("deit_tiny_patch16_224", 64), ("cait_xxs24_224", 64), ("coat_lite_tiny", 64), ("convit_tiny", 64), ("convnextv2_atto", 64),
         ("crossvit_tiny_240", 240), ("cspresnet50", 64), ("davit_tiny", 64), ("dla34", 64), ("dpn68", 64),
         ("edgenext_xx_small", 64), ("eva02_tiny_patch14_224", 56), ("efficientvit_b0", 64), ("fastvit_t8", 64),
         ("focalnet_tiny_srf", 64), ("ghostnet_050", 64), ("gmlp_ti16_224", 64), ("hrnet_w18_small", 64),
