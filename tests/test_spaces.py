@@ -111,6 +111,27 @@ def test_networks_of_others_work_without_a_change(
     assert max(differences.values()) < 1e-4
 
 
+class Bare(nn.Module):
+    """No modules at all: what it gives is the only thing to see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(6, 3)), nn.Parameter(torch.randn(2, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x, self.first).relu(), self.second)
+
+
+def test_a_network_without_modules_is_proved_by_what_it_gives() -> None:
+    torch.manual_seed(0)
+    model, example = Bare(), torch.randn(4, 3)
+    spaces = trace(model, example)
+    assert max(check_spaces(model, spaces, example).values()) < 1e-5
+    short = {name: entries for name, entries in spaces.tensors.items() if name != "second"}
+    with pytest.raises(SpaceError, match="its axes are incomplete"):
+        check_spaces(model, replace(spaces, tensors=short), example)
+
+
 class TwoNames(nn.Module):
     """A module under two names, and a weight that two modules hold."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from mergeline.spaces.errors import SpaceError
 from mergeline.spaces.permuting import completed, permute_state, random_permutation, random_permutations
@@ -71,20 +71,25 @@ def _at_once(
     model: nn.Module, spaces: Spaces, probe: Tensors, permutations: Mapping[str, Tensor], example: Example
 ) -> float:
     """The largest relative difference between the network's values, in another order of its units, and those of a walk with
-    its tensors in that order: of the output of every module."""
+    its tensors in that order: of the output of every module, and of the network's own."""
     sample = _first_sample(example)
     walk = Walk(spaces, model, permute_state(spaces, probe, permutations))
+    given = next(iter(reversed(spaces.graph.nodes))).all_input_nodes
+    ends: dict[fx.Node, Tensor] = {}
     try:
-        outputs, _ = _module_outputs(model, spaces, walk, probe, sample)
+        outputs, _, last = _module_outputs(model, spaces, walk, probe, sample)
         moved = completed(spaces, permutations)
         worst = 0.0
         for node, value in walk.values(sample):
+            if node in given:
+                ends[node] = value
             if node.name in outputs:
                 plain = outputs.pop(node.name)
                 for name, place in spaces.carried.get(node.name, ()):
                     plain = place.reordered(plain, moved[name])
                 worst = max(worst, _difference([plain], [value]) if plain.shape == value.shape else float("inf"))
-        return worst
+        found = [ends[node] for node in given if ends[node].is_floating_point()]
+        return max(worst, _difference(last, found)) if len(last) == len(found) else float("inf")
     except (RuntimeError, IndexError, ValueError):  # one sample may be too few for a network
         return float("inf")
 
@@ -172,7 +177,7 @@ def _randomized(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor
 def _wrong_outputs(model: nn.Module, spaces: Spaces, example: Example, tolerance: float) -> str:
     """The first module at whose output a walk sees other values than a plain forward hook does; empty if there is none."""
     walk = Walk(spaces, model)
-    outputs, paths = _module_outputs(model, spaces, walk, walk.tensors | model_tensors(model), example)
+    outputs, paths, _ = _module_outputs(model, spaces, walk, walk.tensors | model_tensors(model), example)
     for node, value in walk.values(example):
         plain = outputs.get(node.name)
         if plain is not None and not (plain.shape == value.shape and _difference([plain], [value]) <= 10 * tolerance):
@@ -182,9 +187,9 @@ def _wrong_outputs(model: nn.Module, spaces: Spaces, example: Example, tolerance
 
 def _module_outputs(
     model: nn.Module, spaces: Spaces, walk: Walk, tensors: Tensors, example: Example
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What modules give, seen by plain forward hooks, by the node that it is; and the modules' paths. Not what a walk
-    folds into the next."""
+) -> tuple[dict[str, Tensor], dict[str, str], list[Tensor]]:
+    """What modules give, seen by plain forward hooks, by the node that it is; the modules' paths; and what the network gives.
+    Not what a walk folds into the next."""
     outputs: dict[str, Tensor] = {}
     paths: dict[str, str] = {}
     calls: dict[str, int] = {}
@@ -203,8 +208,8 @@ def _module_outputs(
 
     handles = [module.register_forward_hook(keep(path)) for path, module in model.named_modules() if path]
     try:
-        _run(model, spaces, tensors, example)
+        last = _run(model, spaces, tensors, example)
     finally:
         for handle in handles:
             handle.remove()
-    return outputs, paths
+    return outputs, paths, last
