@@ -36,7 +36,10 @@ def permuted(model: nn.Module, spaces: Spaces, seed: int = 1) -> nn.Module:
     """A copy of the network with all its units in another order."""
     moved = random_permutations(spaces, torch.Generator().manual_seed(seed))
     copy = deepcopy(model)
-    copy.load_state_dict(permute_state(spaces, model.state_dict(), moved))
+    state = permute_state(spaces, model.state_dict(), moved)
+    for name, tensor in [*copy.named_parameters(), *copy.named_buffers()]:
+        if name in state:  # buffers that are made anew are not
+            tensor.copy_(state[name])
     return copy
 
 
