@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mergeline.spaces.errors import SpaceError
-from mergeline.spaces.space import Space, Spaces, put, spread, take, unspread
+from mergeline.spaces.space import Space, Spaces, order_of, spread, unspread
 
 __all__ = ["completed", "permute_state", "random_permutation", "random_permutations"]
 
@@ -91,8 +91,8 @@ def permute_state(spaces: Spaces, state: Mapping[str, Tensor], permutations: Map
         if entries and grouped is not None:
             tensor = spread(tensor, *grouped)
         for index, axis in entries:
-            chosen = take(tensor, axis).index_select(axis.axis, index.to(tensor.device))
-            tensor = put(tensor, axis, chosen)
+            order = order_of(tensor.shape[axis.axis], axis.index, index)
+            tensor = tensor.index_select(axis.axis, order.to(tensor.device))
         if entries and grouped is not None:
             tensor = unspread(tensor, *grouped)
         result[name] = tensor

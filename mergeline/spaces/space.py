@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -105,10 +106,7 @@ class Observation:
     def reordered(self, value: Tensor, permutation: Tensor) -> Tensor:
         """A value with the units in another order: unit ``i`` is what ``permutation[i]`` was."""
         sizes = [value.shape[axis] for axis in self.axes]
-        order = torch.arange(math.prod(sizes))
-        index = torch.from_numpy(self.index)
-        order[index.reshape(-1)] = index[permutation.cpu()].reshape(-1)
-        order = order.to(value.device)
+        order = order_of(math.prod(sizes), self.index, permutation).to(value.device)
         if len(sizes) == 1:
             return value.index_select(self.axes[0], order)
         ends = tuple(range(-len(sizes), 0))
@@ -224,15 +222,26 @@ class Carried(Mapping[str, tuple[tuple[str, Observation], ...]]):
 
     def __init__(self, fields: Mapping[str, tuple[Field, ...]], unit: Index, members: Mapping[str, Index]) -> None:
         self._fields, self._unit, self._members = dict(fields), unit, dict(members)
-        self._home: dict[int, str] = {}
+        self._names = list(members)
+
+    @cached_property
+    def _home(self) -> Index:
+        """For each unit, the number of the space that it is in; -1 for none, which is also what the last entry says."""
+        last = max((int(units.max()) for units in self._members.values() if len(units)), default=-1)
+        home = np.full(max(last, int(self._unit.max(initial=-1))) + 2, -1, np.int64)
+        for number, units in enumerate(self._members.values()):
+            home[units] = number
+        return home
 
     def __getitem__(self, node: str) -> tuple[tuple[str, Observation], ...]:
-        if not self._home:
-            self._home = {int(unit): name for name, units in self._members.items() for unit in units}
         found = []
         for own in self._fields[node]:
             units = entries_of(own, self._unit)
-            for name in dict.fromkeys(self._home[unit] for unit in dict.fromkeys(units.tolist()) if unit in self._home):
+            numbers, first = np.unique(self._home[units], return_index=True)
+            for number in numbers[np.argsort(first)]:
+                if number < 0:
+                    continue
+                name = self._names[number]
                 index = places(units, self._members[name])
                 if index is not None:
                     found.append((name, Observation(node, own.axes, index)))
@@ -260,6 +269,14 @@ def places(entries: Index, units: Index) -> Index | None:
     if not (entries[ordered] == np.sort(units)[:, None]).all():
         return None
     return ordered[np.argsort(np.argsort(units, kind="stable"), kind="stable")].astype(np.int64)
+
+
+def order_of(length: int, index: Index, permutation: Tensor) -> Tensor:
+    """The order of ``length`` entries when the units at ``index`` (units, repeat) are put into another order."""
+    order = torch.arange(length)
+    where = torch.from_numpy(index)
+    order[where.reshape(-1)] = where[permutation.cpu()].reshape(-1)
+    return order
 
 
 # -- parts of tensors -------------------------------------------------------------------------------------------------
