@@ -1,0 +1,284 @@
+"""Between models: the loss along the line that merging takes them over, its barrier, and the plane through three models.
+
+The barrier is how far the loss on the way rises over the straight line between the two ends' losses; that of accuracy how
+far it falls below (vanishing_feature A.4; docs/numerics.md, "What is reported").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mergeline.evaluation import predict, score
+from mergeline.maps import UnitMap
+from mergeline.network import assemble, check_maps, normalise
+from mergeline.normalization import NORMALIZATIONS
+from mergeline.sources import Batches
+from mergeline.spaces import Spaces
+
+__all__ = ["ALPHAS", "Curve", "Landscape", "accuracy_barrier", "barrier", "interpolate", "landscape"]
+
+Float64 = NDArray[np.float64]
+
+ALPHAS = tuple(step / 20 for step in range(21))
+"""Shares of the second model at which a curve is measured: 21 points from 0 to 1."""
+FLAT = 1e-6
+"""Share of a direction's length below which what is left of it, the first direction taken out, is rounding."""
+
+
+# -- barriers ---------------------------------------------------------------------------------------------------------
+
+
+def barrier(losses: Sequence[float], alphas: Sequence[float] = ALPHAS) -> float:
+    """``max_a L(a) - ((1 - a) L(0) + a L(1))``, in the unit of the losses; never negative, as both ends are among them.
+
+    Parameters
+    ----------
+    losses: at each of ``alphas``, which lie between 0 and 1 in any order, both ends included.
+
+    Raises
+    ------
+    ValueError: other numbers of losses than alphas, one that is not finite, an alpha outside of 0..1 or twice, no end.
+
+    >>> barrier([1.0, 3.5, 2.0], [0.0, 0.5, 1.0])
+    2.0
+    """
+    return max(value - line for value, line in _against_line(losses, alphas))
+
+
+def accuracy_barrier(accuracies: Sequence[float], alphas: Sequence[float] = ALPHAS) -> float:
+    """``max_a (1 - a) A(0) + a A(1) - A(a)``: as :func:`barrier`, of a score that is better the larger it is.
+
+    >>> accuracy_barrier([1.0, 0.25, 0.5], [0.0, 0.5, 1.0])
+    0.5
+    """
+    return max(line - value for value, line in _against_line(accuracies, alphas))
+
+
+def _against_line(values: Sequence[float], alphas: Sequence[float]) -> list[tuple[float, float]]:
+    """Each value, and where the straight line between the two ends is."""
+    values, alphas = [float(value) for value in values], [float(alpha) for alpha in alphas]
+    if len(values) != len(alphas):
+        raise ValueError(f"a barrier needs a value for every alpha, got {len(values)} values and {len(alphas)} alphas")
+    _check_alphas(alphas)
+    if not all(map(math.isfinite, values)):
+        raise ValueError("a barrier needs finite values")
+    first, last = values[alphas.index(0.0)], values[alphas.index(1.0)]
+    return [(value, (1 - alpha) * first + alpha * last) for value, alpha in zip(values, alphas, strict=True)]
+
+
+def _check_alphas(alphas: Sequence[float]) -> None:
+    if not all(0 <= alpha <= 1 for alpha in alphas) or len(set(alphas)) != len(alphas):
+        raise ValueError(f"alphas must lie between 0 and 1, each once, got {list(alphas)}")
+    if 0.0 not in alphas or 1.0 not in alphas:
+        raise ValueError(f"alphas must hold both ends, 0 and 1, got {list(alphas)}")
+
+
+# -- the line between two models --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Loss (nats) and accuracy (0..1) of the merges of two models at ``alphas``, the second model's shares."""
+
+    alphas: tuple[float, ...]
+    losses: tuple[float, ...]
+    accuracies: tuple[float, ...]
+
+    @property
+    def loss_barrier(self) -> float:
+        """:func:`barrier` of the losses."""
+        return barrier(self.losses, self.alphas)
+
+    @property
+    def accuracy_barrier(self) -> float:
+        """:func:`accuracy_barrier` of the accuracies."""
+        return accuracy_barrier(self.accuracies, self.alphas)
+
+
+def interpolate(
+    models: Sequence[nn.Module],
+    spaces: Spaces,
+    maps: Sequence[Mapping[str, UnitMap]],
+    alphas: Sequence[float],
+    images: Iterable[Any],
+    labels: Tensor,
+    normalize: str = "reset",
+    options: Any = None,
+    statistics: Iterable[Any] = (),
+) -> Curve:
+    """Loss and accuracy of the merges of two models of one task with weights ``(1 - alpha, alpha)``.
+
+    At 0 and 1 the models themselves are scored, whatever the maps and the normalisation.
+
+    Parameters
+    ----------
+    models: two of one topology and one task, put in eval mode here. spaces: of that topology. maps: each model's, by space.
+    alphas: shares of the second model, 0 and 1 among them; see :data:`ALPHAS`.
+    images: batches of inputs that the merges are scored on, all of them at every alpha. labels: of all, ``(N,)``.
+    normalize, options: what sets every merge's statistics; see :func:`mergeline.network.normalise`.
+    statistics: batches of inputs that the normalisation reads.
+
+    Raises
+    ------
+    ValueError: not two models, alphas without an end, an unknown normalisation or one that would do nothing, maps that the
+        network does not allow, no images.
+    """
+    networks = _pair(models)
+    _check_alphas(alphas)
+    _check_normalization(normalize, models[0])
+    check_maps(spaces, maps, normalize)
+    shown, read = Batches(images, True), Batches(statistics, True)
+    if not len(shown):
+        raise ValueError("a curve needs images that the merges are scored on, and there are none")
+    scores = []
+    for alpha in alphas:
+        if alpha in (0, 1):
+            network = models[int(alpha)]
+        else:
+            weights = (1 - alpha, alpha)
+            network = assemble(networks, spaces, maps, same_outputs=True, weights=weights)
+            normalise(
+                network, normalize, options, models=networks, spaces=spaces, maps=maps, weights=weights, mixed=read
+            )
+        logits = predict(network, shown)
+        assert isinstance(logits, Tensor)
+        scores.append(score(logits, labels.cpu()))
+    losses, accuracies = (tuple(own[name] for own in scores) for name in ("loss", "accuracy"))
+    return Curve(tuple(float(alpha) for alpha in alphas), losses, accuracies)
+
+
+def _pair(models: Sequence[nn.Module]) -> dict[str, nn.Module]:
+    if len(models) != 2:
+        raise ValueError(f"a curve lies between two models, got {len(models)}")
+    return {str(number): model for number, model in enumerate(models)}
+
+
+def _check_normalization(method: str, reference: nn.Module) -> None:
+    if method not in NORMALIZATIONS:
+        raise ValueError(f"unknown normalisation {method!r}; known: {', '.join(NORMALIZATIONS)}")
+    idle = NORMALIZATIONS[method].idle
+    if idle is not None and (reason := idle(reference)):
+        raise ValueError(f"normalisation {method!r} would do nothing: {reason}")
+
+
+# -- the plane through three models -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Landscape:
+    """Losses on a grid of the plane through three models; coordinates are lengths in parameter space, from the first model.
+
+    ``u`` and ``v``: the grid's coordinates, ``(steps,)`` each. ``values[j, i]``: the loss at ``(u[i], v[j])``.
+    ``models``: coordinates of the three models, ``(3, 2)``, the first at ``(0, 0)``, the second at ``(u, 0)``;
+    ``model_values``: the losses there, ``(3,)``.
+    """
+
+    u: Float64
+    v: Float64
+    values: Float64
+    models: Float64
+    model_values: Float64
+
+
+@torch.no_grad()
+def landscape(
+    models: Sequence[nn.Module],
+    steps: int,
+    evaluate: Callable[[nn.Module], float],
+    *,
+    prepare: Callable[[nn.Module], object] | None = None,
+    margin: float = 0.25,
+) -> Landscape:
+    """The loss on the plane ``theta_0 + u e_1 + v e_2`` through three models (as mudsc Fig. 3 shows it).
+
+    ``e_1``, ``e_2``: orthonormal (Gram-Schmidt), from the differences between the models, over all floating-point tensors of
+    their state dicts. Other tensors are the first model's. A running variance that leaving the triangle would make negative
+    is 0.
+
+    Parameters
+    ----------
+    models: three of one topology, such as a merged network and its two sources.
+    steps: grid points along each axis, at least 2.
+    evaluate: the loss of a network, which is in eval mode and has the parameters of a point. One network serves all points:
+        keep no reference to it.
+    prepare: run on the network at each point before that, to set batch-norm statistics.
+    margin: how far the grid goes beyond the models on each side, as a share of their extent.
+
+    Raises
+    ------
+    ValueError: not three models of the same tensors, models on one line, fewer than 2 steps, a negative margin.
+    """
+    if len(models) != 3:
+        raise ValueError(f"a plane lies through three models, got {len(models)}")
+    if steps < 2 or margin < 0:
+        raise ValueError(f"a grid needs steps >= 2 and margin >= 0, got steps={steps} and margin={margin}")
+    plane = _Plane([model.state_dict() for model in models])
+    network = deepcopy(models[0])
+    u, v = (_axis(plane.coordinates[:, axis], steps, margin) for axis in (0, 1))
+
+    def value(point: tuple[float, float]) -> float:
+        network.load_state_dict(plane.state(*point))
+        network.eval()
+        if prepare is not None:
+            prepare(network)
+        return float(evaluate(network.eval()))
+
+    values = np.array([[value((x, y)) for x in u] for y in v])
+    own = np.array([value((x, y)) for x, y in plane.coordinates])
+    return Landscape(u, v, values, plane.coordinates, own)
+
+
+def _axis(places: Float64, steps: int, margin: float) -> Float64:
+    """Grid coordinates that hold all places, and a margin on both sides."""
+    beyond = margin * (places.max() - places.min())
+    return np.linspace(places.min() - beyond, places.max() + beyond, steps)
+
+
+class _Plane:
+    """The plane through three state dicts. ``coordinates``: where they are in it, ``(3, 2)``."""
+
+    def __init__(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        _check_same_tensors(states)
+        self.first = {name: tensor.clone() for name, tensor in states[0].items()}
+        self.names = [name for name, tensor in self.first.items() if tensor.is_floating_point()]
+        self.origin, second, third = (torch.cat([s[name].double().flatten() for name in self.names]) for s in states)
+        along, across = second - self.origin, third - self.origin
+        length = float(along.norm())
+        first = along / length if length else along
+        reach, rest = float(across @ first), across - (across @ first) * first
+        height = float(rest.norm())
+        if not length or height <= FLAT * float(across.norm()):
+            raise ValueError(
+                "the three models lie on one line (as a plain average and its sources do): no plane is theirs"
+            )
+        self.basis = (first, rest / height)
+        self.coordinates = np.array([[0.0, 0.0], [length, 0.0], [reach, height]])
+
+    def state(self, u: float, v: float) -> dict[str, Tensor]:
+        """The state dict of a point."""
+        flat = self.origin + u * self.basis[0] + v * self.basis[1]
+        found = dict(self.first)
+        start = 0
+        for name in self.names:
+            like = self.first[name]
+            part = flat[start : start + like.numel()].view_as(like)
+            found[name] = (part.clamp_min(0) if name.endswith("running_var") else part).to(like.dtype)
+            start += like.numel()
+        return found
+
+
+def _check_same_tensors(states: Sequence[Mapping[str, Tensor]]) -> None:
+    shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
+    for number, own in enumerate(shapes[1:], start=1):
+        odd = sorted(name for name in {*shapes[0], *own} if shapes[0].get(name) != own.get(name))
+        if odd:
+            raise ValueError(f"model {number} has other tensors than model 0: {', '.join(odd[:3])}")
