@@ -109,7 +109,7 @@ def interpolate(
     spaces: Spaces,
     maps: Sequence[Mapping[str, UnitMap]],
     alphas: Sequence[float],
-    images: Iterable[Any],
+    images: Iterable[Tensor],
     labels: Tensor,
     normalize: str = "reset",
     options: Any = None,
@@ -123,7 +123,7 @@ def interpolate(
     ----------
     models: two of one topology and one task, put in eval mode here. spaces: of that topology. maps: each model's, by space.
     alphas: shares of the second model, 0 and 1 among them; see :data:`ALPHAS`.
-    images: batches of inputs that the merges are scored on, all of them at every alpha. labels: of all, ``(N,)``.
+    images: batches of normalised images that the merges are scored on, all of them at every alpha. labels: of all, ``(N,)``.
     normalize, options: what sets every merge's statistics; see :func:`mergeline.network.normalise`.
     statistics: batches of inputs that the normalisation reads.
 
