@@ -93,8 +93,8 @@ def prune(
     model: left as it is. Weights that other weights stand for (parametrisations, masks of ``torch.nn.utils.prune``) are
         plain ones in the copy.
     sparsity: share of the prunable weights that goes, in [0, 1): exactly ``round(sparsity * n)`` of the ``n`` weights in
-        the method's scope (model, layer or output unit). Weights that were zero before are not preferred by methods
-        that do not look at the magnitude alone.
+        the method's scope (model, layer or output unit). Zeros that the model has are among the first to go; those
+        beyond that number stay zeros.
     method: a key of :data:`METHODS`.
     data: for the methods that read any: batches of ``(inputs, labels)`` for "fisher" and "woodfisher", of inputs (labels
         are passed over) for "wanda"; a list, a loader, or a function that gives one.
@@ -271,8 +271,8 @@ class WoodFisherOptions(FisherOptions):
     damping: float = 1e-5
     """What is added to the diagonal of the Fisher."""
     block: int = 100
-    """Weights of a diagonal block: that many that follow each other in a layer's flattened weight. Time and memory grow
-    with it; from a layer's size on, the layer is one block."""
+    """Weights of a diagonal block: that many that follow each other in a layer's flattened weight. Time and memory (8
+    bytes times ``block`` for each weight of a layer) grow with it; from a layer's size on, the layer is one block."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
