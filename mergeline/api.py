@@ -16,6 +16,7 @@ from mergeline.matching import MATCHERS, Matcher, Problem
 from mergeline.moments import Moments, collect_moments, cross_pairs, full_pairs
 from mergeline.network import assemble, check_maps, normalise
 from mergeline.normalization import NORMALIZATIONS
+from mergeline.preserving import preserved_layers
 from mergeline.sources import Batches, check_same_topology, first_samples, mixed_batches, prepared
 from mergeline.spaces import Spaces, trace
 from mergeline.spaces.verifying import check_spaces
@@ -47,6 +48,7 @@ def merge(
     normalize_options: Mapping[str, object] | None = None,
     weights: Sequence[float] | None = None,
     stop: str | None = None,
+    preserve: int | float | str | None = None,
     seed: int = 0,
     check: bool = True,
 ) -> MergeResult:
@@ -63,9 +65,12 @@ def merge(
         from the models' names to such. One batch is held in memory at a time where it can be read again.
     method: a key of ``mergeline.matching.MATCHERS``; ``options`` are its options.
     normalize: a key of ``mergeline.normalization.NORMALIZATIONS``, with ``normalize_options``: "reset" recomputes batch
-        statistics on ``data``; "none" leaves them as merged.
+        statistics on ``data``; "repair" gives every layer's output the mean and deviation that the models have there;
+        "rescale" the deviation alone; "none" leaves all as merged.
     weights: each model's weight; uniform by default.
     stop: the last space that is merged, or a share of the multiply-adds ("0.5"), as for ``mergeline.heads.cut``.
+    preserve: the first layers that each model keeps, with what they give averaged once: their number, or a share of the
+        multiply-adds (0.25), as for ``mergeline.preserving.preserved_layers``.
     seed: for methods that draw.
     check: prove the trace first, by random permutations of all units (``mergeline.spaces.verify``).
 
@@ -84,10 +89,13 @@ def merge(
     parts = _parts(data, list(networks), several, again=normalizer.reads_images)
     batches = next(iter(parts.values())) if len(parts) == 1 else Batches(mixed_batches(list(parts.values())), True)
     spaces, verified = _traced(networks, parts, several, check)
+    stop = stop_space(reference, spaces, stop)
+    kept = preserved_layers(reference, spaces, preserve)
     matching = matcher.match(_problem(matcher, list(networks.values()), spaces, parts, several, seed), chosen)
     check_maps(spaces, matching.maps, normalize)
-    stop = stop_space(reference, spaces, stop)
-    merged = assemble(networks, spaces, matching.maps, same_outputs=not several, stop=stop, weights=weights)
+    merged = assemble(
+        networks, spaces, matching.maps, same_outputs=not several, stop=stop, weights=weights, preserve=kept
+    )
     normalise(
         merged, normalize, settings, models=networks, spaces=spaces, maps=matching.maps, weights=weights,
         mixed=batches, own={name: parts.get(name, batches) for name in networks},

@@ -28,8 +28,13 @@ from mergeline.spaces.walking import model_tensors, run_node
 __all__ = [
     "Cut",
     "MultiHead",
+    "OneHead",
+    "Part",
+    "blank",
+    "cumulative_flops",
     "cut",
     "example_input",
+    "load_resized",
     "multi_head",
     "multi_head_from_state",
     "stop_space",
@@ -41,7 +46,8 @@ __all__ = [
 class Cut:
     """A graph cut after the node where a space is observed.
 
-    ``boundary``: the nodes whose values pass from the trunk to a head. ``trunk`` and ``head`` name the nodes of each part;
+    ``boundary``: the nodes whose values pass from the trunk to a head; ``entry``: those whose values pass from a stem to what
+    follows. ``trunk`` and ``head`` name the nodes of each part;
     ``trunk_tensors`` the tensors that are merged.
     """
 
@@ -51,12 +57,13 @@ class Cut:
     boundary: tuple[str, ...]
     trunk_tensors: frozenset[str]
     trunk_spaces: tuple[str, ...]
+    entry: tuple[str, ...] = ()
 
 
-def cut(model: nn.Module, spaces: Spaces, stop: str | None = None) -> Cut:
+def cut(model: nn.Module, spaces: Spaces, stop: str | None = None, stem: frozenset[str] = frozenset()) -> Cut:
     """Cut the network after space ``stop`` is complete (by default the last free one: only classifiers stay apart).
 
-    After ``input``, nothing is merged: the heads are the whole models.
+    After ``input``, nothing is merged: the heads are the whole models. ``stem``: names of nodes before the trunk.
 
     Raises
     ------
@@ -80,10 +87,21 @@ def cut(model: nn.Module, spaces: Spaces, stop: str | None = None) -> Cut:
     for node in nodes[position + 1 :]:  # parts of a tuple that the trunk has made belong to it
         if canonical(operation(node)) == "item" and set(node.all_input_nodes) <= inside:
             inside.add(node)
-    trunk, head = [n for n in nodes if n in inside], [n for n in nodes if n not in inside]
-    boundary = [node for node in trunk if node.op != "get_attr" and any(user not in inside for user in node.users)]
+    trunk = [n for n in nodes if n in inside and n.name not in stem]
+    head = [n for n in nodes if n not in inside]
+    late = next((node for node in head if node.name in stem and node.op != "get_attr"), None)
+    if late is not None:
+        raise ValueError(
+            f"preserve keeps layers apart that lie above {stop!r}, where merging stops ({late.name}): nothing would be merged; "
+            "preserve less, or stop later"
+        )
+    lower = [n for n in nodes if n in inside and n.op != "get_attr"]
+    boundary = [node for node in lower if any(user not in inside for user in node.users)]
     trunk_tensors = frozenset(str(node.target) for node in trunk if node.op == "get_attr")
-    carried = {name for node in boundary if node.name in spaces.carried for name, _ in spaces.carried[node.name]}
+    entry = [node for node in lower if node.name in stem and any(user.name not in stem for user in node.users)]
+    carried = {
+        name for node in [*boundary, *entry] if node.name in spaces.carried for name, _ in spaces.carried[node.name]
+    }
     trunk_spaces = tuple(
         space.name
         for space in spaces.movable
@@ -96,6 +114,7 @@ def cut(model: nn.Module, spaces: Spaces, stop: str | None = None) -> Cut:
         tuple(node.name for node in boundary),
         trunk_tensors,
         trunk_spaces,
+        tuple(node.name for node in entry),
     )
 
 
@@ -115,14 +134,14 @@ def stop_space(model: nn.Module, spaces: Spaces, stop: str | None, input_size: i
         return None
     if not 0 <= share <= 1:
         raise ValueError(f"stop {stop}: a share of the multiply-adds must lie between 0 and 1")
-    done = _cumulative_flops(model, spaces, spaces.example if input_size is None else example_input(input_size, 1))
+    done = cumulative_flops(model, spaces, spaces.example if input_size is None else example_input(input_size, 1))
     total = max(done.values())
     stops = [spaces[INPUT], *spaces.free]
     return next((space.name for space in stops if done[space.node] >= share * total), stops[-1].name)
 
 
 @torch.no_grad()
-def _cumulative_flops(model: nn.Module, spaces: Spaces, example: Any) -> dict[str, int]:
+def cumulative_flops(model: nn.Module, spaces: Spaces, example: Any) -> dict[str, int]:
     """Floating-point operations up to and including each node of the graph."""
     tensors = model_tensors(model.eval()) | spaces.recording.constants
     device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
@@ -189,10 +208,12 @@ class MultiHead(nn.Module):
 
     def alone(self, name: str) -> nn.Module:
         """The trunk with one head, sharing their tensors: ``forward`` gives that head's outputs."""
-        return _OneHead(self, self.heads[self.names.index(name)])
+        return OneHead(self, self.heads[self.names.index(name)])
 
 
-class _OneHead(nn.Module):
+class OneHead(nn.Module):
+    """A trunk with one of its heads."""
+
     def __init__(self, whole: MultiHead, head: nn.Module) -> None:
         super().__init__()
         self.trunk, self.head = whole.trunk, head
@@ -209,6 +230,7 @@ def multi_head(
     maps: Sequence[Maps] | None = None,
     weights: Sequence[float] | None = None,
     stop: str | None = None,
+    stem: frozenset[str] = frozenset(),
 ) -> MultiHead:
     """Merge ``models`` (by head, of one topology up to their classifiers) up to ``stop``; above it each keeps its own.
 
@@ -217,16 +239,17 @@ def multi_head(
     maps: each model's maps by space name; identity by default.
     weights: each model's weight in the trunk; uniform by default.
     stop: the last space that is merged (see :func:`cut`).
+    stem: names of nodes that are no part of the trunk but before it; the trunk then reads their values.
     """
     networks = list(models.values())
-    plan = cut(networks[0], spaces, stop)
+    plan = cut(networks[0], spaces, stop, stem)
     states = [model.state_dict() for model in networks]
     if maps is None:
         maps = [{name: Permutation.identity(spaces[name].size) for name in plan.trunk_spaces} for _ in networks]
     whole = [with_bundles(spaces, own) for own in maps]
     chosen = [{name: own[name] for name in plan.trunk_spaces if name in own} for own in whole]
     trunk = _trunk_module(networks[0], spaces, plan)
-    _load_resized(trunk, merge_folded(spaces, states, chosen, weights, only=set(plan.trunk_tensors)))
+    load_resized(trunk, merge_folded(spaces, states, chosen, weights, only=set(plan.trunk_tensors)))
     heads = {
         name: _head_module(model, spaces, plan, own) for (name, model), own in zip(models.items(), chosen, strict=True)
     }
@@ -239,30 +262,30 @@ def multi_head_from_state(
     """A multi-head network again from its state dict; ``models`` give the layers, not the weights."""
     plan = cut(next(iter(models.values())), spaces, stop)
     blanks = [
-        {name: _blank(spaces, plan, name, f"heads.{index}", state) for name in plan.trunk_spaces}
+        {name: blank(spaces, plan, name, f"heads.{index}", state) for name in plan.trunk_spaces}
         for index in range(len(models))
     ]
     network = multi_head(models, spaces, blanks, stop=stop)
     if set(network.state_dict()) != set(state):
         odd = sorted(set(network.state_dict()) ^ set(state))
         raise ValueError(f"the state dict is of another network; tensors that differ: {', '.join(odd[:4])}")
-    _load_resized(network, state)
+    load_resized(network, state)
     return network
 
 
-def _blank(spaces: Spaces, plan: Cut, space: str, head: str, state: Mapping[str, Tensor]) -> UnitMap:
+def blank(spaces: Spaces, plan: Cut, space: str, head: str, state: Mapping[str, Tensor]) -> UnitMap:
     """A map of the kind, dense or not, that a head was given its units back with; methods mix them."""
     nodes = [
         node
         for node in plan.boundary
         if node in spaces.carried and any(name == space for name, _ in spaces.carried[node])
     ]
-    if any(f"{head}.{_restore_name(node, spaces, space)}.matrix" in state for node in nodes):
+    if any(f"{head}.{restore_name(node, spaces, space)}.matrix" in state for node in nodes):
         return Dense(np.eye(spaces[space].size), np.eye(spaces[space].size))
     return Permutation.identity(spaces[space].size)
 
 
-def _restore_name(node: str, spaces: Spaces, space: str) -> str:
+def restore_name(node: str, spaces: Spaces, space: str) -> str:
     names = [name for name, _ in spaces.carried[node]]
     return f"restore_{node}" + (f"_{names.index(space)}" if names.index(space) else "")
 
@@ -271,8 +294,10 @@ def _restore_name(node: str, spaces: Spaces, space: str) -> str:
 
 
 def _trunk_module(model: nn.Module, spaces: Spaces, plan: Cut) -> fx.GraphModule:
-    part = _Part(model, spaces)
+    part = Part(model, spaces)
     inside = set(plan.trunk)
+    for name in plan.entry:
+        part.place(name)
     for node in spaces.graph.nodes:
         if node.name in inside:
             part.add(node)
@@ -283,7 +308,7 @@ def _trunk_module(model: nn.Module, spaces: Spaces, plan: Cut) -> fx.GraphModule
 
 def _head_module(model: nn.Module, spaces: Spaces, plan: Cut, own: Maps) -> fx.GraphModule:
     """The rest of a model, reading merged units: folded into its consuming tensors, or restored at the boundary."""
-    part = _Part(model, spaces)
+    part = Part(model, spaces)
     outside, fold = set(plan.head), set()
     for node in spaces.graph.nodes:
         if node.name in plan.boundary:
@@ -296,7 +321,7 @@ def _head_module(model: nn.Module, spaces: Spaces, plan: Cut, own: Maps) -> fx.G
                     fold.add(space)
                     continue
                 shape = spaces.recording.shapes[node.name]
-                name = _restore_name(node.name, spaces, space)
+                name = restore_name(node.name, spaces, space)
                 part.root[name] = Restore(own[space], place, shape[place.axes[0]])
                 part.copies[node] = part.graph.call_module(name, (part.copies[node],))
     for node in spaces.graph.nodes:
@@ -309,11 +334,11 @@ def _head_module(model: nn.Module, spaces: Spaces, plan: Cut, own: Maps) -> fx.G
             if space in fold and not axis.produces:
                 tensor = mapped(tensor, axis, "unmerge", own[space])
         state[tensor_name] = tensor
-    _load_resized(module, state)
+    load_resized(module, state)
     return module
 
 
-class _Part:
+class Part:
     """Some nodes of a recorded graph, as a module with copies of the tensors they use."""
 
     def __init__(self, model: nn.Module, spaces: Spaces) -> None:
@@ -327,7 +352,13 @@ class _Part:
         self.copies: dict[fx.Node, fx.Node] = {}
         self.root: dict[str, Any] = {}
 
+    def place(self, name: str) -> None:
+        """Read a node's value as an input."""
+        node = next(node for node in self.spaces.graph.nodes if node.name == name)
+        self.copies[node] = self.graph.placeholder(name)
+
     def add(self, node: fx.Node) -> None:
+        """Copy a node, with the tensors that it reads."""
         if node.op == "output":
             self.graph.output(tuple(self._copy(used) for used in node.args[0]))  # type: ignore[union-attr, arg-type]
             return
@@ -372,7 +403,7 @@ def _plain_norm(norm: nn.Module, rank: int) -> _BatchNorm:
     return made
 
 
-def _load_resized(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_resized(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load tensors whose consuming axis may have changed its size (more or fewer merged units than own)."""
     for name, tensor in state.items():
         parent, _, leaf = name.rpartition(".")

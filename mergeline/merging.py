@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,16 @@ from mergeline.maps import UnitMap
 from mergeline.spaces import Axis, Spaces, spread, take, unspread
 from mergeline.spaces.space import put
 
-__all__ = ["Maps", "mapped", "merge_folded", "merge_network", "merge_states", "uniform_weights"]
+__all__ = [
+    "Maps",
+    "mapped",
+    "merge_folded",
+    "merge_network",
+    "merge_states",
+    "merge_units",
+    "uniform_weights",
+    "unit_shares",
+]
 
 Maps = Mapping[str, UnitMap]
 COMPUTED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -81,7 +90,7 @@ def merge_states(
     whole = [with_bundles(spaces, own) for own in maps]
     models = [
         _Part(state, own, weight, shares)
-        for state, own, weight, shares in zip(states, whole, weights, _shares(spaces, whole, weights), strict=True)
+        for state, own, weight, shares in zip(states, whole, weights, unit_shares(spaces, whole, weights), strict=True)
     ]
     result: dict[str, Tensor] = {}
     for name, reference in states[0].items():
@@ -129,7 +138,43 @@ class _Part:
     shares: Mapping[str, Tensor]
 
 
-def _shares(spaces: Spaces, maps: Sequence[Maps], weights: Sequence[float]) -> list[dict[str, Tensor]]:
+def merge_units(
+    spaces: Spaces,
+    name: str,
+    axis: int,
+    values: Sequence[Tensor],
+    maps: Sequence[Maps],
+    weights: Sequence[float] | None = None,
+    deviations: bool = False,
+) -> Tensor:
+    """What models have of each unit that an axis of a tensor makes, merged as its biases are.
+
+    Parameters
+    ----------
+    name, axis: the tensor and the axis that makes the units.
+    values: ``(entries of the axis,)`` of each model.
+    maps, weights: as for :func:`merge_states`.
+    deviations: the values are standard deviations.
+    """
+    weights = uniform_weights(len(values)) if weights is None else tuple(weights)
+    whole = [with_bundles(spaces, own) for own in maps]
+    shares = unit_shares(spaces, whole, weights)
+    canonical = spaces.recording.aliases.get(name, name)
+    apply = "deviations" if deviations else "merge"
+    parts = []
+    for value, own, weight, share in zip(values, whole, weights, shares, strict=True):
+        entries = [
+            (space, replace(entry, axis=0))
+            for space, entry in spaces.tensors.get(canonical, ())
+            if space in own and entry.axis == axis and entry.produces
+        ]
+        for space, entry in entries:
+            value = mapped(value, entry, apply, own[space])
+        parts.append(_scaled(value, weight, _scales(value, entries, weight, share)))
+    return torch.stack(parts).sum(0)
+
+
+def unit_shares(spaces: Spaces, maps: Sequence[Maps], weights: Sequence[float]) -> list[dict[str, Tensor]]:
     """For each model, by space that all map, its weight in every merged unit."""
     found: list[dict[str, Tensor]] = [{} for _ in maps]
     for space in spaces:
@@ -151,6 +196,14 @@ def _share(spaces: Spaces, name: str, alias: str, part: _Part, produced: str) ->
         tensor = spread(tensor, *grouped)
     for space, axis in entries:
         tensor = mapped(tensor, axis, produced if axis.produces else "unmerge", own[space])
+    tensor = _scaled(tensor, weight, _scales(tensor, entries, weight, shares))
+    return unspread(tensor, *grouped) if grouped is not None else tensor
+
+
+def _scales(
+    tensor: Tensor, entries: Sequence[tuple[str, Axis]], weight: float, shares: Mapping[str, Tensor]
+) -> dict[int, Tensor]:
+    """By axis of a tensor, what its merged units weigh more or less than their model does."""
     scales: dict[int, Tensor] = {}
     for space, axis in entries:
         if axis.produces and space in shares:
@@ -160,8 +213,7 @@ def _share(spaces: Spaces, name: str, alias: str, part: _Part, produced: str) ->
                 scale[:] = relative
             else:
                 scale[torch.from_numpy(axis.index.reshape(-1))] = relative
-    tensor = _scaled(tensor, weight, scales)
-    return unspread(tensor, *grouped) if grouped is not None else tensor
+    return scales
 
 
 def _scaled(tensor: Tensor, weight: float, scales: Mapping[int, Tensor]) -> Tensor:

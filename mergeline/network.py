@@ -17,6 +17,9 @@ from mergeline.heads import multi_head
 from mergeline.maps import UnitMap
 from mergeline.merging import merge_network, uniform_weights
 from mergeline.normalization import NORMALIZATIONS, Finished
+from mergeline.normalization.restoring import image_sets
+from mergeline.normalization.targets import LayerStatistics, layer_statistics
+from mergeline.preserving import preserve_first
 from mergeline.spaces import Spaces
 from mergeline.spaces.norms import layers_with_norms
 
@@ -36,6 +39,7 @@ def assemble(
     same_outputs: bool,
     stop: str | None = None,
     weights: Sequence[float] | None = None,
+    preserve: int = 0,
 ) -> nn.Module:
     """The merged network, in eval mode, its statistics as merged.
 
@@ -46,8 +50,11 @@ def assemble(
     same_outputs: the models' outputs mean the same (one task).
     stop: the last space that is merged (see :func:`mergeline.merging.cut`); all that there are by default.
     weights: each model's weight; uniform by default.
+    preserve: how many of the first layers each model keeps (:mod:`mergeline.preserving`).
     """
     networks = list(models.values())
+    if preserve:
+        return preserve_first(models, spaces, preserve, maps, weights, stop, is_whole(same_outputs, stop))
     if is_whole(same_outputs, stop):
         states = [model.state_dict() for model in networks]
         return merge_network(deepcopy(networks[0]), spaces, states, maps, weights)
@@ -85,6 +92,16 @@ def check_maps(spaces: Spaces, maps: Sequence[Mapping[str, UnitMap]], method: st
                 )
 
 
+def source_statistics(
+    models: Mapping[str, nn.Module], spaces: Spaces, own: Mapping[str, Iterable[Any]]
+) -> list[dict[str, LayerStatistics]]:
+    """Of each model, its layers' statistics on each different set of images among those of heads."""
+    sets = image_sets(own)
+    return [
+        {head: layer_statistics(model, spaces, batches) for head, batches in sets.items()} for model in models.values()
+    ]
+
+
 @torch.no_grad()
 def normalise(
     network: nn.Module,
@@ -97,6 +114,7 @@ def normalise(
     weights: Sequence[float] | None = None,
     mixed: Iterable[Any] = (),
     own: Mapping[str, Iterable[Any]] | None = None,
+    statistics: Sequence[Mapping[str, LayerStatistics]] | None = None,
 ) -> nn.Module:
     """Set the statistics of an assembled network right, in place.
 
@@ -106,6 +124,8 @@ def normalise(
     models, spaces, maps, weights: what the network was assembled from.
     mixed: batches of inputs that hold all tasks, which can be read more than once.
     own: those of each head's task; ``mixed`` by default.
+    statistics: of each model by head, its layers' statistics on that head's images, for a normalisation that compares with
+        them; taken here, in one pass of each model, where none are given.
 
     Raises
     ------
@@ -116,9 +136,18 @@ def normalise(
     normalizer = NORMALIZATIONS[method]
     if normalizer.reads_images and next(iter(mixed), None) is None:
         raise ValueError(f"normalisation {method!r} needs images, and there are none")
+    own = dict.fromkeys(models, mixed) if own is None else own
+    if statistics is None:
+        statistics = source_statistics(models, spaces, own) if normalizer.compares else ()
     finished = Finished(
-        network, models, spaces, maps, uniform_weights(len(models)) if weights is None else weights, mixed,
-        dict.fromkeys(models, mixed) if own is None else own,
-    )  # fmt: skip
+        network,
+        models,
+        spaces,
+        maps,
+        uniform_weights(len(models)) if weights is None else weights,
+        mixed,
+        own,
+        statistics,
+    )
     normalizer.run(finished, normalizer.options() if options is None else options)
     return network.eval()

@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # so that the registry can be read without torch
     from torch import nn
 
     from mergeline.maps import UnitMap
+    from mergeline.normalization.targets import LayerStatistics
     from mergeline.spaces import Spaces
 
 __all__ = ["Finished", "Normalizer"]
@@ -21,7 +22,8 @@ class Finished:
 
     ``network``: one network, or a trunk with a head per model (:class:`mergeline.merging.MultiHead`). ``sources``: the
     models by head, of one topology. ``maps``, ``weights``: each model's. ``mixed``: batches of normalised images that
-    hold all tasks; ``own``: each head's own task's.
+    hold all tasks; ``own``: each head's own task's. ``statistics``: of each source model, in the order of ``sources``, its
+    layers' statistics on each head's task's images, where the normalisation reads them.
     """
 
     network: nn.Module
@@ -31,6 +33,7 @@ class Finished:
     weights: Sequence[float]
     mixed: Iterable[Any]
     own: Mapping[str, Iterable[Any]]
+    statistics: Sequence[Mapping[str, LayerStatistics]] = ()
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Normalizer:
 
     ``options``: a frozen dataclass; its fields are the keys that params.yaml may set. ``run`` changes the network in
     place. ``reads_images``: whether it looks at images. ``sets_statistics``: whether batch norms have sound running
-    statistics afterwards, whatever they had before. ``idle``: why it would do nothing to a network; empty where it does
-    something.
+    statistics afterwards, whatever they had before. ``compares``: whether it reads the source models' statistics by
+    layer. ``idle``: why it would do nothing to a network; empty where it does something.
     """
 
     name: str
@@ -49,4 +52,5 @@ class Normalizer:
     run: Callable[[Finished, Any], None]
     reads_images: bool = True
     sets_statistics: bool = False
+    compares: bool = False
     idle: Callable[[nn.Module], str] | None = None

@@ -15,7 +15,7 @@ from mergeline.spaces.norms import LAYERS
 from mergeline.spaces.recording import operation
 from mergeline.spaces.rules import Arguments, canonical
 
-__all__ = ["Layer", "layers", "node_depths"]
+__all__ = ["Layer", "computed_layers", "layers", "node_depths"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Layer:
 
     weight: str
     bias: str
-    rows: tuple[int, int] | None
+    rows: tuple[int, int | None] | None
     axis: int
     channel: int
     depth: int
@@ -39,7 +39,11 @@ class Layer:
     @property
     def name(self) -> str:
         """The weight's name, with the rows where they are a part of it."""
-        return self.weight if self.rows is None else f"{self.weight}[{self.rows[0]}:{self.rows[1]}]"
+        return (
+            self.weight
+            if self.rows is None
+            else f"{self.weight}[{self.rows[0]}:{'' if self.rows[1] is None else self.rows[1]}]"
+        )
 
 
 def node_depths(graph: fx.Graph) -> dict[fx.Node, int]:
@@ -64,6 +68,12 @@ def layers(graph: fx.Graph) -> list[Layer]:
     return list(found.values())
 
 
+def computed_layers(graph: fx.Graph) -> list[fx.Node]:
+    """Convolutions and linear maps whose weight is computed from others', or that are not supported otherwise."""
+    calls = [node for node in graph.nodes if node.op == "call_function" and operation(node) in LAYERS]
+    return [node for node in calls if _of(node, 0) is None]
+
+
 def _of(node: fx.Node, depth: int) -> Layer | None:
     if node.op != "call_function" or operation(node) not in LAYERS:
         return None
@@ -80,18 +90,18 @@ def _of(node: fx.Node, depth: int) -> Layer | None:
     return Layer(weight, bias, rows, 1 if transposed else 0, channel, depth, (node,))
 
 
-def _part(node: Any) -> tuple[str, tuple[int, int] | None]:
+def _part(node: Any) -> tuple[str, tuple[int, int | None] | None]:
     """The tensor that an argument is, and the rows of it; an empty name where it is none of the network's."""
     if not isinstance(node, fx.Node):
         return "", None
     if node.op == "get_attr":
         return str(node.target), None
-    if node.op == "call_method" and canonical(operation(node)) == "getitem" or operation(node) == "getitem":
+    if (node.op == "call_method" and canonical(operation(node)) == "getitem") or operation(node) == "getitem":
         source, index = node.args
         if isinstance(index, tuple) and len(index) == 1:
             index = index[0]
-        plain = isinstance(index, slice) and index.step in (None, 1)
-        if plain and isinstance(source, fx.Node) and source.op == "get_attr":
-            assert isinstance(index, slice)
-            return str(source.target), (int(index.start or 0), int(index.stop))  # type: ignore[arg-type]
+        if isinstance(index, slice) and isinstance(source, fx.Node) and source.op == "get_attr":
+            start, stop, step = index.start or 0, index.stop, index.step or 1
+            if isinstance(start, int) and isinstance(stop, int | None) and step == 1:
+                return str(source.target), (start, stop)
     return "", None

@@ -1,0 +1,45 @@
+"""Biases of a merged network's layers: what ``bias_removal`` and ``bias_calibration`` change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from mergeline.normalization.normalizer import Finished
+from mergeline.origins import origin
+from mergeline.spaces.layers import Layer, layers
+from mergeline.spaces.recording import record
+
+__all__ = ["MergedBias", "idle_without_biases", "merged_biases"]
+
+
+@dataclass(frozen=True)
+class MergedBias:
+    """A merged layer with a bias: the layer as the source models have it, and the bias's name in the merged network."""
+
+    source: Layer
+    name: str
+
+
+def merged_biases(finished: Finished) -> list[MergedBias]:
+    """Of every merged layer that has one, in forward order."""
+    graph = finished.spaces.graph
+    by_bias = {layer.bias: layer for layer in layers(graph) if layer.bias}
+    recording = record(finished.network, finished.spaces.example)
+    found = {}
+    for layer in layers(recording.graph):
+        place = origin(finished.network, layer.bias)
+        if layer.bias and place.part == "merged" and place.tensor in by_bias:
+            found[layer.bias] = MergedBias(by_bias[place.tensor], layer.bias)
+    return list(found.values())
+
+
+def idle_without_biases(network: nn.Module) -> str:
+    """Why biases cannot be changed; empty where they can."""
+    kinds = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
+    for module in network.modules():
+        bias = getattr(module, "in_proj_bias" if isinstance(module, nn.MultiheadAttention) else "bias", None)
+        if isinstance(module, kinds) and bias is not None:
+            return ""
+    return "no layer has a bias; choose reset or repair"

@@ -1,0 +1,253 @@
+"""What REPAIR and RESCALE set right: outputs of layers before their activation, and what they should be (vanishing_feature Eq. 1).
+
+A target is a convolution or linear map, or a batch norm, which then speaks for the layer before it. Its statistics are the mean
+and the standard deviation of every unit over all images and positions. A source model's are taken in one pass of that
+model alone; those of the merged units follow from the maps, as biases do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from mergeline.merging import merge_units
+from mergeline.spaces.layers import Layer, computed_layers, layers
+from mergeline.spaces.recording import Recording, operation
+from mergeline.spaces.rules import Arguments, canonical
+from mergeline.spaces.walking import Walk
+
+if TYPE_CHECKING:
+    from mergeline.maps import UnitMap
+    from mergeline.spaces import Spaces
+
+__all__ = [
+    "Goal",
+    "LayerStatistics",
+    "Norm",
+    "Target",
+    "UnitStatistics",
+    "goals",
+    "layer_statistics",
+    "pooled",
+    "targets",
+]
+
+Maps = Mapping[str, "UnitMap"]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch norm with running statistics: the names of its tensors (empty where there is none)."""
+
+    mean: str
+    variance: str
+    gamma: str
+    beta: str
+    eps: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """An output that is set right.
+
+    ``name``: of the weight of a layer, or of the running variance of a batch norm. ``nodes``: the graph's nodes that give
+    the output. ``channel``: the axis of its units, from the end. ``layer`` or ``norm``: what makes it.
+    """
+
+    name: str
+    nodes: tuple[fx.Node, ...]
+    channel: int
+    layer: Layer | None = None
+    norm: Norm | None = None
+
+    @property
+    def made_by(self) -> tuple[str, int]:
+        """A tensor and its axis that the units are along."""
+        if self.layer is not None:
+            return self.layer.weight, self.layer.axis
+        assert self.norm is not None
+        return self.norm.variance, 0
+
+
+@dataclass(frozen=True)
+class UnitStatistics:
+    """Over ``n`` samples, each unit's mean and sum of squared deviations from it, ``(C,)`` float64."""
+
+    n: int
+    mean: Tensor
+    squares: Tensor
+
+    @property
+    def deviation(self) -> Tensor:
+        """Standard deviations (population), ``(C,)``."""
+        return (self.squares / self.n).sqrt()
+
+    def joined(self, other: UnitStatistics) -> UnitStatistics:
+        """Of the samples of both."""
+        n = self.n + other.n
+        difference = other.mean - self.mean
+        mean = self.mean + difference * (other.n / n)
+        squares = self.squares + other.squares + difference.square() * (self.n * other.n / n)
+        return UnitStatistics(n, mean, squares)
+
+
+LayerStatistics = Mapping[str, UnitStatistics]
+"""A network's statistics by the name of the target."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a merged target's mean and standard deviation should be, ``(C,)`` float64 each."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
+# -- what is set right ------------------------------------------------------------------------------------------------
+
+
+def targets(recording: Recording) -> list[Target]:
+    """Every output that is set right, in forward order: batch norms, and layers that are not read by batch norms alone.
+
+    Raises
+    ------
+    ValueError: a layer computes its weight from other tensors, so that there is nothing to write a statistic into.
+    """
+    for node in computed_layers(recording.graph):
+        place = recording.modules.get(node.name) or node.name
+        raise ValueError(
+            f"layer {place!r} computes its weight anew in every pass: its output cannot be set right; choose none"
+        )
+    found: dict[str, Target] = {}
+    norms: dict[fx.Node, Target] = {}
+    for node in recording.graph.nodes:
+        own = _norm(node, len(recording.shapes.get(node.name, ())))
+        if own is not None:
+            norms[node] = own
+    by_layer = {node: layer for layer in layers(recording.graph) for node in layer.nodes}
+    for node in recording.graph.nodes:
+        own = norms.get(node)
+        if own is None and node in by_layer and not set(node.users) <= set(norms):
+            layer = by_layer[node]
+            own = Target(layer.name, layer.nodes, layer.channel, layer)
+        if own is not None and own.name not in found:
+            found[own.name] = own
+        elif own is not None and own.norm is not None:
+            known = found[own.name]
+            found[own.name] = Target(known.name, (*known.nodes, *own.nodes), known.channel, None, known.norm)
+    return list(found.values())
+
+
+def _norm(node: fx.Node, rank: int) -> Target | None:
+    if node.op != "call_function" or canonical(operation(node)) != "batch_norm":
+        return None
+    given = Arguments(node)
+    parts = [given.get(1, "running_mean"), given.get(2, "running_var"), given.get(3, "weight"), given.get(4, "bias")]
+    if given.get(5, "training", False) or any(part is not None and part.op != "get_attr" for part in parts):
+        return None
+    mean, variance, gamma, beta = ("" if part is None else str(part.target) for part in parts)
+    if not mean or not variance:
+        return None
+    norm = Norm(mean, variance, gamma, beta, float(given.get(7, "eps", 1e-5)))
+    return Target(variance, (node,), 1 - rank, norm=norm)
+
+
+# -- statistics -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def layer_statistics(model: nn.Module, spaces: Spaces, batches: Iterable[Any]) -> dict[str, UnitStatistics]:
+    """A model's statistics of every target, in one pass over the images.
+
+    Raises
+    ------
+    ValueError: there are no images.
+    """
+    walk = Walk(spaces, model)
+    by_node = {node.name: target for target in targets(spaces.recording) for node in target.nodes}
+    found: dict[str, UnitStatistics] = {}
+    for batch in batches:
+        for node, value in walk.values(batch):
+            target = by_node.get(node.name)
+            if target is not None:
+                own = unit_statistics([value], target.channel)
+                found[target.name] = found[target.name].joined(own) if target.name in found else own
+    if by_node and not found:
+        raise ValueError("statistics of layers need images, and there are none")
+    return found
+
+
+def unit_statistics(values: Iterable[Tensor], channel: int) -> UnitStatistics:
+    """Of each unit along an axis (negative), over every position of some values."""
+    whole: UnitStatistics | None = None
+    for value in values:
+        axis = value.dim() + channel
+        others = [other for other in range(value.dim()) if other != axis]
+        count = value.numel() // value.shape[axis]
+        if others:
+            variance, mean = torch.var_mean(value, others, correction=0)
+        else:
+            variance, mean = torch.zeros_like(value), value
+        own = UnitStatistics(count, mean.double(), variance.double() * count)
+        whole = own if whole is None else whole.joined(own)
+    assert whole is not None
+    return whole
+
+
+def pooled(parts: Sequence[LayerStatistics]) -> LayerStatistics:
+    """Statistics over the images of several parts."""
+    whole = dict(parts[0])
+    for part in parts[1:]:
+        whole = {name: whole[name].joined(own) for name, own in part.items()}
+    return whole
+
+
+# -- goals ------------------------------------------------------------------------------------------------------------
+
+
+def goals(
+    spaces: Spaces,
+    statistics: Sequence[LayerStatistics],
+    maps: Sequence[Maps],
+    weights: Sequence[float],
+) -> dict[str, Goal]:
+    """What the merged units' statistics should be: the average of the aligned models' (vanishing_feature Eq. 1).
+
+    Under a permutation, an aligned model's statistics are the permuted ones. A group's are the average of its members';
+    under a dense map, means are mapped, and deviations as those of units that do not correlate.
+    """
+    return {
+        target.name: Goal(*_goal(spaces, target, statistics, maps, weights)) for target in targets(spaces.recording)
+    }
+
+
+def _goal(
+    spaces: Spaces,
+    target: Target,
+    statistics: Sequence[LayerStatistics],
+    maps: Sequence[Maps],
+    weights: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    tensor, axis = target.made_by
+    rows = target.layer.rows if target.layer is not None else None
+    size = max((entry.size for _, entry in spaces.tensors.get(tensor, ()) if entry.axis == axis), default=0)
+    means, deviations = [], []
+    for own in statistics:
+        mean, deviation = own[target.name].mean, own[target.name].deviation
+        if rows is not None and size:
+            mean, deviation = _placed(mean, rows, size), _placed(deviation, rows, size)
+        means.append(mean)
+        deviations.append(deviation)
+    mean = merge_units(spaces, tensor, axis, means, maps, weights)
+    deviation = merge_units(spaces, tensor, axis, deviations, maps, weights, deviations=True)
+    return (mean[slice(*rows)], deviation[slice(*rows)]) if rows is not None and size else (mean, deviation)
+
+
+def _placed(values: Tensor, rows: tuple[int, int | None], size: int) -> Tensor:
+    whole = values.new_zeros(size)
+    whole[slice(*rows)] = values
+    return whole
