@@ -251,7 +251,7 @@ def _size(tensors: Mapping[str, Tensor], name: str, layer: Layer, order: int) ->
         return 0.0
     tensor = tensors[name]
     if layer.rows is not None:
-        tensor = tensor.narrow(layer.axis, layer.rows[0], layer.rows[1] - layer.rows[0])
+        tensor = tensor.movedim(layer.axis, 0)[slice(*layer.rows)]
     return float(tensor.double().abs().pow(order).mean() ** (1 / order)) if tensor.numel() else 0.0
 
 
