@@ -89,6 +89,8 @@ def merge(
     parts = _parts(data, list(networks), several, again=normalizer.reads_images)
     batches = next(iter(parts.values())) if len(parts) == 1 else Batches(mixed_batches(list(parts.values())), True)
     spaces, verified = _traced(networks, parts, several, check)
+    if normalizer.refusal is not None and (reason := normalizer.refusal(reference, spaces)):
+        raise ValueError(f"normalisation {normalize!r} cannot be done: {reason}")
     stop = stop_space(reference, spaces, stop)
     kept = preserved_layers(reference, spaces, preserve)
     matching = matcher.match(_problem(matcher, list(networks.values()), spaces, parts, several, seed), chosen)

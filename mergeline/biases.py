@@ -10,7 +10,7 @@ from mergeline.spaces.layers import layers
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
-__all__ = ["add_biases", "add_missing_biases", "bias_name"]
+__all__ = ["add_biases", "add_missing_biases", "bias_name", "check_bias"]
 
 
 def bias_name(weight: str) -> str:
@@ -39,17 +39,31 @@ def add_biases(network: nn.Module, weights: Iterable[str]) -> None:
         owner = network.get_submodule(path)
         if getattr(owner, bias_name(leaf), None) is not None:
             continue
+        check_bias(network, name)
         weight = owner.get_parameter(leaf)
         graph = _graph_module(network, path)
-        knows = isinstance(owner, nn.Linear | nn.modules.conv._ConvNd | nn.MultiheadAttention)
-        if not leaf.endswith("weight") or (graph is None and not knows):
-            raise ValueError(f"{name!r} has no bias, and its module {type(owner).__name__} would not use one")
         size = weight.shape[1] * owner.groups if isinstance(owner, TRANSPOSED) else weight.shape[0]
         owner.register_parameter(bias_name(leaf), nn.Parameter(weight.new_zeros(size), weight.requires_grad))
         if graph is not None:
             graphs.add(graph)
     for graph in graphs:
         _read_biases(graph)
+
+
+def check_bias(network: nn.Module, weight: str) -> None:
+    """Refuse a layer whose module would not use a bias that it is given.
+
+    Raises
+    ------
+    ValueError: names the weight and its module.
+    """
+    path, _, leaf = weight.rpartition(".")
+    owner = network.get_submodule(path)
+    knows = isinstance(owner, nn.Linear | nn.modules.conv._ConvNd | nn.MultiheadAttention)
+    if not leaf.endswith("weight") or not (knows or _graph_module(network, path)):
+        raise ValueError(
+            f"{weight!r} has no bias, and its module {type(owner).__name__} would not use one; choose rescale"
+        )
 
 
 def add_missing_biases(network: nn.Module, state: Mapping[str, Tensor]) -> None:

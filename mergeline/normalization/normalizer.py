@@ -44,6 +44,7 @@ class Normalizer:
     place. ``reads_images``: whether it looks at images. ``sets_statistics``: whether batch norms have sound running
     statistics afterwards, whatever they had before. ``compares``: whether it reads the source models' statistics by
     layer. ``idle``: why it would do nothing to a network; empty where it does something.
+    ``refusal``: why it cannot be done to a traced network, known before anything is matched; empty where it can.
     """
 
     name: str
@@ -54,3 +55,4 @@ class Normalizer:
     sets_statistics: bool = False
     compares: bool = False
     idle: Callable[[nn.Module], str] | None = None
+    refusal: Callable[[nn.Module, Spaces], str] | None = None

@@ -15,6 +15,8 @@ from mergeline.normalization.normalizer import Finished, Normalizer
 if TYPE_CHECKING:
     from torch import nn
 
+    from mergeline.spaces import Spaces
+
 __all__ = ["REPAIR", "RepairOptions", "has_layers"]
 
 
@@ -37,6 +39,12 @@ def has_layers(network: nn.Module) -> str:
     return "" if matrices else "the network has no convolution and no linear map; choose none"
 
 
+def _refusal(network: nn.Module, spaces: Spaces) -> str:
+    from mergeline.normalization.rewriting import refusal
+
+    return refusal(network, spaces.recording, shift=True)
+
+
 REPAIR = Normalizer(
     "repair",
     "means and deviations of every layer's output as the aligned source models have them",
@@ -45,4 +53,5 @@ REPAIR = Normalizer(
     sets_statistics=True,
     compares=True,
     idle=has_layers,
+    refusal=_refusal,
 )

@@ -4,9 +4,15 @@ Sec. 5.3): ``x / sigma * sigma_goal``."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mergeline.normalization.normalizer import Finished, Normalizer
 from mergeline.normalization.repair import has_layers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mergeline.spaces import Spaces
 
 __all__ = ["RESCALE", "RescaleOptions"]
 
@@ -24,6 +30,12 @@ def _run(finished: Finished, options: RescaleOptions) -> None:
     restore(finished, shift=False, sequential=options.sequential)
 
 
+def _refusal(network: nn.Module, spaces: Spaces) -> str:
+    from mergeline.normalization.rewriting import refusal
+
+    return refusal(network, spaces.recording, shift=False)
+
+
 RESCALE = Normalizer(
     "rescale",
     "deviations of every layer's output as the aligned source models have them; means follow",
@@ -31,4 +43,5 @@ RESCALE = Normalizer(
     _run,
     compares=True,
     idle=has_layers,
+    refusal=_refusal,
 )

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from mergeline.biases import add_biases
+from mergeline.biases import add_biases, check_bias
 from mergeline.moments import DEAD
 from mergeline.normalization.targets import Goal, Norm, Target, UnitStatistics, targets, unit_statistics
 from mergeline.spaces.layers import Layer
 from mergeline.spaces.recording import Example, Recording, flat_inputs, operation, record
 from mergeline.spaces.walking import model_tensors, run_node
 
-__all__ = ["rewrite", "with_biases"]
+__all__ = ["refusal", "rewrite", "with_biases"]
 
 
 def with_biases(network: nn.Module, names: Iterable[str], example: Example) -> Recording:
@@ -85,6 +85,18 @@ def rewrite(
         left -= 1
         if not left:
             return
+
+
+def refusal(network: nn.Module, recording: Recording, shift: bool) -> str:
+    """Why a network's outputs cannot be set right; empty where they can."""
+    try:
+        for target in targets(recording):
+            _check(recording, target)
+            if shift and target.layer is not None and not target.layer.bias:
+                check_bias(network, target.layer.weight)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _check(recording: Recording, target: Target) -> None:
