@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from mergeline.biases import add_missing_biases
 from mergeline.bundles import with_bundles
 from mergeline.maps import Dense, Permutation, UnitMap
 from mergeline.merging import Maps, mapped, merge_folded
@@ -38,6 +39,7 @@ __all__ = [
     "multi_head",
     "multi_head_from_state",
     "stop_space",
+    "tensors_read",
     "trace_network",
 ]
 
@@ -97,7 +99,7 @@ def cut(model: nn.Module, spaces: Spaces, stop: str | None = None, stem: frozens
         )
     lower = [n for n in nodes if n in inside and n.op != "get_attr"]
     boundary = [node for node in lower if any(user not in inside for user in node.users)]
-    trunk_tensors = frozenset(str(node.target) for node in trunk if node.op == "get_attr")
+    trunk_tensors = tensors_read(trunk)
     entry = [node for node in lower if node.name in stem and any(user.name not in stem for user in node.users)]
     carried = {
         name for node in [*boundary, *entry] if node.name in spaces.carried for name, _ in spaces.carried[node.name]
@@ -116,6 +118,11 @@ def cut(model: nn.Module, spaces: Spaces, stop: str | None = None, stem: frozens
         trunk_spaces,
         tuple(node.name for node in entry),
     )
+
+
+def tensors_read(nodes: Sequence[fx.Node]) -> frozenset[str]:
+    """The names of the network's tensors that some nodes read."""
+    return frozenset(str(used.target) for node in nodes for used in node.all_input_nodes if used.op == "get_attr")
 
 
 def stop_space(model: nn.Module, spaces: Spaces, stop: str | None, input_size: int | None = None) -> str | None:
@@ -266,6 +273,7 @@ def multi_head_from_state(
         for index in range(len(models))
     ]
     network = multi_head(models, spaces, blanks, stop=stop)
+    add_missing_biases(network, state)
     if set(network.state_dict()) != set(state):
         odd = sorted(set(network.state_dict()) ^ set(state))
         raise ValueError(f"the state dict is of another network; tensors that differ: {', '.join(odd[:4])}")

@@ -98,7 +98,8 @@ def source_statistics(
     """Of each model, its layers' statistics on each different set of images among those of heads."""
     sets = image_sets(own)
     return [
-        {head: layer_statistics(model, spaces, batches) for head, batches in sets.items()} for model in models.values()
+        {head: layer_statistics(model, spaces, own[head]) for head in dict.fromkeys(sets.values())}
+        for model in models.values()
     ]
 
 

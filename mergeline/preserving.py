@@ -13,7 +13,18 @@ from torch import Tensor, fx, nn
 
 from mergeline.biases import add_missing_biases
 from mergeline.bundles import with_bundles
-from mergeline.heads import Cut, MultiHead, Part, blank, cumulative_flops, cut, example_input, load_resized, multi_head
+from mergeline.heads import (
+    Cut,
+    MultiHead,
+    Part,
+    blank,
+    cumulative_flops,
+    cut,
+    example_input,
+    load_resized,
+    multi_head,
+    tensors_read,
+)
 from mergeline.maps import Groups, Permutation, UnitMap
 from mergeline.merging import Maps, merge_folded, uniform_weights, unit_shares
 from mergeline.spaces import Axis, Observation, Space, Spaces, put, take
@@ -48,8 +59,12 @@ def preserved_layers(
     if not 0 < number < 1:
         raise ValueError(f"preserve: {preserve} is neither a whole number of layers nor a share between 0 and 1")
     done = cumulative_flops(model, spaces, spaces.example if input_size is None else example_input(input_size, 1))
-    ends = {depth: max(done[node.name] for node in depths if depths[node] <= depth) for depth in range(most + 1)}
-    return next(depth for depth in range(most + 1) if ends[depth] >= number * ends[most])
+    spent = np.zeros(most + 1)
+    before = 0
+    for node, depth in depths.items():
+        spent[depth] += done[node.name] - before
+        before = done[node.name]
+    return int(np.argmax(spent.cumsum() >= number * before))
 
 
 def stem_nodes(spaces: Spaces, layers: int) -> frozenset[str]:
@@ -204,8 +219,7 @@ def _whole(spaces: Spaces, stem: frozenset[str]) -> Cut:
     nodes = list(spaces.graph.nodes)
     trunk = [node for node in nodes if node.name not in stem and node.op != "get_attr"]
     entry = [node for node in nodes if node.name in stem and any(user.name not in stem for user in node.users)]
-    read = {used for node in trunk for used in node.all_input_nodes if used.op == "get_attr"}
-    tensors = frozenset(str(node.target) for node in read)
+    tensors = tensors_read(trunk)
     return Cut(
         "", tuple(node.name for node in trunk), (), (), tensors,
         tuple(space.name for space in spaces.movable), tuple(node.name for node in entry),
@@ -241,12 +255,13 @@ def _stem_module(
     for node in spaces.graph.nodes:
         if node.name in stem:
             part.add(node)
+    part.root["share"] = torch.tensor(weight, dtype=torch.float64)
     by_name = {node.name: node for node in spaces.graph.nodes}
     outputs = []
     for name in plan.entry:
         value = part.copies[by_name[name]]
         if not _is_common(spaces, by_name[name]):
-            value = part.graph.call_function(operator.mul, (value, weight))
+            value = part.graph.call_function(operator.mul, (value, part.graph.get_attr("share")))
             for space, place in spaces.carried.get(name, ()):
                 if space not in own:
                     continue

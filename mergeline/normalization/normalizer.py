@@ -23,7 +23,7 @@ class Finished:
     ``network``: one network, or a trunk with a head per model (:class:`mergeline.merging.MultiHead`). ``sources``: the
     models by head, of one topology. ``maps``, ``weights``: each model's. ``mixed``: batches of normalised images that
     hold all tasks; ``own``: each head's own task's. ``statistics``: of each source model, in the order of ``sources``, its
-    layers' statistics on each head's task's images, where the normalisation reads them.
+    layers' statistics on each different set of images, by the first head that has it, where the normalisation reads them.
     """
 
     network: nn.Module

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from mergeline.heads import MultiHead
 from mergeline.normalization.normalizer import Finished
 from mergeline.normalization.rewriting import rewrite, with_biases
-from mergeline.normalization.targets import Goal, goals, pooled, targets
+from mergeline.normalization.targets import Goal, LayerStatistics, goals, pooled, targets
 from mergeline.origins import origin
 from mergeline.preserving import PreserveFirst
 from mergeline.sources import first_samples
@@ -19,12 +19,10 @@ from mergeline.spaces.recording import record
 __all__ = ["image_sets", "restore"]
 
 
-def image_sets(own: Mapping[str, Iterable[Any]]) -> dict[str, Iterable[Any]]:
-    """The different sets of images among those of heads, each under the first head that has it."""
+def image_sets(own: Mapping[str, Iterable[Any]]) -> dict[str, str]:
+    """For each head, the first head that has the same images."""
     first: dict[int, str] = {}
-    for head, batches in own.items():
-        first.setdefault(id(batches), head)
-    return {head: own[head] for head in first.values()}
+    return {head: first.setdefault(id(batches), head) for head, batches in own.items()}
 
 
 def restore(finished: Finished, shift: bool, sequential: bool) -> None:
@@ -37,31 +35,40 @@ def restore(finished: Finished, shift: bool, sequential: bool) -> None:
     shift: set means, too (REPAIR); without, outputs are scaled only (RESCALE).
     sequential: see :func:`mergeline.normalization.rewriting.rewrite`.
     """
-    sets = list(image_sets(finished.own))
-    whole = [pooled([by_head[head] for head in sets]) for by_head in finished.statistics]
-    merged = goals(finished.spaces, whole, finished.maps, finished.weights)
+    sets = image_sets(finished.own)
+    whole = [pooled([by_head[head] for head in dict.fromkeys(sets.values())]) for by_head in finished.statistics]
     network = finished.network
-    _restore_part(network, "merged", merged, finished.mixed, shift, sequential)
+
+    def of_all(names: Collection[str]) -> dict[str, Goal]:
+        return goals(finished.spaces, whole, finished.maps, finished.weights, names)
+
+    _restore_part(network, "merged", of_all, finished.mixed, shift, sequential)
     headed = network.rest if isinstance(network, PreserveFirst) else network
     if not isinstance(headed, MultiHead):
         return
     for index, head in enumerate(headed.names):
-        by_head = finished.statistics[index]
-        own = goals(finished.spaces, [by_head[head] if head in by_head else by_head[sets[0]]], [{}], (1.0,))
+        own = finished.statistics[index][sets[head]]
+
+        def of_head(names: Collection[str], own: LayerStatistics = own) -> dict[str, Goal]:
+            return goals(finished.spaces, [own], [{}], (1.0,), names)
+
         alone: Callable[[str], nn.Module] = network.alone  # type: ignore[assignment]
-        _restore_part(alone(head), "head", own, finished.own[head], shift, sequential)
+        _restore_part(alone(head), "head", of_head, finished.own[head], shift, sequential)
 
 
 def _restore_part(
-    network: nn.Module, part: str, known: Mapping[str, Goal], batches: Iterable[Any], shift: bool, sequential: bool
+    network: nn.Module,
+    part: str,
+    goals_of: Callable[[Collection[str]], Mapping[str, Goal]],
+    batches: Iterable[Any],
+    shift: bool,
+    sequential: bool,
 ) -> None:
     example = first_samples(next(iter(batches)), 2)
-    wanted = {}
-    for target in targets(record(network, example)):
-        found = origin(network, target.name)
-        if found.part == part:
-            wanted[target.name] = known[found.tensor]
-    if not wanted:
+    origins = {target.name: origin(network, target.name) for target in targets(record(network, example))}
+    source_names = {name: found.tensor for name, found in origins.items() if found.part == part}
+    if not source_names:
         return
-    recording = with_biases(network, wanted if shift else (), example)
-    rewrite(network, recording, wanted, batches, shift, sequential)
+    known = goals_of(set(source_names.values()))
+    recording = with_biases(network, source_names if shift else (), example)
+    rewrite(network, recording, {name: known[own] for name, own in source_names.items()}, batches, shift, sequential)

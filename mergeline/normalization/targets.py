@@ -7,7 +7,7 @@ model alone; those of the merged units follow from the maps, as biases do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -214,14 +214,19 @@ def goals(
     statistics: Sequence[LayerStatistics],
     maps: Sequence[Maps],
     weights: Sequence[float],
+    names: Collection[str] | None = None,
 ) -> dict[str, Goal]:
     """What the merged units' statistics should be: the average of the aligned models' (vanishing_feature Eq. 1).
+
+    ``names``: of the targets; all by default.
 
     Under a permutation, an aligned model's statistics are the permuted ones. A group's are the average of its members';
     under a dense map, means are mapped, and deviations as those of units that do not correlate.
     """
     return {
-        target.name: Goal(*_goal(spaces, target, statistics, maps, weights)) for target in targets(spaces.recording)
+        target.name: Goal(*_goal(spaces, target, statistics, maps, weights))
+        for target in targets(spaces.recording)
+        if names is None or target.name in names
     }
 
 

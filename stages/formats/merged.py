@@ -10,25 +10,33 @@ import torch
 from torch import nn
 
 from mergeline.architectures import Architecture, build
+from mergeline.biases import add_missing_biases
 from mergeline.heads import multi_head_from_state, trace_network
+from mergeline.preserving import preserve_first_from_state
 from stages.formats.models import load_strictly, read_model, save_model
 
 __all__ = ["load_merged", "save_merged"]
 
 
 def save_merged(
-    path: Path, model: nn.Module, architectures: Mapping[str, Architecture], stop: str | None, heads: bool
+    path: Path,
+    model: nn.Module,
+    architectures: Mapping[str, Architecture],
+    stop: str | None,
+    heads: bool,
+    preserve: int = 0,
+    stems: int = 0,
 ) -> None:
     """A merged network: one network where ``heads`` is false, else a trunk with a head per task.
 
-    ``architectures``: each task's topology.
+    ``architectures``: each task's topology. ``preserve``: the first layers that each of ``stems`` models keeps.
     """
     description = {
         "kind": "multi-head" if heads else "merged",
         # A list: the tensors number the heads in this order, and a mapping would come back sorted.
         "heads": [{"head": name, **asdict(architecture)} for name, architecture in architectures.items()],
         "stop": stop,
-    }
+    } | ({"preserve": preserve, "stems": stems} if preserve else {})
     save_model(path, model, description)
 
 
@@ -38,9 +46,16 @@ def load_merged(path: Path) -> nn.Module:
     architectures = {entry.pop("head"): Architecture(**entry) for entry in description["heads"]}
     models = {task: build(architecture) for task, architecture in architectures.items()}
     model: nn.Module = next(iter(models.values()))
-    if description["kind"] == "multi-head":
-        spaces = trace_network(model, next(iter(architectures.values())).input_size)
-        model = multi_head_from_state(models, spaces, tensors, description["stop"])
-    else:
+    whole = description["kind"] != "multi-head"
+    if whole and "preserve" not in description:
+        add_missing_biases(model, tensors)
         load_strictly(path, model, tensors)
+        return model.eval().to(memory_format=torch.channels_last)
+    spaces = trace_network(model, next(iter(architectures.values())).input_size)
+    if "preserve" in description:
+        stems = models if not whole else {str(index): model for index in range(description["stems"])}
+        layers, stop = description["preserve"], description["stop"]
+        model = preserve_first_from_state(stems, spaces, layers, tensors, stop=stop, whole=whole)
+    else:
+        model = multi_head_from_state(models, spaces, tensors, description["stop"])
     return model.eval().to(memory_format=torch.channels_last)
