@@ -6,6 +6,7 @@ looks at activations and takes seconds (``tests/planted.py``); the largest diffe
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Any
 
@@ -21,6 +22,8 @@ from tests.zoo import HUGGING_FACE, TIMM, TORCHVISION, ZOO, make
 __all__ = ["line", "measure"]
 
 SAMPLES = 8
+PATIENCE = 120
+"""Seconds after which a graph that is still being built is given up."""
 QUICK = 6
 
 
@@ -41,10 +44,19 @@ def _torch_pruning(model: nn.Module, inputs: Any) -> float | str:
         graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=inputs)
         return sum(1 for _ in graph.get_all_groups())
 
+    def stop(*_: Any) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(PATIENCE)
     try:
         return _timed(build)[0]
+    except TimeoutError:
+        return f"over {PATIENCE} s"
     except Exception as error:
         return type(error).__name__
+    finally:
+        signal.alarm(0)
 
 
 def measure(quick: bool = False) -> dict[str, Any]:
@@ -53,6 +65,7 @@ def measure(quick: bool = False) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
     for name in list(ZOO)[:: len(ZOO) // QUICK] if quick else ZOO:
         row: dict[str, Any] = {}
+        begun = time.perf_counter()
         try:
             model, inputs = make(name, SAMPLES)
             few = first_samples(inputs, 2)
@@ -65,6 +78,7 @@ def measure(quick: bool = False) -> dict[str, Any]:
             row["merged by"] = {method: found for method, found in planted.items() if isinstance(found, float)}
             row["refused"] = {method: found for method, found in planted.items() if isinstance(found, str)}
             row["planted"] = max(row["merged by"].values())
+            row["seconds"] = time.perf_counter() - begun
         except Exception as error:
             row["error"] = f"{type(error).__name__}: {str(error)[:160]}"
         rows[name] = row
