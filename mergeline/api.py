@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from mergeline.heads import stop_space
+from mergeline.heads import cut, stop_space
 from mergeline.maps import UnitMap
 from mergeline.matching import MATCHERS, Matcher, Problem
 from mergeline.moments import Moments, collect_moments, cross_pairs, full_pairs
 from mergeline.network import assemble, check_maps, normalise
-from mergeline.normalization import NORMALIZATIONS
-from mergeline.preserving import preserved_layers
+from mergeline.normalization import NORMALIZATIONS, Normalizer
+from mergeline.preserving import preserved_layers, stem_nodes
 from mergeline.sources import Batches, check_same_topology, first_samples, mixed_batches, prepared
 from mergeline.spaces import Spaces, trace
 from mergeline.spaces.verifying import check_spaces
@@ -56,21 +56,17 @@ def merge(
 
     Parameters
     ----------
-    models: a list (one task: everything is merged, the classifier too), or a mapping from names to models (several
-        tasks: everything below the classifiers is merged, each keeps its own). Any network that
-        ``mergeline.spaces.trace`` follows; models of different depth are expanded first
-        (``mergeline.depth.expansion``). They are copied, and computed in float32 where their own type is shorter.
-    data: batches of inputs as the models take them: a tensor, or an iterable (a loader, a list) of tensors, of
-        ``(inputs, labels)`` pairs (the labels are not used), of tuples or of dicts of tensors; with several tasks, a mapping
-        from the models' names to such. One batch is held in memory at a time where it can be read again.
+    models: a list (one task: everything is merged, the classifier too), or a mapping from names to models (several tasks:
+        everything below the classifiers is merged, each keeps its own). Any network that ``mergeline.spaces.trace`` follows;
+        models of different depth are expanded first (``mergeline.depth.expansion``). They are copied, not changed.
+    data: batches of inputs as the models take them: a tensor, or an iterable of tensors, of ``(inputs, labels)`` pairs (labels
+        are not used), of tuples or of dicts of tensors; with several tasks, a mapping from the models' names to such.
     method: a key of ``mergeline.matching.MATCHERS``; ``options`` are its options.
     normalize: a key of ``mergeline.normalization.NORMALIZATIONS``, with ``normalize_options``: "reset" recomputes batch
-        statistics on ``data``; "repair" gives every layer's output the mean and deviation that the models have there;
-        "rescale" the deviation alone; "none" leaves all as merged.
+        statistics on ``data``; "repair" gives outputs of layers the models' means and deviations; "none" changes nothing.
     weights: each model's weight; uniform by default.
     stop: the last space that is merged, or a share of the multiply-adds ("0.5"), as for ``mergeline.heads.cut``.
-    preserve: the first layers that each model keeps, with what they give averaged once: their number, or a share of the
-        multiply-adds (0.25), as for ``mergeline.preserving.preserved_layers``.
+    preserve: how many of the first layers each model keeps, or a share of the multiply-adds (0.25).
     seed: for methods that draw.
     check: prove the trace first, by random permutations of all units (``mergeline.spaces.verify``).
 
@@ -84,29 +80,52 @@ def merge(
     normalizer, settings = _chosen("normalisation", normalize, NORMALIZATIONS, normalize_options)
     networks = _networks(models)
     reference = next(iter(networks.values()))
-    if normalizer.idle is not None and (reason := normalizer.idle(reference)):
-        raise ValueError(f"normalisation {normalize!r} would do nothing: {reason}")
+    _check_normalizer(normalizer, reference)
     parts = _parts(data, list(networks), several, again=normalizer.reads_images)
-    batches = next(iter(parts.values())) if len(parts) == 1 else Batches(mixed_batches(list(parts.values())), True)
     spaces, verified = _traced(networks, parts, several, check)
-    if normalizer.refusal is not None and (reason := normalizer.refusal(reference, spaces)):
-        raise ValueError(f"normalisation {normalize!r} cannot be done: {reason}")
-    stop = stop_space(reference, spaces, stop)
-    kept = preserved_layers(reference, spaces, preserve)
+    _check_normalizer(normalizer, reference, spaces)
+    cuts = _cuts(reference, spaces, stop, preserve, several)
     matching = matcher.match(_problem(matcher, list(networks.values()), spaces, parts, several, seed), chosen)
     check_maps(spaces, matching.maps, normalize)
-    merged = assemble(
-        networks, spaces, matching.maps, same_outputs=not several, stop=stop, weights=weights, preserve=kept
-    )
-    normalise(
-        merged, normalize, settings, models=networks, spaces=spaces, maps=matching.maps, weights=weights,
+    merged = _finished(networks, spaces, matching.maps, parts, several, *cuts, weights, normalizer, settings)
+    _as_given(merged, next(iter(models.values() if isinstance(models, Mapping) else models)))
+    report = {
+        "method": method, "options": chosen, "normalize": normalize, "images": sum(part.images for part in parts.values()),
+        "objective": matching.objective, "verified": verified,
+    }  # fmt: skip
+    return MergeResult(merged, matching.maps, report, spaces)
+
+
+def _finished(
+    networks: Mapping[str, nn.Module],
+    spaces: Spaces,
+    maps: Sequence[Mapping[str, UnitMap]],
+    parts: Mapping[str, Batches],
+    several: bool,
+    stop: str | None,
+    kept: int,
+    weights: Sequence[float] | None,
+    normalizer: Normalizer,
+    settings: Any,
+) -> nn.Module:
+    """The merged network with its statistics set."""
+    batches = next(iter(parts.values())) if len(parts) == 1 else Batches(mixed_batches(list(parts.values())), True)
+    merged = assemble(networks, spaces, maps, same_outputs=not several, stop=stop, weights=weights, preserve=kept)
+    return normalise(
+        merged, normalizer.name, settings, models=networks, spaces=spaces, maps=maps, weights=weights,
         mixed=batches, own={name: parts.get(name, batches) for name in networks},
     )  # fmt: skip
-    _as_given(merged, next(iter(models.values() if isinstance(models, Mapping) else models)))
-    images = sum(part.images for part in parts.values())
-    report = {"method": method, "options": chosen, "normalize": normalize, "images": images}
-    report |= {"objective": matching.objective, "verified": verified}
-    return MergeResult(merged, matching.maps, report, spaces)
+
+
+def _cuts(
+    reference: nn.Module, spaces: Spaces, stop: str | None, preserve: float | str | None, several: bool
+) -> tuple[str | None, int]:
+    """The last space that is merged, if not all are, and the number of layers that each model keeps."""
+    stop = stop_space(reference, spaces, stop)
+    kept = preserved_layers(reference, spaces, preserve)
+    if several or stop is not None:
+        cut(reference, spaces, stop, stem_nodes(spaces, kept))
+    return stop, kept
 
 
 def _traced(
@@ -146,6 +165,14 @@ def _chosen(kind: str, name: str, registry: Mapping[str, Any], given: Mapping[st
         if key not in known:
             raise ValueError(f"{kind} {name!r} has no option {key!r}; options: {', '.join(known) or 'none'}")
     return registry[name], options(**(given or {}))
+
+
+def _check_normalizer(normalizer: Normalizer, reference: nn.Module, spaces: Spaces | None = None) -> None:
+    """Refuse a normalisation that would do nothing, or, once the network is traced, one that cannot be done."""
+    if spaces is None and normalizer.idle is not None and (reason := normalizer.idle(reference)):
+        raise ValueError(f"normalisation {normalizer.name!r} would do nothing: {reason}")
+    if spaces is not None and normalizer.refusal is not None and (reason := normalizer.refusal(reference, spaces)):
+        raise ValueError(f"normalisation {normalizer.name!r} cannot be done: {reason}")
 
 
 def _networks(models: Sequence[nn.Module] | Mapping[str, nn.Module]) -> dict[str, nn.Module]:

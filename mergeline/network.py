@@ -17,11 +17,10 @@ from mergeline.heads import multi_head
 from mergeline.maps import UnitMap
 from mergeline.merging import merge_network, uniform_weights
 from mergeline.normalization import NORMALIZATIONS, Finished
-from mergeline.normalization.restoring import image_sets
-from mergeline.normalization.targets import LayerStatistics, layer_statistics
 from mergeline.preserving import preserve_first
 from mergeline.spaces import Spaces
 from mergeline.spaces.norms import layers_with_norms
+from mergeline.unit_statistics import LayerStatistics
 
 __all__ = ["assemble", "is_whole", "normalise"]
 
@@ -92,17 +91,6 @@ def check_maps(spaces: Spaces, maps: Sequence[Mapping[str, UnitMap]], method: st
                 )
 
 
-def source_statistics(
-    models: Mapping[str, nn.Module], spaces: Spaces, own: Mapping[str, Iterable[Any]]
-) -> list[dict[str, LayerStatistics]]:
-    """Of each model, its layers' statistics on each different set of images among those of heads."""
-    sets = image_sets(own)
-    return [
-        {head: layer_statistics(model, spaces, own[head]) for head in dict.fromkeys(sets.values())}
-        for model in models.values()
-    ]
-
-
 @torch.no_grad()
 def normalise(
     network: nn.Module,
@@ -115,7 +103,7 @@ def normalise(
     weights: Sequence[float] | None = None,
     mixed: Iterable[Any] = (),
     own: Mapping[str, Iterable[Any]] | None = None,
-    statistics: Sequence[Mapping[str, LayerStatistics]] | None = None,
+    statistics: Sequence[Mapping[str, LayerStatistics]] = (),
 ) -> nn.Module:
     """Set the statistics of an assembled network right, in place.
 
@@ -126,7 +114,7 @@ def normalise(
     mixed: batches of inputs that hold all tasks, which can be read more than once.
     own: those of each head's task; ``mixed`` by default.
     statistics: of each model by head, its layers' statistics on that head's images, for a normalisation that compares with
-        them; taken here, in one pass of each model, where none are given.
+        them; it takes them itself, in one pass of each model, where none are given.
 
     Raises
     ------
@@ -138,8 +126,6 @@ def normalise(
     if normalizer.reads_images and next(iter(mixed), None) is None:
         raise ValueError(f"normalisation {method!r} needs images, and there are none")
     own = dict.fromkeys(models, mixed) if own is None else own
-    if statistics is None:
-        statistics = source_statistics(models, spaces, own) if normalizer.compares else ()
     finished = Finished(
         network,
         models,

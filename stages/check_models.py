@@ -7,10 +7,12 @@ Exit status 2, with a line for each fault.
 from __future__ import annotations
 
 import sys
+from itertools import product
 from pathlib import Path
 
 from mergeline.architectures import Architecture, build
 from mergeline.heads import cut, stop_space, trace_network
+from mergeline.preserving import preserved_layers, stem_nodes
 from mergeline.tasks import TASKS
 from stages.errors import StageError
 from stages.plan import paths
@@ -26,7 +28,7 @@ __all__ = ["main"]
 def main(names: list[str]) -> int:
     root = Path.cwd()
     params = load_params(root / paths.PARAMS)
-    faults = [*_imports(root, params, names), *_stops(params)]
+    faults = [*_imports(root, params, names), *_cuts(params)]
     print("\n".join(faults))
     return 2 if faults else 0
 
@@ -51,22 +53,28 @@ def _imports(root: Path, params: Params, names: list[str]) -> list[str]:
     return faults
 
 
-def _stops(params: Params) -> list[str]:
-    faults = []
+def _cuts(params: Params) -> list[str]:
+    """Faults of where merges stop, of what they preserve, and of both together."""
+    faults: list[str] = []
     for name_of_series, series in params.merges.items():
-        stops = [stop for stop in series.stops if stop is not None]
-        topologies = (
-            {cell.sources.topology for cell in expand_cells(params, {name_of_series: series})} if stops else set()
-        )
-        for name in sorted(topologies):
+        if all(value is None for value in (*series.stops, *series.preserves)):
+            continue
+        for name in sorted({cell.sources.topology for cell in expand_cells(params, {name_of_series: series})}):
             model = build(Architecture(name, 2, params.model.width, params.model.input_size))
             spaces = trace_network(model, params.model.input_size)
-            for stop in stops:
+            for stop, preserve in product(series.stops, series.preserves):
+                key = "stops" if preserve is None else "preserves"
                 try:
-                    cut(model, spaces, stop_space(model, spaces, stop, params.model.input_size))
+                    kept = preserved_layers(model, spaces, preserve, params.model.input_size)
+                    cut(
+                        model,
+                        spaces,
+                        stop_space(model, spaces, stop, params.model.input_size),
+                        stem_nodes(spaces, kept),
+                    )
                 except ValueError as error:
-                    faults.append(f"merges.{name_of_series}.stops: {name}: {error}")
-    return faults
+                    faults.append(f"merges.{name_of_series}.{key}: {name}: {error}")
+    return list(dict.fromkeys(faults))
 
 
 if __name__ == "__main__":

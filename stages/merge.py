@@ -1,22 +1,30 @@
-"""Stage ``merge``: one network from some models and their maps, with its batch statistics set."""
+"""Stage ``merge``: one network from some models and their maps, with its statistics set."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
 
+import torch
+from torch import nn
+
+from mergeline.depth import PLACEMENTS
+from mergeline.depth.expansion import expand_statistics
 from mergeline.heads import stop_space
 from mergeline.images import batches
 from mergeline.network import assemble, check_maps, is_whole, normalise
 from mergeline.normalization import NORMALIZATIONS
+from mergeline.preserving import preserved_layers
 from mergeline.seeds import numpy_generator
+from mergeline.unit_statistics import LayerStatistics
 from stages.context import Context
 from stages.errors import StageError
+from stages.formats.layers import read_layers
 from stages.formats.maps import read_maps
 from stages.formats.merged import save_merged
 from stages.plan import paths
-from stages.plan.keys import Merge, parse_merge
+from stages.plan.keys import Merge, Prediction, parse_merge
 from stages.plan.methods import normalization_options
-from stages.sources import head_names, load_sources, training_images
+from stages.sources import LoadedSources, head_names, load_sources, training_images
 
 __all__ = ["run"]
 
@@ -30,14 +38,19 @@ def run(context: Context, cell: str) -> None:
     if description["models"] != loaded.hashes:
         raise StageError(f"{paths.match(merge.match)} was made from other models; run again: mergeline run")
     models = dict(zip(head_names(merge.sources), loaded.models, strict=True))
-    stop = stop_space(loaded.models[0], loaded.spaces, merge.stop, loaded.architectures[0].input_size)
-    network = assemble(models, loaded.spaces, maps, same_outputs=loaded.same_outputs, stop=stop, weights=merge.weights)
+    _check(cell, merge, loaded)
+    reference, size = loaded.models[0], loaded.architectures[0].input_size
+    stop = stop_space(reference, loaded.spaces, merge.stop, size)
+    kept = preserved_layers(reference, loaded.spaces, merge.preserve, size)
+    network = assemble(
+        models, loaded.spaces, maps, same_outputs=loaded.same_outputs, stop=stop, weights=merge.weights, preserve=kept
+    )
     mixed, own = _images(context, merge)
     check_maps(loaded.spaces, maps, merge.normalize.name)
     normalise(
         context.place(network), merge.normalize.name, options,
         models={name: context.place(model) for name, model in models.items()}, spaces=loaded.spaces,
-        maps=maps, weights=merge.weights, mixed=mixed, own=own,
+        maps=maps, weights=merge.weights, mixed=mixed, own=own, statistics=_statistics(context, merge, loaded),
     )  # fmt: skip
     whole = is_whole(loaded.same_outputs, stop)
     save_merged(
@@ -46,7 +59,20 @@ def run(context: Context, cell: str) -> None:
         dict(zip(list(models)[: 1 if whole else None], loaded.architectures, strict=False)),
         stop,
         heads=not whole,
+        preserve=kept,
+        stems=len(models) if kept else 0,
     )
+
+
+def _check(cell: str, merge: Merge, loaded: LoadedSources) -> None:
+    """Refuse a normalisation that would do nothing, or cannot be done."""
+    normalizer = NORMALIZATIONS[merge.normalize.name]
+    reference: nn.Module = loaded.models[0]
+    reason = normalizer.idle(reference) if normalizer.idle is not None else ""
+    if not reason and normalizer.refusal is not None:
+        reason = normalizer.refusal(reference, loaded.spaces)
+    if reason:
+        raise StageError(f"{cell}: normalisation {merge.normalize.name!r} does not fit: {reason}")
 
 
 def _images(context: Context, merge: Merge) -> tuple[list[torch.Tensor], dict[str, list[torch.Tensor]]]:
@@ -56,9 +82,39 @@ def _images(context: Context, merge: Merge) -> tuple[list[torch.Tensor], dict[st
     options = context.params.normalize[merge.normalize.name]
     parts = training_images(context, merge.sources, "reset", options.images)
     mixed = mix(list(parts.values()), context.params.seed)
+    by_task = {name: list(batches(part, options.batch_size)) for name, part in parts.items()}
     heads = zip(head_names(merge.sources), merge.sources.edges, strict=True)
-    own = {name: list(batches(parts[edge.task], options.batch_size)) for name, edge in heads}
-    return list(batches(mixed, options.batch_size)), own
+    return list(batches(mixed, options.batch_size)), {name: by_task[edge.task] for name, edge in heads}
+
+
+def _statistics(context: Context, merge: Merge, loaded: LoadedSources) -> list[Mapping[str, LayerStatistics]]:
+    """Of each source, its layers' statistics by task, under the first head of each, in the topology that is merged."""
+    sources = merge.sources
+    if not NORMALIZATIONS[merge.normalize.name].compares:
+        return []
+    first_heads: dict[str, str] = {}
+    for head, edge in zip(head_names(sources), sources.edges, strict=True):
+        first_heads.setdefault(edge.task, head)
+    found = []
+    for edge, model_hash in zip(sources.edges, loaded.hashes, strict=True):
+        by_head = {}
+        for task, head in first_heads.items():
+            path = context.path(paths.layers(Prediction(edge, task)))
+            own, description = read_layers(path)
+            if description["model"] != model_hash:
+                raise StageError(f"{path} was made from another model; run again: mergeline run")
+            by_head[head] = own
+        found.append((edge.architecture, by_head))
+    deep = next(by_head for architecture, by_head in found if architecture == sources.topology)
+    placement = PLACEMENTS[sources.placement]
+    return [
+        {
+            head: own if architecture == sources.topology
+            else expand_statistics(own, deep[head], architecture, sources.topology, placement)
+            for head, own in by_head.items()
+        }
+        for architecture, by_head in found
+    ]  # fmt: skip
 
 
 def mix(parts: list[torch.Tensor], seed: int) -> torch.Tensor:

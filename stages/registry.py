@@ -43,6 +43,7 @@ STAGES: dict[str, Stage] = {
     "embed": Stage("stages.similarity", "run_embed", "moments of a task's embeddings", "TASK", gpu=True, seconds=20),
     "similarity": Stage("stages.similarity", "run_similarity", "Fréchet distance of two tasks", "TASK+TASK"),
     "statistics": Stage("stages.statistics", "run", "moments of a merge's sources", _SOURCES, gpu=True, seconds=4),
+    "layers": Stage("stages.layers", "run", "statistics of an edge's layers", f"{_EDGE}.on-task", gpu=True),
     "match": Stage(
         "stages.match", "run", "match the units of a merge's sources", _MATCH, variants="mergeline.matching"
     ),

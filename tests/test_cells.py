@@ -59,7 +59,7 @@ numbers = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
     st.sampled_from([0.1, 1e-5, 1e-300, 5e-324, 1e22, 0.1234567890123, 1 / 3, -0.25, 100.0]),
 )
-keys = st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True).filter(lambda key: key not in ("stop", "weights"))
+keys = st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True).filter(lambda key: key not in ("stop", "preserve", "weights"))
 methods = st.builds(
     Choice,
     names,
@@ -76,6 +76,7 @@ merges = st.builds(
     ),
     st.none() | st.from_regex(r"[a-z0-9]{1,6}(\.[a-z0-9_]{1,5}){0,3}", fullmatch=True),
     st.none() | st.lists(st.floats(0, 1), min_size=2, max_size=4).map(tuple),
+    st.none() | st.integers(1, 99).map(str) | st.floats(0.01, 0.99).map("{:g}".format),
 )
 
 
@@ -131,12 +132,21 @@ def test_different_merges_have_different_names(several: list[Merge]) -> None:
             ),
             "a-b+c.r50+r50.s0+u1.zip-alpha=1e-05-beta=0-compatible=true-stop=layer2.0.conv1-weights=0.25+0.75.none",
         ),
+        (
+            Merge(
+                Sources((Edge("digits", "vgg16", 0), Edge("digits", "vgg16", 1))),
+                Choice("permute"),
+                Choice("repair"),
+                preserve="6",
+            ),
+            "digits.vgg16+vgg16.s0+s1.permute-preserve=6.repair",
+        ),
     ],
 )
 def test_names_stay_what_they_are(merge: Merge, name: str) -> None:
     assert str(merge) == name
     assert parse_merge(name) == merge
-    assert merge.match == name.split("-stop")[0].removesuffix(".reset")
+    assert merge.match == name.split("-stop")[0].split("-preserve")[0].removesuffix(".reset")
 
 
 def test_weights_that_sum_to_one_still_do_when_read_back() -> None:

@@ -11,10 +11,12 @@ from torch import nn
 
 from mergeline.architectures import ARCHITECTURES, BLOCKS, Architecture, build, deepest, size_mismatch, stage_blocks
 from mergeline.depth import place_append
-from mergeline.depth.expansion import expand, expand_to
+from mergeline.depth.append import APPEND
+from mergeline.depth.expansion import expand, expand_statistics, expand_to
 from mergeline.heads import trace_network
 from mergeline.images import normalize
-from mergeline.spaces import verify
+from mergeline.normalization.targets import layer_statistics
+from mergeline.spaces import trace, verify
 from tests.conftest import TINY, Trained
 
 DEPTHS = ("r17", "r29", "r35", "r50")
@@ -54,6 +56,21 @@ def test_an_expanded_trained_model_is_the_same_function_bit_for_bit(trained: Tra
     expanded, _ = expand_to(model, TINY, "r50")
     with torch.no_grad():
         assert torch.equal(channels_last(expanded)(inputs), model(inputs))
+
+
+@pytest.mark.parametrize(("shallow", "deep"), [("r17", "r29"), ("r29", "r50")])
+def test_the_statistics_of_an_expanded_model_are_its_own(
+    shallow: str, deep: str, enliven: Callable[..., nn.Module]
+) -> None:
+    model, like = enliven(build(architecture(shallow), 0)), enliven(build(architecture(deep), 1))
+    expanded, _ = expand_to(model, architecture(shallow), deep)
+    seen = images(32)
+    own, expected, other = (layer_statistics(m, trace(m, seen[:2]), [seen]) for m in (model, expanded, like))
+    found = expand_statistics(own, other, shallow, deep, APPEND)
+    assert set(found) == set(expected)
+    for name, statistics in expected.items():
+        torch.testing.assert_close(found[name].mean, statistics.mean, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found[name].deviation, statistics.deviation, rtol=1e-5, atol=1e-6)
 
 
 def test_a_model_of_the_topology_is_itself() -> None:

@@ -48,7 +48,13 @@ def rich() -> Params:
         "zip": {"options": {"compatible": True}, "grid": {"alpha": [0.1, 0.3], "beta": [0]}},
         "aligned": {"use": "weight"},
     }
-    values["merges"]["same"] |= {"normalize": ["reset", "none"], "stops": [None, "layer2.0"], "weights": [0.25, 0.75]}
+    values["merges"]["same"] |= {
+        "normalize": ["reset", "none", "repair"],
+        "stops": [None, "layer2.0"],
+        "weights": [0.25, 0.75],
+    }
+    values["merges"]["same"]["preserves"] = [None, 2, 0.1]
+    values["normalize"]["repair"] = {"images": 8, "batch_size": 4, "sequential": True}
     return parse_params(values)
 
 
@@ -93,7 +99,8 @@ def test_every_stage_is_named_once(params: Params) -> None:
 
 def test_every_cell_is_a_name_that_its_stage_reads(params: Params) -> None:
     readers: dict[str, Any] = {
-        "predict": parse_prediction, "statistics": parse_sources, "evaluate-ensemble": parse_sources, "match": parse_match,
+        "predict": parse_prediction, "layers": parse_prediction, "statistics": parse_sources,
+        "evaluate-ensemble": parse_sources, "match": parse_match,
         "merge": parse_merge, "evaluate": parse_merge, "similarity": parse_task_pair,
     }  # fmt: skip
     for stage in make_plan(params).stages:
@@ -149,7 +156,7 @@ def test_a_grid_cell_depends_on_the_options_beside_the_grid_alone() -> None:
 def test_several_merges_share_one_match_and_one_pair_of_statistics() -> None:
     plan = make_plan(rich())
     merges = [merge for merge in plan.merges if merge.match == "bars.r17+r17.s0+s1.permute"]
-    assert len(merges) == 4
+    assert len(merges) == 18  # three normalisations, two stops, three preserves
     assert len(cells(plan, "match")) == len({merge.match for merge in plan.merges})
     for merge in merges:
         assert str(paths.match(merge.match)) in cells(plan, "merge")[str(merge)].deps

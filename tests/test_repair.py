@@ -20,8 +20,9 @@ from mergeline.merging import merge_units
 from mergeline.network import assemble, normalise
 from mergeline.normalization.repair import RepairOptions
 from mergeline.normalization.rewriting import rewrite
-from mergeline.normalization.targets import Goal, goals, layer_statistics, pooled, targets
+from mergeline.normalization.targets import Goal, goals, layer_statistics, targets
 from mergeline.spaces import Spaces, permute_state, random_permutations, trace
+from mergeline.unit_statistics import pooled, unit_statistics
 
 NETWORKS = ("vgg11", "vgg11-bn", "vgg11-ln", "resnet20", "resnet20-gn", "vit")
 PLAIN = [name for name in NETWORKS if name not in ("vgg11-bn", "resnet20")]
@@ -271,8 +272,6 @@ def test_statistics_of_a_permuted_model_are_the_permuted_statistics(name: str) -
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 100))
 def test_statistics_do_not_depend_on_how_images_are_split(sizes: list[int], seed: int) -> None:
-    from mergeline.normalization.targets import unit_statistics
-
     values = torch.randn(sum(sizes), 4, 3, 3, generator=torch.Generator().manual_seed(seed)) * 3 + 50
     whole = unit_statistics([values], -3)
     parts = unit_statistics(values.split(sizes), -3)

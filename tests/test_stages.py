@@ -73,6 +73,19 @@ def draw_images(root: Path) -> None:
 def bench_params() -> dict[str, Any]:
     values = bench_values()
     values["merges"]["pairs"] |= {"stops": [None, "layer2.0"], "seeds": [0, 1]}
+    values["normalize"] |= {"repair": {"images": 24, "batch_size": 12}, "bias_removal": {}}
+    values["merges"]["repaired"] = {
+        "tasks": ["bars"],
+        "seeds": [0],
+        "methods": ["permute"],
+        "normalize": ["repair"],
+        "preserves": [None, 3],
+    }
+    values["merges"]["kept"] = values["merges"]["pairs"] | {
+        "normalize": ["repair"],
+        "preserves": [3],
+        "stops": ["layer2.0"],
+    }
     return values
 
 
@@ -199,7 +212,11 @@ CELLS = [
     ("merge", "bars.r29+r17.s0+u0.permute.reset"),
     ("merge", PAIR),
     ("merge", EARLY),
+    ("layers", f"{EDGE}.on-late"),
+    ("merge", "bars.r29+r17.s0+s0.permute.repair"),
+    ("merge", "bars+late.r17+r17.s0+s1.permute-stop=layer2.0-preserve=3.repair"),
     ("evaluate", MERGE),
+    ("evaluate", "bars+late.r17+r17.s0+s1.permute-stop=layer2.0-preserve=3.repair"),
     ("evaluate", EARLY),
     ("evaluate-edge", "late.r17.s1"),
     ("evaluate-ensemble", GROUP),

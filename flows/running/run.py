@@ -188,7 +188,7 @@ def _check_models(root: Path, params: Params, names: set[str] | None) -> None:
         for edge in wanted
         if not (root / params.imports[edge]).is_file()
     ]
-    stops = any(stop is not None for series in params.merges.values() for stop in series.stops)
+    stops = any(cut is not None for series in params.merges.values() for cut in (*series.stops, *series.preserves))
     merging = names is None or any(name.startswith("merge") for name in names)
     if not faults and (wanted or (stops and merging)):  # in a process of its own: it needs torch
         ended = subprocess.run(

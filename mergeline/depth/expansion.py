@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from mergeline.architectures import Architecture, build, stage_blocks
 from mergeline.depth import PLACEMENTS
-from mergeline.depth.placer import Placement
+from mergeline.depth.placer import Placement, Placer
+from mergeline.unit_statistics import LayerStatistics, UnitStatistics
 
-__all__ = ["expand", "expand_to"]
+__all__ = ["expand", "expand_statistics", "expand_to"]
 
 
 def expand(state: Mapping[str, Tensor], deep: Architecture, placement: Placement) -> dict[str, Tensor]:
@@ -29,20 +30,13 @@ def expand(state: Mapping[str, Tensor], deep: Architecture, placement: Placement
     ValueError: the projection of a stage is not on its first block, or a tensor does not fit ``deep``.
     """
     target = build(deep).state_dict()
-    moved: dict[str, str] = {}
-    for stage, blocks in enumerate(placement):
-        if blocks and blocks[0] != 0:
-            raise ValueError(f"stage {stage + 1}: its first block, the one with the projection, must stay first")
-        for position, own in enumerate(blocks):
-            if own is not None:
-                moved[f"layer{stage + 1}.{position}."] = f"layer{stage + 1}.{own}."
+    moved = _moved_blocks(placement)
     result: dict[str, Tensor] = {}
     for name, like in target.items():
-        prefix = ".".join(name.split(".")[:2]) + "." if name.startswith("layer") else ""
-        if prefix and prefix not in moved:
+        source = _own_name(name, moved)
+        if source is None:
             result[name] = torch.ones_like(like) if name.endswith("running_var") else torch.zeros_like(like)
             continue
-        source = moved[prefix] + name[len(prefix) :] if prefix else name
         if source not in state:
             raise ValueError(f"{source!r} is missing from the state dict that is to be expanded to {deep.name}")
         if state[source].shape != like.shape:
@@ -51,6 +45,43 @@ def expand(state: Mapping[str, Tensor], deep: Architecture, placement: Placement
                 f"has {tuple(like.shape)}"
             )
         result[name] = state[source].clone()
+    return result
+
+
+def _moved_blocks(placement: Placement) -> dict[str, str]:
+    """For each block of the deep topology that is one of the shallow network's, that block's name."""
+    moved: dict[str, str] = {}
+    for stage, blocks in enumerate(placement):
+        if blocks and blocks[0] != 0:
+            raise ValueError(f"stage {stage + 1}: its first block, the one with the projection, must stay first")
+        for position, own in enumerate(blocks):
+            if own is not None:
+                moved[f"layer{stage + 1}.{position}."] = f"layer{stage + 1}.{own}."
+    return moved
+
+
+def _own_name(name: str, moved: Mapping[str, str]) -> str | None:
+    """What the shallow network calls a tensor of the deep topology; None in an identity block."""
+    prefix = ".".join(name.split(".")[:2]) + "." if name.startswith("layer") else ""
+    if prefix and prefix not in moved:
+        return None
+    return moved[prefix] + name[len(prefix) :] if prefix else name
+
+
+def expand_statistics(
+    own: LayerStatistics, like: LayerStatistics, shallow: str, deep: str, placer: Placer
+) -> dict[str, UnitStatistics]:
+    """A shallow network's statistics by layer as its expansion has them: the residual branch of an identity block is 0.
+
+    ``like``: statistics of a network of the deep topology, for its layers' names and sizes.
+    """
+    moved = _moved_blocks(placer.place(stage_blocks(shallow), stage_blocks(deep), placer.options()))
+    n = max((statistics.n for statistics in own.values()), default=0)
+    result = {}
+    for name, statistics in like.items():
+        source = _own_name(name, moved)
+        zeros = torch.zeros_like(statistics.mean)
+        result[name] = UnitStatistics(n, zeros, zeros) if source is None else own[source]
     return result
 
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:  # so that the registry can be read without torch
     from torch import nn
 
     from mergeline.maps import UnitMap
-    from mergeline.normalization.targets import LayerStatistics
     from mergeline.spaces import Spaces
+    from mergeline.unit_statistics import LayerStatistics
 
 __all__ = ["Finished", "Normalizer"]
 

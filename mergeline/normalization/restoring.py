@@ -10,19 +10,32 @@ from torch import nn
 from mergeline.heads import MultiHead
 from mergeline.normalization.normalizer import Finished
 from mergeline.normalization.rewriting import rewrite, with_biases
-from mergeline.normalization.targets import Goal, LayerStatistics, goals, pooled, targets
+from mergeline.normalization.targets import Goal, goals, layer_statistics, targets
 from mergeline.origins import origin
 from mergeline.preserving import PreserveFirst
 from mergeline.sources import first_samples
+from mergeline.spaces import Spaces
 from mergeline.spaces.recording import record
+from mergeline.unit_statistics import LayerStatistics, pooled
 
-__all__ = ["image_sets", "restore"]
+__all__ = ["image_sets", "restore", "source_statistics"]
 
 
 def image_sets(own: Mapping[str, Iterable[Any]]) -> dict[str, str]:
     """For each head, the first head that has the same images."""
     first: dict[int, str] = {}
     return {head: first.setdefault(id(batches), head) for head, batches in own.items()}
+
+
+def source_statistics(
+    models: Mapping[str, nn.Module], spaces: Spaces, own: Mapping[str, Iterable[Any]]
+) -> list[dict[str, LayerStatistics]]:
+    """Of each model, its layers' statistics on each different set of images among those of heads."""
+    sets = image_sets(own)
+    return [
+        {head: layer_statistics(model, spaces, own[head]) for head in dict.fromkeys(sets.values())}
+        for model in models.values()
+    ]
 
 
 def restore(finished: Finished, shift: bool, sequential: bool) -> None:
@@ -36,7 +49,8 @@ def restore(finished: Finished, shift: bool, sequential: bool) -> None:
     sequential: see :func:`mergeline.normalization.rewriting.rewrite`.
     """
     sets = image_sets(finished.own)
-    whole = [pooled([by_head[head] for head in dict.fromkeys(sets.values())]) for by_head in finished.statistics]
+    statistics = finished.statistics or source_statistics(finished.sources, finished.spaces, finished.own)
+    whole = [pooled([by_head[head] for head in dict.fromkeys(sets.values())]) for by_head in statistics]
     network = finished.network
 
     def of_all(names: Collection[str]) -> dict[str, Goal]:
@@ -47,7 +61,7 @@ def restore(finished: Finished, shift: bool, sequential: bool) -> None:
     if not isinstance(headed, MultiHead):
         return
     for index, head in enumerate(headed.names):
-        own = finished.statistics[index][sets[head]]
+        own = statistics[index][sets[head]]
 
         def of_head(names: Collection[str], own: LayerStatistics = own) -> dict[str, Goal]:
             return goals(finished.spaces, [own], [{}], (1.0,), names)

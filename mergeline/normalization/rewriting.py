@@ -15,10 +15,11 @@ from torch import Tensor, fx, nn
 
 from mergeline.biases import add_biases, check_bias
 from mergeline.moments import DEAD
-from mergeline.normalization.targets import Goal, Norm, Target, UnitStatistics, targets, unit_statistics
+from mergeline.normalization.targets import Goal, Norm, Target, targets
 from mergeline.spaces.layers import Layer
 from mergeline.spaces.recording import Example, Recording, flat_inputs, operation, record
 from mergeline.spaces.walking import model_tensors, run_node
+from mergeline.unit_statistics import UnitStatistics, unit_statistics
 
 __all__ = ["refusal", "rewrite", "with_biases"]
 

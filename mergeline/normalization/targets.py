@@ -19,6 +19,7 @@ from mergeline.spaces.layers import Layer, computed_layers, layers
 from mergeline.spaces.recording import Recording, operation
 from mergeline.spaces.rules import Arguments, canonical
 from mergeline.spaces.walking import Walk
+from mergeline.unit_statistics import LayerStatistics, UnitStatistics, unit_statistics
 
 if TYPE_CHECKING:
     from mergeline.maps import UnitMap
@@ -32,7 +33,6 @@ __all__ = [
     "UnitStatistics",
     "goals",
     "layer_statistics",
-    "pooled",
     "targets",
 ]
 
@@ -71,32 +71,6 @@ class Target:
             return self.layer.weight, self.layer.axis
         assert self.norm is not None
         return self.norm.variance, 0
-
-
-@dataclass(frozen=True)
-class UnitStatistics:
-    """Over ``n`` samples, each unit's mean and sum of squared deviations from it, ``(C,)`` float64."""
-
-    n: int
-    mean: Tensor
-    squares: Tensor
-
-    @property
-    def deviation(self) -> Tensor:
-        """Standard deviations (population), ``(C,)``."""
-        return (self.squares / self.n).sqrt()
-
-    def joined(self, other: UnitStatistics) -> UnitStatistics:
-        """Of the samples of both."""
-        n = self.n + other.n
-        difference = other.mean - self.mean
-        mean = self.mean + difference * (other.n / n)
-        squares = self.squares + other.squares + difference.square() * (self.n * other.n / n)
-        return UnitStatistics(n, mean, squares)
-
-
-LayerStatistics = Mapping[str, UnitStatistics]
-"""A network's statistics by the name of the target."""
 
 
 @dataclass(frozen=True)
@@ -179,31 +153,6 @@ def layer_statistics(model: nn.Module, spaces: Spaces, batches: Iterable[Any]) -
     if by_node and not found:
         raise ValueError("statistics of layers need images, and there are none")
     return found
-
-
-def unit_statistics(values: Iterable[Tensor], channel: int) -> UnitStatistics:
-    """Of each unit along an axis (negative), over every position of some values."""
-    whole: UnitStatistics | None = None
-    for value in values:
-        axis = value.dim() + channel
-        others = [other for other in range(value.dim()) if other != axis]
-        count = value.numel() // value.shape[axis]
-        if others:
-            variance, mean = torch.var_mean(value, others, correction=0)
-        else:
-            variance, mean = torch.zeros_like(value), value
-        own = UnitStatistics(count, mean.double(), variance.double() * count)
-        whole = own if whole is None else whole.joined(own)
-    assert whole is not None
-    return whole
-
-
-def pooled(parts: Sequence[LayerStatistics]) -> LayerStatistics:
-    """Statistics over the images of several parts."""
-    whole = dict(parts[0])
-    for part in parts[1:]:
-        whole = {name: whole[name].joined(own) for name, own in part.items()}
-    return whole
 
 
 # -- goals ------------------------------------------------------------------------------------------------------------

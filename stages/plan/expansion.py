@@ -27,8 +27,8 @@ def _series_merges(params: Params, series: MergeSeries) -> Iterator[Merge]:
     methods = [cell for name in series.methods or list(params.methods) for cell in _method_choices(params, name)]
     weights = None if series.weights is None else tuple(series.weights)
     for sources in _sources(params, series):
-        for method, normalize, stop in product(methods, series.normalize, series.stops):
-            yield Merge(sources, method, Choice(normalize), stop, weights)
+        for method, normalize, stop, kept in product(methods, series.normalize, series.stops, series.preserves):
+            yield Merge(sources, method, Choice(normalize), stop, weights, None if kept is None else f"{kept:g}")
     for control in series.controls:
         yield from _control_cells(params, series, control)
 

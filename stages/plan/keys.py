@@ -9,7 +9,7 @@ The grammar, which only this module knows::
     edge       TASK.ARCHITECTURE.SEED
     sources    TASK[+TASK].ARCHITECTURE+ARCHITECTURE.SEED+SEED[-placement=NAME]
     match      SOURCES.METHOD[-OPTION=VALUE]
-    merge      MATCH[-stop=SPACE][-weights=SHARE+SHARE].NORMALISATION[-OPTION=VALUE]
+    merge      MATCH[-stop=SPACE][-preserve=LAYERS][-weights=SHARE+SHARE].NORMALISATION[-OPTION=VALUE]
     prediction EDGE.on-TASK
     similarity TASK+TASK
 
@@ -154,13 +154,14 @@ class Choice:
 
 @dataclass(frozen=True, order=True)
 class Merge:
-    """A merged network: sources, a method, where it stops, and the normalisation after it."""
+    """A merged network: sources, a method, where it stops, what it preserves, and the normalisation after it."""
 
     sources: Sources
     method: Choice
     normalize: Choice
     stop: str | None = None
     weights: tuple[float, ...] | None = None
+    preserve: str | None = None
 
     @property
     def match(self) -> str:
@@ -173,7 +174,7 @@ class Merge:
     @property
     def settings(self) -> str:
         """What is said of the merge beside method and normalisation, as it stands in the name."""
-        said = {"stop": self.stop, "weights": self.weights_label}
+        said = {"stop": self.stop, "preserve": self.preserve, "weights": self.weights_label}
         return "".join(f"-{key}={value}" for key, value in said.items() if value is not None)
 
     @property
@@ -187,7 +188,7 @@ class Merge:
 
     def label(self, usual: str = "") -> str:
         """What makes it differ from other merges of its sources, in words; the ``usual`` normalisation is not said."""
-        said = {"stop": self.stop, "weights": self.weights_label}
+        said = {"stop": self.stop, "preserve": self.preserve, "weights": self.weights_label}
         if self.sources.placement != PLACEMENT:
             said["placement"] = self.sources.placement
         words = [f"{key}={value}" for key, value in said.items() if value is not None]
@@ -370,15 +371,17 @@ def parse_merge(name: str) -> Merge:
     if found is None:
         raise CellError(f"{name!r} names no method and normalisation, like {sources}.permute.reset")
     method, pairs = _split_options(found[1])
-    stop, weights, options = None, None, []
+    stop, preserve, weights, options = None, None, None, []
     for key, value in pairs:
         if key == "stop":
             stop = value
+        elif key == "preserve":
+            preserve = value
         elif key == "weights":
             weights = tuple(_weight(name, part) for part in value.split("+"))
         else:
             options.append((key, _value(name, value)))
-    merge = Merge(sources, Choice(method, tuple(options)), parse_method(found[2]), stop, weights)
+    merge = Merge(sources, Choice(method, tuple(options)), parse_method(found[2]), stop, weights, preserve)
     _check_written(name, merge)
     return merge
 

@@ -29,6 +29,7 @@ Name = Annotated[str, Field(pattern=NAME)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Preserve = Count | Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -184,6 +185,8 @@ class MergeSeries(Section):
     """Where the blocks of the shallow models stand in the deep topology, for pairs of different depth."""
     stops: Annotated[list[str | None], Distinct, Field(min_length=1)] = [None]
     """Spaces after which each model keeps its own layers; null: all is merged."""
+    preserves: Annotated[list[Preserve | None], Distinct, Field(min_length=1)] = [None]
+    """How many of the first layers each model keeps (or a share of the multiply-adds); null: none."""
     models: Annotated[int, Field(ge=2)] | None = None
     """Number of models of one task that are merged at once; by default two."""
     weights: Annotated[list[Fraction], Field(min_length=2)] | None = None

@@ -104,6 +104,11 @@ def prediction(cell: Prediction) -> PurePosixPath:
     return ARTIFACTS / "predictions" / f"{cell}.npz"
 
 
+def layers(cell: Prediction) -> PurePosixPath:
+    """Statistics of an edge's layers on a task's training images."""
+    return ARTIFACTS / "layers" / f"{cell}.parquet"
+
+
 def evaluation(cell: Key | Merge | Sources | Edge) -> PurePosixPath:
     """Of a merge, of the ensemble of its sources, or of one edge."""
     return EVALUATIONS / f"{cell}.json"
@@ -116,6 +121,10 @@ def edge_pipeline(task_name: str) -> PurePosixPath:
 
 def prediction_pipeline(task_name: str) -> PurePosixPath:
     return PIPELINES / "predictions" / task_name / PIPELINE_FILE
+
+
+def layers_pipeline(task_name: str) -> PurePosixPath:
+    return PIPELINES / "layers" / task_name / PIPELINE_FILE
 
 
 def sources_pipeline(sources: Sources) -> PurePosixPath:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
+from mergeline.normalization import NORMALIZATIONS
 from stages.formats.files import write_bytes
 from stages.plan import paths
 from stages.plan.expansion import base_edge, expand_cells
@@ -87,6 +88,7 @@ def make_plan(params: Params) -> Plan:
     stages += [_similarity_stage(TaskPair(*pair)) for pair in combinations(params.tasks, 2)]
     ensembles = tuple(dict.fromkeys(sources.unplaced for sources in by_sources))
     stages += [_ensemble_stage(sources) for sources in ensembles]
+    stages += [_layers_stage(cell) for cell in _compared(merges)]
     for sources, own in by_sources.items():
         stages += _merging_stages(params, sources, own)
     return Plan(tuple(edges), ensembles, tuple(merges), tuple(predictions), tuple(stages))
@@ -158,6 +160,23 @@ def _predict_stage(params: Params, prediction: Prediction) -> StageCell:
         ["compute", "evaluate", "targets"],
         [str(paths.prediction(prediction))],
     )
+
+
+def _compares(merge: Merge) -> bool:
+    """Whether the normalisation reads the source models' statistics by layer."""
+    return NORMALIZATIONS[merge.normalize.name].compares
+
+
+def _compared(merges: Iterable[Merge]) -> list[Prediction]:
+    """Every edge and task whose statistics by layer some merge reads."""
+    sources = dict.fromkeys(merge.sources for merge in merges if _compares(merge))
+    return list(dict.fromkeys(Prediction(edge, task) for own in sources for edge in own.edges for task in own.tasks))
+
+
+def _layers_stage(cell: Prediction) -> StageCell:
+    deps = [str(paths.edge_model(cell.edge)), str(paths.task(cell.task))]
+    file = paths.layers_pipeline(cell.edge.task)
+    return _stage("layers", cell, file, deps, ["compute", "seed", "statistics"], [str(paths.layers(cell))])
 
 
 def _evaluate_edge_stage(edge: Edge) -> StageCell:
@@ -234,6 +253,12 @@ def _merge_stage(params: Params, merge: Merge, file: PurePosixPath, models: list
     keys = ["compute", "seed", "targets", *([f"normalize.{merge.normalize.name}"] if declared else [])]
     deps = [*models, str(paths.match(merge.match)), *tasks]
     kind = "merge" if declared else "merge-plain"
+    if _compares(merge):
+        kind = "merge-compared"
+        sources = merge.sources
+        deps += [
+            str(paths.layers(Prediction(edge, task))) for edge in dict.fromkeys(sources.edges) for task in sources.tasks
+        ]
     return _stage("merge", merge, file, deps, keys, [str(paths.merged_model(merge))], merge.normalize.name, kind)
 
 

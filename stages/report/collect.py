@@ -41,6 +41,9 @@ SCHEMA = pa.schema(
         pa.field("size_mismatch", pa.float64()),
         pa.field("method", pa.string()),
         pa.field("stop", pa.string()),
+        pa.field(
+            "preserve", pa.string(), metadata={"about": "layers, or share of the multiply-adds, that each model keeps"}
+        ),
         pa.field("weights", pa.string()),
         pa.field("normalize", pa.string()),
         pa.field("placement", pa.string(), metadata={"about": "where the blocks of shallow models stand"}),
@@ -111,6 +114,7 @@ def _of_merge(params: Params, merge: Merge) -> dict[str, Any]:
     return {
         "method": str(merge.method),
         "stop": merge.stop,
+        "preserve": merge.preserve,
         "weights": merge.weights_label,
         "normalize": str(merge.normalize),
         "placement": merge.sources.placement,
