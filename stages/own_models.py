@@ -14,7 +14,9 @@ from mergeline.api import merge
 from mergeline.architectures import ARCHITECTURES, Architecture, build, deepest
 from mergeline.depth.expansion import expand_to
 from mergeline.evaluation import predict, score
+from mergeline.heads import trace_network
 from mergeline.images import batches, to_device
+from mergeline.preserving import preserved_layers
 from mergeline.tasks import TASKS, prepare
 from mergeline.tasks.task import PreparedTask
 from stages.errors import InputError, StageError
@@ -36,13 +38,16 @@ def merge_files(
     input_size: int,
     width: float,
     images: int,
+    normalize: str = "reset",
+    normalize_options: Mapping[str, Any] | None = None,
+    preserve: str | None = None,
     batch_size: int = 100,
 ) -> dict[str, Any]:
     """Merge checkpoints of one task and score them and the result on its test images.
 
     Raises
     ------
-    InputError: an unknown name, a file that does not fit, or a target that exists.
+    InputError: an unknown name, a file that does not fit, a normalisation that cannot be done, or a target that exists.
     """
     for name in architectures:
         if name not in ARCHITECTURES:
@@ -68,12 +73,27 @@ def merge_files(
         models.append(expanded)
     train, _ = task.part("train")
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:images].numpy()
-    result = merge(models, list(batches(to_device(train[chosen], "cpu"), batch_size)), method, options=options)
-    save_merged(target, result.model, {source: deep}, None, heads=False)
+    inputs = list(batches(to_device(train[chosen], "cpu"), batch_size))
+    try:
+        kept = preserved_layers(models[0], trace_network(models[0], input_size), preserve)
+        result = merge(
+            models,
+            inputs,
+            method,
+            normalize,
+            options=options,
+            normalize_options=normalize_options,
+            preserve=kept or None,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    stems = len(models) if kept else 0
+    save_merged(target, result.model, {source: deep}, None, heads=False, preserve=kept, stems=stems)
     return {
         "sources": dict(zip(map(str, files), sources, strict=True)),
         "merged": _accuracy(result.model, task, batch_size),
         "method": method,
+        "normalize": normalize,
         "images": result.report["images"],
         "out": str(target),
         "architecture": json.loads(json.dumps(deep.__dict__)),

@@ -26,6 +26,14 @@ def merge(
     root: Annotated[Path | None, typer.Option(help="The data's folder, where the task needs one.")] = None,
     method: Annotated[str, typer.Option(help="See mergeline methods.")] = "permute",
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Options of the method.")] = None,
+    normalize: Annotated[str, typer.Option(help="After merging; see mergeline normalizations.")] = "reset",
+    normalize_option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Options of the normalisation.")
+    ] = None,
+    preserve: Annotated[
+        str | None,
+        typer.Option(metavar="LAYERS", help="First layers that each model keeps, or a share (0.25) of the cost."),
+    ] = None,
     input_size: Annotated[int, typer.Option(help="32, 64 or 224 pixels.")] = 224,
     width: Annotated[float, typer.Option(help="Width multiplier of the networks.")] = 1.0,
     images: Annotated[int, typer.Option(help="Training images for the statistics.")] = 1000,
@@ -34,18 +42,23 @@ def merge(
     """Merge your own checkpoints of one task, outside a benchmark.
 
     Example: [bold]mergeline merge a.pth b.pth -a r50 --data folder --root my/images --out merged.safetensors[/]
+    Networks without batch norms need another normalisation: [bold]--normalize repair[/].
     """
+    from mergeline.matching import MATCHERS
+    from mergeline.normalization import NORMALIZATIONS
     from stages.own_models import merge_files
 
     if len(files) < 2:
         raise input_error("name two checkpoints at least")
     if len(architecture) not in (1, len(files)):
         raise input_error(f"{len(architecture)} architectures for {len(files)} checkpoints: name one, or one for each")
-    options = _options(method, option or [])
+    options = _options("method", MATCHERS, method, "--option", option or [])
+    settings = _options("normalisation", NORMALIZATIONS, normalize, "--normalize-option", normalize_option or [])
     names = architecture * len(files) if len(architecture) == 1 else architecture
     result = merge_files(
         files, names, data, root, out_file,
         method=method, options=options, input_size=input_size, width=width, images=images,
+        normalize=normalize, normalize_options=settings, preserve=preserve,
     )  # fmt: skip
     if as_json:
         print(json.dumps(result, indent=2))
@@ -53,28 +66,29 @@ def merge(
     for name, accuracy in result["sources"].items():
         out.print(f"{name}: {100 * accuracy:.2f} %", highlight=False, soft_wrap=True)
     out.print(
-        f"merged by {method}: {100 * result['merged']:.2f} %, in {result['out']}", highlight=False, soft_wrap=True
+        f"merged by {method} and {normalize}: {100 * result['merged']:.2f} %, in {result['out']}",
+        highlight=False,
+        soft_wrap=True,
     )
     return DONE
 
 
-def _options(method: str, entries: list[str]) -> dict[str, Any]:
-    """The options of a method from ``key=value`` entries."""
-    from mergeline.matching import MATCHERS
+def _options(kind: str, registry: Mapping[str, Any], name: str, flag: str, entries: list[str]) -> dict[str, Any]:
+    """The options of an entry of a registry from ``key=value`` entries."""
     from stages.formats import yaml12
 
-    if method not in MATCHERS:
-        raise input_error(f"unknown method {method!r}; known: {', '.join(MATCHERS)}")
+    if name not in registry:
+        raise input_error(f"unknown {kind} {name!r}; known: {', '.join(registry)}")
     options = {}
     for entry in entries:
         key, separator, value = entry.partition("=")
         if not separator:
-            raise input_error(f"--option {entry}: expected key=value")
+            raise input_error(f"{flag} {entry}: expected key=value")
         options[key] = yaml12.load(value)
     try:
-        MATCHERS[method].options(**options)
+        registry[name].options(**options)
     except (TypeError, ValueError) as error:
-        raise input_error(f"--option: {error}") from None
+        raise input_error(f"{flag}: {error}") from None
     return options
 
 

@@ -119,7 +119,7 @@ def _run(finished: Finished, options: ResetOptions) -> None:
 
 
 def _idle(network: nn.Module) -> str:
-    return "" if batch_norms(network) else "the network has no batch norms to reset; choose none"
+    return "" if batch_norms(network) else "the network has no batch norms to reset; choose repair, or none"
 
 
 RESET = Normalizer(

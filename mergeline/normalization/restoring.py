@@ -9,13 +9,13 @@ from torch import nn
 
 from mergeline.heads import MultiHead
 from mergeline.normalization.normalizer import Finished
-from mergeline.normalization.rewriting import rewrite, with_biases
+from mergeline.normalization.rewriting import rewrite
 from mergeline.normalization.targets import Goal, goals, layer_statistics, targets
 from mergeline.origins import origin
 from mergeline.preserving import PreserveFirst
 from mergeline.sources import first_samples
 from mergeline.spaces import Spaces
-from mergeline.spaces.recording import record
+from mergeline.spaces.recording import Recording, record
 from mergeline.unit_statistics import LayerStatistics, pooled
 
 __all__ = ["image_sets", "restore", "source_statistics"]
@@ -51,12 +51,15 @@ def restore(finished: Finished, shift: bool, sequential: bool) -> None:
     sets = image_sets(finished.own)
     statistics = finished.statistics or source_statistics(finished.sources, finished.spaces, finished.own)
     whole = [pooled([by_head[head] for head in dict.fromkeys(sets.values())]) for by_head in statistics]
-    network = finished.network
+    network, reference = finished.network, next(iter(finished.sources.values()))
 
     def of_all(names: Collection[str]) -> dict[str, Goal]:
         return goals(finished.spaces, whole, finished.maps, finished.weights, names)
 
-    _restore_part(network, "merged", of_all, finished.mixed, shift, sequential)
+    whole_network = (
+        finished.spaces.recording if type(network) is type(reference) else _recorded(network, finished.mixed)
+    )
+    _restore_part(network, whole_network, "merged", of_all, finished.mixed, shift, sequential)
     headed = network.rest if isinstance(network, PreserveFirst) else network
     if not isinstance(headed, MultiHead):
         return
@@ -67,22 +70,26 @@ def restore(finished: Finished, shift: bool, sequential: bool) -> None:
             return goals(finished.spaces, [own], [{}], (1.0,), names)
 
         alone: Callable[[str], nn.Module] = network.alone  # type: ignore[assignment]
-        _restore_part(alone(head), "head", of_head, finished.own[head], shift, sequential)
+        single, images = alone(head), finished.own[head]
+        _restore_part(single, _recorded(single, images), "head", of_head, images, shift, sequential)
+
+
+def _recorded(network: nn.Module, batches: Iterable[Any]) -> Recording:
+    return record(network, first_samples(next(iter(batches)), 2))
 
 
 def _restore_part(
     network: nn.Module,
+    recording: Recording,
     part: str,
     goals_of: Callable[[Collection[str]], Mapping[str, Goal]],
     batches: Iterable[Any],
     shift: bool,
     sequential: bool,
 ) -> None:
-    example = first_samples(next(iter(batches)), 2)
-    origins = {target.name: origin(network, target.name) for target in targets(record(network, example))}
+    origins = {target.name: origin(network, target.name) for target in targets(recording)}
     source_names = {name: found.tensor for name, found in origins.items() if found.part == part}
     if not source_names:
         return
     known = goals_of(set(source_names.values()))
-    recording = with_biases(network, source_names if shift else (), example)
     rewrite(network, recording, {name: known[own] for name, own in source_names.items()}, batches, shift, sequential)

@@ -7,36 +7,21 @@ every target instead, and holds one batch at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from mergeline.biases import add_biases, check_bias
+from mergeline.biases import add_biases, bias_name, check_bias
 from mergeline.moments import DEAD
 from mergeline.normalization.targets import Goal, Norm, Target, targets
 from mergeline.spaces.layers import Layer
-from mergeline.spaces.recording import Example, Recording, flat_inputs, operation, record
+from mergeline.spaces.recording import Recording, flat_inputs, operation, record
 from mergeline.spaces.walking import model_tensors, run_node
 from mergeline.unit_statistics import UnitStatistics, unit_statistics
 
-__all__ = ["refusal", "rewrite", "with_biases"]
-
-
-def with_biases(network: nn.Module, names: Iterable[str], example: Example) -> Recording:
-    """Record a network after giving a bias to those of its layers that are targets by these names and have none."""
-    wanted = set(names)
-    recording = record(network, example)
-    lacking = [
-        target.layer.weight
-        for target in targets(recording)
-        if target.name in wanted and target.layer is not None and not target.layer.bias
-    ]
-    if not lacking:
-        return recording
-    add_biases(network, lacking)
-    return record(network, example)
+__all__ = ["refusal", "rewrite"]
 
 
 @torch.no_grad()
@@ -52,7 +37,7 @@ def rewrite(
 
     Parameters
     ----------
-    recording: the network's graph (:func:`with_biases`).
+    recording: the network's graph.
     goals: by the target's name in this network; other targets stay as they are.
     batches: calibration inputs, which can be read more than once.
     shift: set the means, too; without, outputs are only scaled: ``x / sigma * sigma_goal``.
@@ -66,13 +51,20 @@ def rewrite(
     chosen = [target for target in targets(recording) if target.name in goals]
     for target in chosen:
         _check(recording, target)
+    lacking = [target.layer.weight for target in chosen if target.layer is not None and not target.layer.bias]
+    if shift and lacking:
+        add_biases(network, lacking)
     if sequential:
+        if shift and lacking:  # the graph must read what was added
+            recording = record(network, next(iter(batches)))
+            chosen = [target for target in targets(recording) if target.name in goals]
         for target in chosen:
             measured = _measured_alone(network, recording, target, batches, shift)
             _set_right(network, target, measured, goals[target.name], shift)
         return
     by_node = {target.nodes[0]: target for target in chosen}
-    sweep = Sweep(recording, model_tensors(network), list(batches))
+    replaced = {target.nodes[0] for target in chosen if target.norm is not None and shift}
+    sweep = Sweep(recording, model_tensors(network), list(batches), replaced)
     left = len(chosen)
     for node in sweep:
         if node not in by_node:
@@ -174,8 +166,8 @@ def _write_layer(network: nn.Module, layer: Layer, scale: Tensor, offset: Tensor
     if layer.bias:
         bias = network.get_parameter(layer.bias)[rows]
         bias.copy_(bias.double() * scale + offset)
-    elif shift:
-        raise ValueError(f"{layer.weight!r} has no bias to shift")
+    elif shift:  # made just now
+        network.get_parameter(bias_name(layer.weight))[rows].copy_(offset)
 
 
 def _write_norm(
@@ -195,22 +187,30 @@ def _write_norm(
 
 def _affine(value: Tensor, scale: Tensor, offset: Tensor, channel: int) -> Tensor:
     shape = [-1] + [1] * (-1 - channel)
-    return value * scale.to(value).view(shape) + offset.to(value).view(shape)
+    return torch.addcmul(offset.to(value).view(shape), value, scale.to(value).view(shape))
 
 
 class Sweep:
     """All batches through a recorded network, one operation at a time.
 
     Iterating gives each node when ``values`` holds its value for every batch; what stands there when the next node is asked for
-    is what the network goes on with. Values are dropped when nothing needs them any more.
+    is what the network goes on with. Values are dropped when nothing needs them any more. ``replaced``: nodes that are not run,
+    as whoever iterates gives their values.
     """
 
-    def __init__(self, recording: Recording, tensors: Mapping[str, Tensor], batches: list[Any]) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        tensors: Mapping[str, Tensor],
+        batches: list[Any],
+        replaced: Collection[fx.Node] = (),
+    ) -> None:
         self.recording = recording
         self.tensors = dict(tensors) | recording.constants
         first = next((t for t in self.tensors.values() if t.is_floating_point()), torch.zeros(1))
         self.inputs = [[self._placed(leaf, first) for leaf in flat_inputs(batch)[0]] for batch in batches]
         self.values: dict[fx.Node, list[Any]] = {}
+        self.replaced = replaced
 
     @staticmethod
     def _placed(leaf: Tensor, like: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ class Sweep:
                 place += 1
             elif node.op == "get_attr":
                 self.values[node] = [self.tensors[str(node.target)]] * len(self.inputs)
-            else:
+            elif node not in self.replaced:
                 self.values[node] = [self._run(node, batch) for batch in range(len(self.inputs))]
             yield node
             for used in last_uses.get(node, ()):

@@ -270,6 +270,8 @@ class _Recorder(TorchFunctionMode):
             return args[0].new_empty((*args[0].shape[:-1], args[1].shape[0]))
         if func is F.layer_norm and len(args) > 1 and tuple(args[0].shape[-len(args[1]) :]) == tuple(args[1]):
             return args[0].new_empty(args[0].shape)
+        if func is F.batch_norm and args:
+            return torch.empty_like(args[0])
         return None
 
     def _create(self, op: str, target: Any, args: Any, kwargs: Any, result: Any) -> None:
