@@ -1,0 +1,70 @@
+"""Pruned networks, with the statistics of the network before."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mergeline.architectures import Architecture, build
+from mergeline.normalization.targets import layer_statistics
+from mergeline.pruned import normalise_pruned
+from mergeline.pruning import prune, sparsity_of
+from mergeline.spaces import trace
+
+
+def network(name: str, seed: int = 0) -> nn.Module:
+    return build(Architecture(name, 5, 0.125, 32), seed=seed).eval()
+
+
+def images(count: int = 24) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", ["vgg11", "vgg11-bn", "vgg11-ln"])
+@pytest.mark.parametrize("method", ["repair", "rescale"])
+def test_a_pruned_network_gets_the_statistics_of_the_network_before(name: str, method: str) -> None:
+    original = network(name)
+    pruned = prune(original, 0.8, "magnitude")
+    before = deepcopy(original.state_dict())
+    found = normalise_pruned(pruned, original, images().split(9), method)
+    assert found is pruned
+    assert all(torch.equal(tensor, before[key]) for key, tensor in original.state_dict().items())
+    assert sparsity_of(pruned) == pytest.approx(0.8, abs=1e-4)
+    spaces, own = trace(original, images(2)), trace(pruned, images(2))
+    wanted = layer_statistics(original, spaces, [images()])
+    reached = layer_statistics(pruned, own, [images()])
+    for key, goal in wanted.items():
+        alive = reached[key].deviation > 1e-6  # what pruning cut off altogether cannot vary again
+        torch.testing.assert_close(reached[key].deviation[alive], goal.deviation[alive], rtol=2e-3, atol=1e-4)
+        if method == "repair":
+            torch.testing.assert_close(reached[key].mean, goal.mean, rtol=2e-3, atol=2e-3)
+
+
+def test_a_reset_sets_batch_statistics_alone() -> None:
+    original = network("vgg11-bn")
+    pruned = prune(original, 0.5, "magnitude")
+    before = {name: parameter.detach().clone() for name, parameter in pruned.named_parameters()}
+    normalise_pruned(pruned, original, [images()], "reset")
+    assert all(torch.equal(parameter, before[name]) for name, parameter in pruned.named_parameters())
+    assert not torch.equal(pruned.features[1].running_var, original.features[1].running_var)  # type: ignore[index, union-attr, arg-type]
+
+
+def test_an_unpruned_network_stays_as_it_is() -> None:
+    original = network("vgg11")
+    same = normalise_pruned(deepcopy(original), original, [images()])
+    torch.testing.assert_close(same(images(4)), original(images(4)), rtol=1e-3, atol=1e-3)
+
+
+def test_what_cannot_be_done_is_an_error() -> None:
+    original = network("vgg11")
+    with pytest.raises(ValueError, match="no batch norms"):
+        normalise_pruned(deepcopy(original), original, [images()], "reset")
+    with pytest.raises(ValueError, match="unknown normalisation 'bias_removal' of pruned networks"):
+        normalise_pruned(deepcopy(original), original, [images()], "bias_removal")
+    with pytest.raises(ValueError, match="no batch"):
+        normalise_pruned(deepcopy(original), original, [])
+    with pytest.raises(ValueError, match="pruned"):
+        normalise_pruned(network("vgg11-bn"), original, [images()])
