@@ -49,13 +49,14 @@ class Design:
     """An architecture: what makes its networks, and what is known of it without building one.
 
     ``make``: called with ``num_classes``, ``width`` and ``input_size``; loads torch only then. ``blocks``: residual
-    blocks per stage, empty where depth is not counted so. ``check``: raises ValueError for a description that it cannot
+    blocks per stage, empty where depth is not counted so. ``batch_norms``: whether there are any, if that is known. ``check``: raises ValueError for a description that it cannot
     build.
     """
 
     name: str
     make: Callable[..., nn.Module]
     blocks: tuple[int, ...] = ()
+    batch_norms: bool | None = None
     check: Callable[[Architecture], None] | None = None
 
 
@@ -65,7 +66,7 @@ def _bottleneck(name: str) -> Design:
 
         return BottleneckResNet(BLOCKS[name], **sizes)
 
-    return Design(name, make, BLOCKS[name])
+    return Design(name, make, BLOCKS[name], batch_norms=True)
 
 
 def _resnet20(**sizes: Any) -> nn.Module:
@@ -98,7 +99,7 @@ def _vgg(layers: str, norm: str) -> Design:
 
         return VGG(LAYERS[layers], {"": None, "-bn": nn.BatchNorm2d, "-ln": ChannelNorm}[norm], **sizes)
 
-    return Design(layers + norm, make)
+    return Design(layers + norm, make, batch_norms=norm == "-bn")
 
 
 ARCHITECTURES: Registry[Design] = Registry(
@@ -107,8 +108,8 @@ ARCHITECTURES: Registry[Design] = Registry(
     Design,
     (
         *(_bottleneck(name) for name in BLOCKS),
-        Design("resnet20", _resnet20),
-        Design("resnet20-gn", _resnet20_gn, check=_check_groups),
+        Design("resnet20", _resnet20, batch_norms=True),
+        Design("resnet20-gn", _resnet20_gn, batch_norms=False, check=_check_groups),
         *(_vgg(layers, norm) for layers in ("vgg11", "vgg16") for norm in ("", "-bn", "-ln")),
     ),
 )

@@ -82,6 +82,7 @@ def test_an_integer_is_a_number_where_a_number_is_wanted() -> None:
         (["merges", "same", "stops"], ["layer2.0", None]),
         (["merges", "same", "weights"], [0.3, 0.7]),
         (["merges", "same", "normalize"], ["reset", "none"]),
+        (["merges", "same", "preserves"], [None, 3, 0.25]),
         (["imports"], {"bars.r17.s0": "mine/model.pth"}),
         (["tasks", "bars", "classes"], [3, 1]),
     ],
@@ -98,6 +99,11 @@ def test_what_may_be_set_is_accepted(path: list[str], value: Any) -> None:
 # -- one clear line for one mistake ---------------------------------------------------------------------------------
 
 CASES: list[tuple[list[Any], Any, str]] = [
+    # what merges keep, and normalisations that do nothing
+    (["merges", "same", "preserves"], [0], "merges.same.preserves[0]: must be a whole number of layers"),
+    (["merges", "same", "preserves"], [1.5], "merges.same.preserves[0]: must be a whole number of layers"),
+    (["merges", "same", "normalize"], ["repair"], "merges.same.normalize[0]: repair needs images; add normalize.repair"),
+    (["merges", "same", "architectures"], ["vgg11"], "merges.same.normalize[0]: reset would do nothing to vgg11, which"),
     # unknown and misspelt keys
     (["nonsense"], 1, "nonsense: unknown key; allowed: architectures, compute, "),
     (["seedz"], 1, "seedz: unknown key (did you mean 'seed"),

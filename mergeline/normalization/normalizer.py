@@ -43,7 +43,7 @@ class Normalizer:
     ``options``: a frozen dataclass; its fields are the keys that params.yaml may set. ``run`` changes the network in
     place. ``reads_images``: whether it looks at images. ``sets_statistics``: whether batch norms have sound running
     statistics afterwards, whatever they had before. ``compares``: whether it reads the source models' statistics by
-    layer. ``idle``: why it would do nothing to a network; empty where it does something.
+    layer. ``needs_batch_norms``: whether it does nothing without any. ``idle``: why it would do nothing to a network; empty where it does something.
     ``refusal``: why it cannot be done to a traced network, known before anything is matched; empty where it can.
     """
 
@@ -54,5 +54,6 @@ class Normalizer:
     reads_images: bool = True
     sets_statistics: bool = False
     compares: bool = False
+    needs_batch_norms: bool = False
     idle: Callable[[nn.Module], str] | None = None
     refusal: Callable[[nn.Module, Spaces], str] | None = None

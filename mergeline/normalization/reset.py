@@ -128,5 +128,6 @@ RESET = Normalizer(
     ResetOptions,
     _run,
     sets_statistics=True,
+    needs_batch_norms=True,
     idle=_idle,
 )

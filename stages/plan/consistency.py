@@ -152,6 +152,13 @@ def _series(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
     for index, name in enumerate(series.normalize):
         if name in NORMALIZATIONS and NORMALIZATIONS[name].reads_images and name not in params.normalize:
             yield f"{path}.normalize[{index}]: {name} needs images; add normalize.{name}"
+        for architecture in series.architectures or params.architectures:
+            known = architecture in ARCHITECTURES and ARCHITECTURES[architecture].batch_norms is False
+            if known and name in NORMALIZATIONS and NORMALIZATIONS[name].needs_batch_norms:
+                yield (
+                    f"{path}.normalize[{index}]: {name} would do nothing to {architecture}, which has no batch norms; "
+                    "choose repair, rescale or none"
+                )
     if not series.homogeneous_only:
         yield from _depths(path, series.architectures or params.architectures)
 

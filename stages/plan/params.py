@@ -29,7 +29,6 @@ Name = Annotated[str, Field(pattern=NAME)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-Preserve = Count | Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -41,6 +40,15 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 
 Distinct = AfterValidator(_distinct)
+
+
+def _layers_or_share(value: float) -> float:
+    if not (0 < value < 1 or (value >= 1 and value == int(value))):
+        raise ValueError(f"must be a whole number of layers, or a share between 0 and 1")
+    return value
+
+
+Preserve = Annotated[float, AfterValidator(_layers_or_share)]
 
 
 class Section(BaseModel):
