@@ -49,8 +49,8 @@ class Design:
     """An architecture: what makes its networks, and what is known of it without building one.
 
     ``make``: called with ``num_classes``, ``width`` and ``input_size``; loads torch only then. ``blocks``: residual
-    blocks per stage, empty where depth is not counted so. ``batch_norms``: whether there are any, if that is known. ``check``: raises ValueError for a description that it cannot
-    build.
+    blocks per stage, empty where depth is not counted so. ``batch_norms``: whether it has any, if that is known.
+    ``check``: raises ValueError for a description that it cannot build.
     """
 
     name: str

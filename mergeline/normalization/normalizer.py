@@ -43,8 +43,9 @@ class Normalizer:
     ``options``: a frozen dataclass; its fields are the keys that params.yaml may set. ``run`` changes the network in
     place. ``reads_images``: whether it looks at images. ``sets_statistics``: whether batch norms have sound running
     statistics afterwards, whatever they had before. ``compares``: whether it reads the source models' statistics by
-    layer. ``needs_batch_norms``: whether it does nothing without any. ``idle``: why it would do nothing to a network; empty where it does something.
-    ``refusal``: why it cannot be done to a traced network, known before anything is matched; empty where it can.
+    layer. ``needs_batch_norms``: whether it does nothing without any. ``idle``: why it would do nothing to a network;
+    empty where it does something. ``refusal``: why it cannot be done to a traced network, known before anything is
+    matched; empty where it can.
     """
 
     name: str

@@ -44,7 +44,7 @@ Distinct = AfterValidator(_distinct)
 
 def _layers_or_share(value: float) -> float:
     if not (0 < value < 1 or (value >= 1 and value == int(value))):
-        raise ValueError(f"must be a whole number of layers, or a share between 0 and 1")
+        raise ValueError("must be a whole number of layers, or a share between 0 and 1")
     return value
 
 
