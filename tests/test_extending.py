@@ -53,7 +53,7 @@ ADDITIONS = {
             "def _run(finished, options):\n    for p in finished.network.parameters():\n        p.data.mul_(options.factor)\n"
             "SCALED = Normalizer('dummy', 'a test', Options, _run)\n"
         },
-        registered("mergeline.normalization", "SCALED", '"mergeline.normalizations", Normalizer, ('),
+        registered("mergeline.normalization", "SCALED", 'Normalizer,\n    ('),
         2,
     ),
     "a placement": Addition(
@@ -87,7 +87,7 @@ ADDITIONS = {
             "mergeline/architectures.py": (
                 ("def _bottleneck(", "def _dummy(**sizes: Any) -> Any:\n    from mergeline.models.dummy import make\n\n"
                  "    return make(**sizes)\n\n\ndef _bottleneck("),
-                ('        Design("resnet20", _resnet20),', '        Design("dummy", _dummy),\n        Design("resnet20", _resnet20),'),
+                ('        Design("resnet20", _resnet20, batch_norms=True),', '        Design("dummy", _dummy),\n        Design("resnet20", _resnet20, batch_norms=True),'),
             )
         },
         3,
