@@ -32,6 +32,7 @@ __all__ = [
     "OneHead",
     "Part",
     "blank",
+    "copies",
     "cumulative_flops",
     "cut",
     "example_input",
@@ -207,7 +208,11 @@ class MultiHead(nn.Module):
     def forward(self, *inputs: Any, **named: Any) -> dict[str, Any]:
         leaves, _ = flat_inputs(named or inputs)
         values = self.trunk(*leaves)
-        return {name: self._named(head(*values)) for name, head in zip(self.names, self.heads, strict=True)}
+        last = len(self.heads) - 1
+        return {
+            name: self._named(head(*(values if place == last else copies(values))))
+            for place, (name, head) in enumerate(zip(self.names, self.heads, strict=True))
+        }
 
     def _named(self, found: tuple[Tensor, ...]) -> Any:
         """One tensor as it is, several by name."""
@@ -216,6 +221,11 @@ class MultiHead(nn.Module):
     def alone(self, name: str) -> nn.Module:
         """The trunk with one head, sharing their tensors: ``forward`` gives that head's outputs."""
         return OneHead(self, self.heads[self.names.index(name)])
+
+
+def copies(values: Sequence[Any]) -> list[Any]:
+    """Values of one's own, for a part that may change them in place before others have read them."""
+    return [value.clone() if isinstance(value, Tensor) else value for value in values]
 
 
 class OneHead(nn.Module):

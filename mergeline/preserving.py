@@ -18,6 +18,7 @@ from mergeline.heads import (
     MultiHead,
     Part,
     blank,
+    copies,
     cumulative_flops,
     cut,
     example_input,
@@ -119,7 +120,8 @@ class PreserveFirst(nn.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         leaves, _ = flat_inputs(named or inputs)
-        parts = zip(self.common, *(stem(*leaves) for stem in self.stems), strict=True)
+        *others, last = self.stems
+        parts = zip(self.common, *(stem(*copies(leaves)) for stem in others), last(*leaves), strict=True)
         found = self.rest(*(values[0] if common else sum(values[1:], values[0]) for common, *values in parts))
         if not isinstance(self.rest, fx.GraphModule):
             return found

@@ -245,3 +245,44 @@ def test_a_transformer_keeps_its_first_layers(layers: int) -> None:
     twin.load_state_dict(permute_state(spaces, model.state_dict(), orders))
     result = merge([model, twin], [images(64)], "permute", "none", preserve=layers, check=False)
     torch.testing.assert_close(run(result.model, images(4, 3)), run(model, images(4, 3)), rtol=1e-3, atol=1e-3)
+
+
+class InPlace(nn.Module):
+    """Changes its input, and a feature that passes on, in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.mul_(2)
+        x = torch.relu(self.first(x))
+        x += self.second(x)
+        return self.last(torch.tanh_(x))
+
+
+@pytest.mark.parametrize(("preserve", "stop"), [(0, "first"), (1, None), (3, None), (0, "input")])
+def test_parts_do_not_see_what_others_change_in_place(preserve: int, stop: str | None) -> None:
+    models = {}
+    for seed, key in enumerate("ab"):
+        torch.manual_seed(seed)
+        models[key] = InPlace().eval()
+    same = dict.fromkeys(models, models["a"])
+    spaces = trace(models["a"], torch.randn(2, 3, 4, 4))
+    inputs = torch.randn(3, 3, 4, 4)
+    expected = {key: run(model, inputs.clone()) for key, model in models.items()}
+    if stop == "first":
+        found = assemble(same, spaces, [{}, {}], same_outputs=True, stop=stop)
+        for output in run(found, inputs.clone()).values():
+            torch.testing.assert_close(output, expected["a"])
+        return
+    found = assemble(models, spaces, [{}, {}], same_outputs=True, stop=stop, preserve=preserve)
+    outputs = run(found, inputs.clone())
+    if stop == "input":
+        for key, output in outputs.items():
+            torch.testing.assert_close(output, expected[key])
+    elif preserve == 3:
+        torch.testing.assert_close(outputs, (expected["a"] + expected["b"]) / 2)
+    else:
+        found = assemble(same, spaces, [{}, {}], same_outputs=True, preserve=preserve)
+        torch.testing.assert_close(run(found, inputs.clone()), expected["a"])

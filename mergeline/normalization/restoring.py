@@ -11,7 +11,7 @@ from mergeline.heads import MultiHead
 from mergeline.normalization.normalizer import Finished
 from mergeline.normalization.rewriting import rewrite
 from mergeline.normalization.targets import Goal, goals, layer_statistics, targets
-from mergeline.origins import origin
+from mergeline.origins import Origin, origin
 from mergeline.preserving import PreserveFirst
 from mergeline.sources import first_samples
 from mergeline.spaces import Spaces
@@ -56,10 +56,10 @@ def restore(finished: Finished, shift: bool, sequential: bool) -> None:
     def of_all(names: Collection[str]) -> dict[str, Goal]:
         return goals(finished.spaces, whole, finished.maps, finished.weights, names)
 
-    whole_network = (
-        finished.spaces.recording if type(network) is type(reference) else _recorded(network, finished.mixed)
-    )
-    _restore_part(network, whole_network, "merged", of_all, finished.mixed, shift, sequential)
+    if type(network) is type(reference):  # as it was traced
+        _restore_part(network, finished.spaces.recording, None, of_all, finished.mixed, shift, sequential)
+        return
+    _restore_part(network, _recorded(network, finished.mixed), "merged", of_all, finished.mixed, shift, sequential)
     headed = network.rest if isinstance(network, PreserveFirst) else network
     if not isinstance(headed, MultiHead):
         return
@@ -81,14 +81,16 @@ def _recorded(network: nn.Module, batches: Iterable[Any]) -> Recording:
 def _restore_part(
     network: nn.Module,
     recording: Recording,
-    part: str,
+    part: str | None,
     goals_of: Callable[[Collection[str]], Mapping[str, Goal]],
     batches: Iterable[Any],
     shift: bool,
     sequential: bool,
 ) -> None:
-    origins = {target.name: origin(network, target.name) for target in targets(recording)}
-    source_names = {name: found.tensor for name, found in origins.items() if found.part == part}
+    """``part``: of the network, that is set right; None for a network that has no parts."""
+    names = [target.name for target in targets(recording)]
+    origins = {name: Origin(name) if part is None else origin(network, name) for name in names}
+    source_names = {name: found.tensor for name, found in origins.items() if part in (None, found.part)}
     if not source_names:
         return
     known = goals_of(set(source_names.values()))
