@@ -257,13 +257,13 @@ def _stem_module(
     for node in spaces.graph.nodes:
         if node.name in stem:
             part.add(node)
-    part.root["share"] = torch.tensor(weight, dtype=torch.float64)
+    part.root["merge_share"] = torch.tensor(weight, dtype=torch.float64)
     by_name = {node.name: node for node in spaces.graph.nodes}
     outputs = []
     for name in plan.entry:
         value = part.copies[by_name[name]]
         if not _is_common(spaces, by_name[name]):
-            value = part.graph.call_function(operator.mul, (value, part.graph.get_attr("share")))
+            value = part.graph.call_function(operator.mul, (value, part.graph.get_attr("merge_share")))
             for space, place in spaces.carried.get(name, ()):
                 if space not in own:
                     continue
