@@ -317,3 +317,11 @@ def check_graph(repo: Repo, params: Params) -> None:
     collect = next(stage for stage in graph if stage.addressing == "collect")
     upstream = {stage.addressing for stage in graph.successors(collect)}
     assert {name for name in upstream if ":evaluate" in name} == {name for name in names if ":evaluate" in name}
+
+
+def test_a_benchmark_of_one_task_has_the_folder_that_its_table_reads(tmp_path: Path) -> None:
+    values = bench_values()
+    values["tasks"] = {"bars": values["tasks"]["bars"]}
+    values["merges"] = {"same": values["merges"]["same"]}
+    write_pipelines(make_plan(parse_params(values)), tmp_path)
+    assert (tmp_path / paths.SIMILARITY).is_dir()

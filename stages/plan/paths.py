@@ -15,6 +15,7 @@ RESULTS = ARTIFACTS / "results.parquet"
 METRICS = ARTIFACTS / "metrics.json"
 AUDIT = ARTIFACTS / "audit.json"
 EVALUATIONS = ARTIFACTS / "evaluations"
+SIMILARITY = ARTIFACTS / "similarity"
 HISTORIES = ARTIFACTS / "histories.parquet"
 SIMILARITIES = ARTIFACTS / "similarities.parquet"
 
@@ -85,7 +86,7 @@ def embedding(task_name: str) -> PurePosixPath:
 
 
 def similarity(pair: TaskPair) -> PurePosixPath:
-    return ARTIFACTS / "similarity" / f"{pair}.json"
+    return SIMILARITY / f"{pair}.json"
 
 
 def statistics(sources: Sources) -> PurePosixPath:

@@ -362,6 +362,8 @@ def drift(plan: Plan, root: Path) -> tuple[dict[Path, str], list[Path]]:
 def write_pipelines(plan: Plan, root: Path) -> tuple[list[Path], list[Path]]:
     """Bring ``pipelines/`` up to date: the files written, and those removed (only files that a plan wrote)."""
     changed, gone = drift(plan, root)
+    # The table of results reads this folder, which a benchmark of one task would not have.
+    (root / paths.SIMILARITY).mkdir(parents=True, exist_ok=True)
     for path, text in changed.items():
         write_bytes(path, text.encode())
     for path in gone:
