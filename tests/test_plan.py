@@ -240,7 +240,8 @@ def test_files_that_the_plan_no_longer_has_are_removed_with_their_locks_and_empt
         map(str, render(small))
     )
     assert all(path.with_suffix(".yaml").is_file() for path in tmp_path.rglob("dvc.lock"))
-    assert all(any(folder.iterdir()) for folder in tmp_path.rglob("*") if folder.is_dir())
+    folders = [folder for folder in (tmp_path / paths.PIPELINES).rglob("*") if folder.is_dir()]
+    assert all(any(folder.iterdir()) for folder in folders)
 
 
 def test_files_that_no_plan_wrote_are_left_alone(tmp_path: Path) -> None:
