@@ -175,8 +175,9 @@ def test_task_pairs_stand_from_hard_to_simple(data: FigureData) -> None:
 
 
 def test_bars_of_the_methods_are_their_means_and_every_method_is_in_the_legend(data: FigureData) -> None:
-    axes = methods_compared(data).axes[0]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["identity", "permute", "ensemble"]
+    figure = methods_compared(data)
+    axes = figure.axes[0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["identity", "permute", "ensemble"]
     pairs = [label.get_text() for label in axes.get_xticklabels()]
     bars = {(round(bar.get_x() + bar.get_width() / 2, 3)): bar.get_height() for bar in axes.patches}
     assert len(bars) == 3 * len(pairs)
@@ -189,8 +190,27 @@ def test_bars_of_the_methods_are_their_means_and_every_method_is_in_the_legend(d
 
 def test_a_method_that_the_first_pair_lacks_is_still_in_the_legend(data: FigureData) -> None:
     rows = [row for row in data.rows if (row["architectures"], row["method"]) != ("r17+r17", "permute")]
-    legend = methods_compared(replace(data, rows=rows)).axes[0].get_legend()
+    legend = methods_compared(replace(data, rows=rows)).legends[0]
     assert {text.get_text() for text in legend.get_texts()} == {"identity", "permute", "ensemble"}
+
+
+def test_with_many_settings_each_has_a_line_and_the_figure_shows_the_first_of_each_kind(data: FigureData) -> None:
+    names = [f"{m}.{n}" for m in ("a", "b", "c", "d", "e", "f") for n in ("reset", "none", "repair")]
+    rows = [
+        {**row, "cell": row["cell"].replace(".permute.reset", f".{name}"), "method": name[0], "normalize": name[2:]}
+        for row in data.rows
+        for name in names
+        if row["cell"].endswith(".permute.reset") and row["tasks"] == "bars" and not row["control"]
+    ]
+    many = replace(data, rows=[*(row for row in data.rows if row["kind"] != "merge"), *rows])
+    shown = [text.get_text() for text in methods_compared(many).legends[0].get_texts()]
+    assert shown == ["a", "b", "c", "d", "e", "f", "a repair", "ensemble"] or shown == [
+        "a", "a repair", "b", "c", "d", "e", "f", "ensemble",
+    ]  # fmt: skip
+    header, lines = TABLES[0].make(many)
+    assert header[2] == "method and settings"
+    settings = [line[2] for line in lines if line[1] == "r17+r17"]
+    assert settings == [name.replace(".reset", "").replace(".", " ") for name in names]
 
 
 def test_controls_stand_beside_the_merge_of_both_trained_models(data: FigureData) -> None:

@@ -283,7 +283,7 @@ def methods_compared(data: FigureData) -> Figure | None:
     if not chosen:
         return None
     pairs = list(dict.fromkeys((r.tasks, r.architectures) for r in chosen))[:16]
-    methods = list(dict.fromkeys(r.method for r in chosen))[:7]
+    methods = _first_shown(list(dict.fromkeys(r.method for r in chosen)), 7 if len(pairs) > 4 else 11)
     figure, axes = _new(max(6.0, 0.9 * len(pairs) + 2), 4.2)
     width = 0.8 / (len(methods) + 1)
     for index, method in enumerate([*methods, "ensemble"]):
@@ -295,16 +295,26 @@ def methods_compared(data: FigureData) -> Figure | None:
                 continue
             sample = result.ensemble if method == "ensemble" else result.accuracy
             x = place + (index - len(methods) / 2) * width
-            colour = GRAY if method == "ensemble" else CYCLE[index % len(CYCLE)]
+            colour = GRAY if method == "ensemble" else CYCLE[index % (len(CYCLE) - 1)]
             axes.bar(
                 x, 100 * sample.mean, width * 0.92, yerr=_error(sample) or None, color=colour,
+                hatch="//" if index >= len(CYCLE) - 1 and method != "ensemble" else None, edgecolor="white",
                 error_kw={"lw": 0.8, "ecolor": INK}, label=label,
             )  # fmt: skip
             label = None
     axes.set_xticks(range(len(pairs)), _pair_labels(pairs), fontsize=8, rotation=30 if len(pairs) > 7 else 0)
     axes.set(ylabel="accuracy (%)")
-    axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.14))
+    longest = max(len(name) for name in [*methods, "ensemble"])
+    columns = max(1, min(4, int(figure.get_figwidth() / (0.08 * longest + 0.6))))
+    figure.legend(ncols=columns, loc="outside upper center")
     return figure
+
+
+def _first_shown(methods: Sequence[str], most: int) -> list[str]:
+    """Methods as they are first, then repaired ones, then those with other settings; in the order of the benchmark."""
+    ranked = sorted(methods, key=lambda name: 0 if " " not in name else 1 if name.split(" ")[1:] == ["repair"] else 2)
+    shown = set(ranked[:most])
+    return [name for name in methods if name in shown]
 
 
 def _pair_labels(pairs: Sequence[tuple[str, str]]) -> list[str]:

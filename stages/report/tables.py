@@ -43,9 +43,37 @@ def _number(value: float | None, digits: int = 2, scale: float = 100.0) -> str:
     return "" if value is None or math.isnan(value) else f"{scale * value:.{digits}f}"
 
 
+MOST_COLUMNS = 10
+"""Methods and settings up to which a table of merges has a column for each; with more, each has lines of its own."""
+
+
+def _merges_by_line(results: Sequence[PairResult]) -> Lines:
+    """A line for each setting of each pair."""
+    header = ["tasks", "models", "method and settings", "runs", "accuracy (%)", "sources", "ensemble"]
+    lines = [
+        [
+            r.tasks,
+            r.architectures,
+            r.method,
+            _runs(r.accuracy),
+            percent(r.accuracy),
+            percent(r.sources),
+            percent(r.ensemble),
+        ]
+        for r in results
+    ]
+    return header, lines
+
+
+def _runs(sample: Sample) -> str:
+    return f"{sample.n}" if not sample.missing else f"{sample.n}/{sample.planned}"
+
+
 def _merges(data: FigureData, several: bool) -> Lines:
     results = [r for r in data.results if r.same_task != several]
     methods = list(dict.fromkeys(r.method for r in results))
+    if len(methods) > MOST_COLUMNS:
+        return _merges_by_line(results)
     deviation = {(d.tasks, d.architectures): d for d in deviations(data.results, data.method)}
     scopes = ["joint"] if several else []
     header = [
@@ -61,7 +89,7 @@ def _merges(data: FigureData, several: bool) -> Lines:
         main = own.get(data.method, first)
         found = deviation.get((tasks, pair))
         line = [
-            tasks, pair, f"{main.accuracy.n}" if not main.accuracy.missing else f"{main.accuracy.n}/{main.accuracy.planned}",
+            tasks, pair, _runs(main.accuracy),
             *(percent(own[m].accuracy) if m in own else "" for m in methods),
             *(percent(main.per_scope[scope]) for scope in scopes),
             percent(first.sources), percent(first.ensemble),
