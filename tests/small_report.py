@@ -59,7 +59,9 @@ def small_params() -> Params:
     values["merges"] = {
         "same": {"tasks": ["bars"], "controls": ["self", "random", "untrained"]},
         "pairs": {"tasks": [["bars", "dots"], ["bars", "late"]], "both_directions": True, "runs": "neighbours"},
-    }
+        "kept": {"tasks": [["dots", "late"]], "architectures": ["r17"], "methods": ["permute"], "preserves": [2, 4],
+                 "seeds": [0, 1]},
+    }  # fmt: skip
     values["report"] = {"title": "a small <report>", "method": "permute", "simplicity_reference": "r35"}
     return parse_params(values)
 
@@ -93,7 +95,9 @@ def _write_evaluations(root: Path, params: Params, plan: Plan) -> None:
             level = LEVELS["edge"] if merge.sources.control == "self" else level
             level = 0.2 if merge.sources.control.startswith("untrained") else level
             if str(merge) != MISSING:
-                write_json(root / paths.evaluation(merge), _evaluation(merge.sources, level, rng, merged=True))
+                found = _evaluation(merge.sources, level, rng, merged=True)
+                found["flops"] += 10**5 * int(merge.preserve or 0)
+                write_json(root / paths.evaluation(merge), found)
 
 
 def _evaluation(group: Sources, level: float, rng: np.random.Generator, merged: bool = False) -> dict[str, Any]:

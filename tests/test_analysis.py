@@ -44,7 +44,7 @@ def row(cell: str, accuracy: float | None, scope: str = "", **more: Any) -> dict
         "cell": cell, "kind": kind, "control": "", "status": "missing" if accuracy is None else "ok", "tasks": tasks,
         "architectures": architectures, "seeds": seeds, "homogeneous": len(set(names)) == 1,
         "size_mismatch": max(size_mismatch(names[0], name) for name in names), "method": rest[0] if rest else None,
-        "stop": None, "weights": None, "normalize": rest[1] if rest else None,
+        "stop": None, "preserve": None, "weights": None, "normalize": rest[1] if rest else None,
         "scope": scope or ("mean" if "+" in tasks else tasks), "accuracy": accuracy, **more,
     }  # fmt: skip
 

@@ -23,7 +23,7 @@ from stages.report.analysis import (
     simplicity,
     spearman,
 )
-from stages.report.rows import Row, combination_of, edge_of, method_label, source_edges
+from stages.report.rows import Row, combination_of, edge_of, main_scope, method_label, source_edges
 
 mpl.use("Agg")
 
@@ -421,6 +421,44 @@ def confusions(data: FigureData) -> Figure | None:
     return figure
 
 
+# -- layers kept apart: vanishing_feature Sec. 5.4 ---------------------------------------------------------------------
+
+
+def kept_layers(data: FigureData) -> Figure | None:
+    """Accuracy against multiply-adds, a line for each method and normalisation, a panel for each setting."""
+    found: dict[str, dict[str, dict[int, list[float]]]] = {}
+    kept: set[tuple[str, str]] = set()
+    for row in data.rows:
+        if row["kind"] != "merge" or row["status"] != "ok" or row["control"] or row["stop"]:
+            continue
+        if row["scope"] != main_scope(row):
+            continue
+        setting, series = f"{row['tasks']}, {row['architectures']}", f"{row['method']}, {row['normalize']}"
+        found.setdefault(setting, {}).setdefault(series, {}).setdefault(row["flops"], []).append(row["accuracy"])
+        if row["preserve"]:
+            kept.add((setting, series))
+    panels = {setting: [name for name in lines if (setting, name) in kept] for setting, lines in found.items()}
+    panels = {setting: names for setting, names in panels.items() if names}
+    if not panels:
+        return None
+    figure, axes_ = _new(max(6.4, 5.2 * len(panels)), 5.6, len(panels), squeeze=False, sharey=True)
+    for axes, (setting, names) in zip(axes_[0], panels.items(), strict=True):
+        least = min(cost for lines in found[setting].values() for cost in lines)
+        for index, name in enumerate(names):
+            points = sorted(found[setting][name].items())
+            values = [_percent(accuracies) for _, accuracies in points]
+            axes.errorbar(
+                [cost / least for cost, _ in points], [v.mean() for v in values],
+                [v.std(ddof=1) if len(v) > 1 else 0 for v in values], label=name, capsize=2, linewidth=1.2,
+                marker=MARKERS[index % len(MARKERS)], linestyle="-" if index < len(CYCLE) else "--",
+            )  # fmt: skip
+        axes.set_title(setting)
+        axes.set_xlabel("multiply-adds, in those of one model")
+        axes.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+    axes_[0][0].set_ylabel("accuracy (%)")
+    return figure
+
+
 FIGURES: tuple[FigureSpec, ...] = (
     FigureSpec("same_task_methods", "Methods on one task", "Mean over runs; whiskers are one standard deviation.",
                methods_compared, "kind merge or ensemble, one task, control empty", "merges_same_task"),
@@ -434,6 +472,10 @@ FIGURES: tuple[FigureSpec, ...] = (
     FigureSpec("same_task_deviation", "Deviation against size mismatch",
                "As depth_heterogeneity Fig. 1 right; bars are 95 % intervals over runs (Welch).",
                same_task_deviation, "kind merge, one task", "merges_same_task"),
+    FigureSpec("kept_layers", "First layers kept apart",
+               "As vanishing_feature Table 1: each model keeps its first layers, what they give is averaged once; on the left "
+               "nothing is kept. Whiskers are one standard deviation over runs.", kept_layers,
+               "kind merge, control empty, stop empty", "merges_same_task"),
     FigureSpec("controls", "What one side alone is worth",
                "The same merges with one side replaced by a network that never trained, and with shuffled units.",
                controls, "kind merge, one task, control not empty", "controls"),
