@@ -49,25 +49,14 @@ def merge_files(
     ------
     InputError: an unknown name, a file that does not fit, a normalisation that cannot be done, or a target that exists.
     """
-    for name in architectures:
-        if name not in ARCHITECTURES:
-            raise InputError(f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}")
-    if source not in TASKS:
-        raise InputError(f"unknown data {source!r}; known: {', '.join(TASKS)} (folder: one's own images, with --root)")
-    if target.exists():
-        raise InputError(f"{target} exists already; choose another --out")
-    adapter = TASKS[source]
-    task = prepare(source, adapter.load(adapter.find(root)), input_size)
+    _check_names(architectures, source, target)
+    task = prepare(source, TASKS[source].load(TASKS[source].find(root)), input_size)
     topology = deepest(architectures)
     models: list[nn.Module] = []
     sources = []
     for path, name in zip(files, architectures, strict=True):
         architecture = Architecture(name, task.n_classes, width, input_size)
-        model = build(architecture)
-        try:
-            model.load_state_dict(check_checkpoint(path, model, path.stem))
-        except StageError as error:
-            raise InputError(str(error)) from None
+        model = _loaded(path, architecture)
         sources.append(_accuracy(model, task, batch_size))
         expanded, deep = expand_to(model.eval(), architecture, topology)
         models.append(expanded)
@@ -98,6 +87,26 @@ def merge_files(
         "out": str(target),
         "architecture": json.loads(json.dumps(deep.__dict__)),
     }
+
+
+def _check_names(architectures: Sequence[str], source: str, target: Path) -> None:
+    for name in architectures:
+        if name not in ARCHITECTURES:
+            raise InputError(f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}")
+    if source not in TASKS:
+        raise InputError(f"unknown data {source!r}; known: {', '.join(TASKS)} (folder: one's own images, with --root)")
+    if target.exists():
+        raise InputError(f"{target} exists already; choose another --out")
+
+
+def _loaded(path: Path, architecture: Architecture) -> nn.Module:
+    """A checkpoint's network; InputError where it does not fit."""
+    model = build(architecture)
+    try:
+        model.load_state_dict(check_checkpoint(path, model, path.stem))
+    except StageError as error:
+        raise InputError(str(error)) from None
+    return model
 
 
 def _accuracy(model: nn.Module, task: PreparedTask, batch_size: int) -> float:
