@@ -76,8 +76,7 @@ def merge_files(
         )
     except ValueError as error:
         raise InputError(str(error)) from None
-    stems = len(models) if kept else 0
-    save_merged(target, result.model, {source: deep}, None, heads=False, preserve=kept, stems=stems)
+    save_merged(target, result.model, {source: deep}, None, False, kept, len(models) if kept else 0)
     return {
         "sources": dict(zip(map(str, files), sources, strict=True)),
         "merged": _accuracy(result.model, task, batch_size),
