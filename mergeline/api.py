@@ -14,7 +14,7 @@ from mergeline.heads import cut, stop_space
 from mergeline.maps import UnitMap
 from mergeline.matching import MATCHERS, Matcher, Problem
 from mergeline.moments import Moments, collect_moments, cross_pairs, full_pairs
-from mergeline.network import assemble, check_maps, normalise
+from mergeline.network import assemble, check_maps, check_normalization, normalise
 from mergeline.normalization import NORMALIZATIONS, Normalizer
 from mergeline.preserving import preserved_layers, stem_nodes
 from mergeline.sources import Batches, check_same_topology, first_samples, mixed_batches, prepared
@@ -30,12 +30,14 @@ class MergeResult:
 
     ``model``: one network, or (for models of different tasks, or with ``stop``) a trunk with a head per model whose
     ``forward`` gives logits by head. ``report``: method, options, images, the matcher's objective by space.
+    ``preserved``: the number of first layers that each model keeps.
     """
 
     model: nn.Module
     maps: tuple[Mapping[str, UnitMap], ...]
     report: dict[str, object]
     spaces: Spaces = field(repr=False)
+    preserved: int = 0
 
 
 def merge(
@@ -80,10 +82,10 @@ def merge(
     normalizer, settings = _chosen("normalisation", normalize, NORMALIZATIONS, normalize_options)
     networks = _networks(models)
     reference = next(iter(networks.values()))
-    _check_normalizer(normalizer, reference)
+    check_normalization(normalize, reference)
     parts = _parts(data, list(networks), several, again=normalizer.reads_images)
     spaces, verified = _traced(networks, parts, several, check)
-    _check_normalizer(normalizer, reference, spaces)
+    check_normalization(normalize, reference, spaces)
     cuts = _cuts(reference, spaces, stop, preserve, several)
     matching = matcher.match(_problem(matcher, list(networks.values()), spaces, parts, several, seed), chosen)
     check_maps(spaces, matching.maps, normalize)
@@ -93,7 +95,7 @@ def merge(
         "method": method, "options": chosen, "normalize": normalize, "images": sum(part.images for part in parts.values()),
         "objective": matching.objective, "verified": verified,
     }  # fmt: skip
-    return MergeResult(merged, matching.maps, report, spaces)
+    return MergeResult(merged, matching.maps, report, spaces, preserved=cuts[1])
 
 
 def _finished(
@@ -165,14 +167,6 @@ def _chosen(kind: str, name: str, registry: Mapping[str, Any], given: Mapping[st
         if key not in known:
             raise ValueError(f"{kind} {name!r} has no option {key!r}; options: {', '.join(known) or 'none'}")
     return registry[name], options(**(given or {}))
-
-
-def _check_normalizer(normalizer: Normalizer, reference: nn.Module, spaces: Spaces | None = None) -> None:
-    """Refuse a normalisation that would do nothing, or, once the network is traced, one that cannot be done."""
-    if spaces is None and normalizer.idle is not None and (reason := normalizer.idle(reference)):
-        raise ValueError(f"normalisation {normalizer.name!r} would do nothing: {reason}")
-    if spaces is not None and normalizer.refusal is not None and (reason := normalizer.refusal(reference, spaces)):
-        raise ValueError(f"normalisation {normalizer.name!r} cannot be done: {reason}")
 
 
 def _networks(models: Sequence[nn.Module] | Mapping[str, nn.Module]) -> dict[str, nn.Module]:

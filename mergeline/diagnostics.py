@@ -16,11 +16,12 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
-from mergeline.moments import DEAD, MomentAccumulator
+from mergeline.moments import DEAD
 from mergeline.spaces import Spaces, Walk
 from mergeline.spaces.layers import Layer, layers
 from mergeline.spaces.norms import layers_with_norms
 from mergeline.spaces.walking import model_tensors
+from mergeline.unit_statistics import UnitStatistics, unit_statistics
 
 __all__ = [
     "BatchStatistics",
@@ -226,12 +227,12 @@ def layer_variances(model: nn.Module, spaces: Spaces, batches: Iterable[Any]) ->
     ------
     ValueError: no batches.
     """
-    accumulators: dict[str, MomentAccumulator] = {}
+    found: dict[str, UnitStatistics] = {}
     for outputs, batch in _started(batches, model, spaces):
         for layer, value in outputs.values(batch):
-            units = value.movedim(layer.channel, -1).reshape(-1, value.shape[layer.channel])
-            accumulators.setdefault(layer.name, MomentAccumulator(layer.name, ())).update([units])
-    return {name: float(own.finish().variances[0].mean()) for name, own in accumulators.items()}
+            own = unit_statistics([value], layer.channel)
+            found[layer.name] = found[layer.name].joined(own) if layer.name in found else own
+    return {name: float(own.deviation.square().mean()) for name, own in found.items()}
 
 
 def magnitudes(model: nn.Module, spaces: Spaces, order: int = 2) -> dict[str, Magnitude]:

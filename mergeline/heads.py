@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from mergeline.spaces.walking import model_tensors, run_node
 
 __all__ = [
     "Cut",
+    "MappedUnits",
     "MultiHead",
     "OneHead",
     "Part",
@@ -36,6 +37,7 @@ __all__ = [
     "cumulative_flops",
     "cut",
     "example_input",
+    "filled",
     "load_resized",
     "multi_head",
     "multi_head_from_state",
@@ -43,6 +45,9 @@ __all__ = [
     "tensors_read",
     "trace_network",
 ]
+
+
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -172,18 +177,15 @@ def cumulative_flops(model: nn.Module, spaces: Spaces, example: Any) -> dict[str
 # -- a trunk with heads -----------------------------------------------------------------------------------------------
 
 
-class Restore(nn.Module):
-    """Gives a head its own model's units back from the merged ones: a gather, or a matrix for dense maps."""
+class MappedUnits(nn.Module):
+    """A value with other units in place of a space's: gathered by an index, or mixed by a matrix ``(new, old)``."""
 
-    def __init__(self, unit_map: UnitMap, place: Observation, size: int) -> None:
+    def __init__(self, place: Observation, size: int, by: Tensor) -> None:
         super().__init__()
         if len(place.axes) != 1:
-            raise ValueError(f"cannot stop at {place.node!r}, inside of an attention: stop before or after it")
+            raise ValueError(f"cannot cut at {place.node!r}, inside of an attention: cut before or after it")
         self.place = Axis("", place.axes[0], place.index, size, True)
-        if isinstance(unit_map, Dense):
-            self.register_buffer("matrix", torch.from_numpy(unit_map.to_own).float())
-        else:
-            self.register_buffer("index", unit_map.restore(torch.arange(unit_map.merged), 0))
+        self.register_buffer("matrix" if by.dim() == 2 else "index", by)
 
     def forward(self, x: Tensor) -> Tensor:
         units = take(x, self.place)
@@ -193,6 +195,13 @@ class Restore(nn.Module):
         else:
             units = torch.tensordot(units, self.matrix.to(x.dtype), dims=([axis], [1])).movedim(-1, axis)
         return put(x, self.place, units)
+
+
+def restored(unit_map: UnitMap, place: Observation, size: int) -> MappedUnits:
+    """Gives a head its own model's units back from the merged ones: a gather, or a matrix for dense maps."""
+    if isinstance(unit_map, Dense):
+        return MappedUnits(place, size, torch.from_numpy(unit_map.to_own).float())
+    return MappedUnits(place, size, unit_map.restore(torch.arange(unit_map.merged), 0))
 
 
 class MultiHead(nn.Module):
@@ -282,7 +291,16 @@ def multi_head_from_state(
         {name: blank(spaces, plan, name, f"heads.{index}", state) for name in plan.trunk_spaces}
         for index in range(len(models))
     ]
-    network = multi_head(models, spaces, blanks, stop=stop)
+    return filled(multi_head(models, spaces, blanks, stop=stop), state)
+
+
+def filled(network: N, state: Mapping[str, Tensor]) -> N:
+    """A network of parts with the tensors of a saved one: of other sizes, and with biases that were given to it.
+
+    Raises
+    ------
+    ValueError: the state dict is of another network.
+    """
     add_missing_biases(network, state)
     if set(network.state_dict()) != set(state):
         odd = sorted(set(network.state_dict()) ^ set(state))
@@ -340,7 +358,7 @@ def _head_module(model: nn.Module, spaces: Spaces, plan: Cut, own: Maps) -> fx.G
                     continue
                 shape = spaces.recording.shapes[node.name]
                 name = restore_name(node.name, spaces, space)
-                part.root[name] = Restore(own[space], place, shape[place.axes[0]])
+                part.root[name] = restored(own[space], place, shape[place.axes[0]])
                 part.copies[node] = part.graph.call_module(name, (part.copies[node],))
     for node in spaces.graph.nodes:
         if node.name in outside:

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from mergeline.evaluation import predict, score
 from mergeline.maps import UnitMap
-from mergeline.network import assemble, check_maps, normalise
-from mergeline.normalization import NORMALIZATIONS
+from mergeline.network import assemble, check_maps, check_normalization, normalise
 from mergeline.sources import Batches
 from mergeline.spaces import Spaces
 
@@ -134,7 +133,7 @@ def interpolate(
     """
     networks = _pair(models)
     _check_alphas(alphas)
-    _check_normalization(normalize, models[0])
+    check_normalization(normalize, models[0], spaces)
     check_maps(spaces, maps, normalize)
     shown, read = Batches(images, True), Batches(statistics, True)
     if not len(shown):
@@ -160,14 +159,6 @@ def _pair(models: Sequence[nn.Module]) -> dict[str, nn.Module]:
     if len(models) != 2:
         raise ValueError(f"a curve lies between two models, got {len(models)}")
     return {str(number): model for number, model in enumerate(models)}
-
-
-def _check_normalization(method: str, reference: nn.Module) -> None:
-    if method not in NORMALIZATIONS:
-        raise ValueError(f"unknown normalisation {method!r}; known: {', '.join(NORMALIZATIONS)}")
-    idle = NORMALIZATIONS[method].idle
-    if idle is not None and (reason := idle(reference)):
-        raise ValueError(f"normalisation {method!r} would do nothing: {reason}")
 
 
 # -- the plane through three models -----------------------------------------------------------------------------------

@@ -22,11 +22,11 @@ from mergeline.spaces.space import put
 
 __all__ = [
     "Maps",
+    "UnitMerger",
     "mapped",
     "merge_folded",
     "merge_network",
     "merge_states",
-    "merge_units",
     "uniform_weights",
     "unit_shares",
 ]
@@ -138,40 +138,36 @@ class _Part:
     shares: Mapping[str, Tensor]
 
 
-def merge_units(
-    spaces: Spaces,
-    name: str,
-    axis: int,
-    values: Sequence[Tensor],
-    maps: Sequence[Maps],
-    weights: Sequence[float] | None = None,
-    deviations: bool = False,
-) -> Tensor:
-    """What models have of each unit that an axis of a tensor makes, merged as its biases are.
+class UnitMerger:
+    """Merges what models have of each unit, a value each, as their biases are merged.
 
     Parameters
     ----------
-    name, axis: the tensor and the axis that makes the units.
-    values: ``(entries of the axis,)`` of each model.
     maps, weights: as for :func:`merge_states`.
-    deviations: the values are standard deviations.
     """
-    weights = uniform_weights(len(values)) if weights is None else tuple(weights)
-    whole = [with_bundles(spaces, own) for own in maps]
-    shares = unit_shares(spaces, whole, weights)
-    canonical = spaces.recording.aliases.get(name, name)
-    apply = "deviations" if deviations else "merge"
-    parts = []
-    for value, own, weight, share in zip(values, whole, weights, shares, strict=True):
-        entries = [
-            (space, replace(entry, axis=0))
-            for space, entry in spaces.tensors.get(canonical, ())
-            if space in own and entry.axis == axis and entry.produces
+
+    def __init__(self, spaces: Spaces, maps: Sequence[Maps], weights: Sequence[float]) -> None:
+        self.spaces, self.weights = spaces, tuple(weights)
+        self.maps = [with_bundles(spaces, own) for own in maps]
+        self.shares = unit_shares(spaces, self.maps, weights)
+
+    def merge(self, name: str, axis: int, values: Sequence[Tensor], deviations: bool = False) -> Tensor:
+        """Merge values of the units along an axis of a tensor that makes them.
+
+        ``values``: ``(entries of the axis,)`` of each model. ``deviations``: they are standard deviations.
+        """
+        canonical = self.spaces.recording.aliases.get(name, name)
+        made = [
+            entry for entry in self.spaces.tensors.get(canonical, ()) if entry[1].axis == axis and entry[1].produces
         ]
-        for space, entry in entries:
-            value = mapped(value, entry, apply, own[space])
-        parts.append(_scaled(value, weight, _scales(value, entries, weight, share)))
-    return torch.stack(parts).sum(0)
+        apply = "deviations" if deviations else "merge"
+        parts = []
+        for value, own, weight, shares in zip(values, self.maps, self.weights, self.shares, strict=True):
+            entries = [(space, replace(entry, axis=0)) for space, entry in made if space in own]
+            for space, entry in entries:
+                value = mapped(value, entry, apply, own[space])
+            parts.append(_scaled(value, weight, _scales(value, entries, weight, shares)))
+        return torch.stack(parts).sum(0)
 
 
 def unit_shares(spaces: Spaces, maps: Sequence[Maps], weights: Sequence[float]) -> list[dict[str, Tensor]]:

@@ -22,7 +22,7 @@ from mergeline.spaces import Spaces
 from mergeline.spaces.norms import layers_with_norms
 from mergeline.unit_statistics import LayerStatistics
 
-__all__ = ["assemble", "is_whole", "normalise"]
+__all__ = ["assemble", "check_maps", "check_normalization", "is_whole", "normalise"]
 
 
 def is_whole(same_outputs: bool, stop: str | None) -> bool:
@@ -89,6 +89,24 @@ def check_maps(spaces: Spaces, maps: Sequence[Mapping[str, UnitMap]], method: st
                     f"space {name!r} is merged by a map that is no permutation, which leaves without meaning the variances of "
                     f"a batch norm that no layer stands before, and normalisation {method!r} does not set them; choose reset"
                 )
+
+
+def check_normalization(method: str, reference: nn.Module, spaces: Spaces | None = None) -> None:
+    """Refuse a normalisation that does not fit a network, before any work.
+
+    ``spaces``: the network's, once it is traced; without them only what needs no trace is found.
+
+    Raises
+    ------
+    ValueError: an unknown method, one that would do nothing to the network, or one that cannot be done to it.
+    """
+    if method not in NORMALIZATIONS:
+        raise ValueError(f"unknown normalisation {method!r}; known: {', '.join(NORMALIZATIONS)}")
+    normalizer = NORMALIZATIONS[method]
+    if normalizer.idle is not None and (reason := normalizer.idle(reference)):
+        raise ValueError(f"normalisation {method!r} would do nothing: {reason}")
+    if spaces is not None and normalizer.refusal is not None and (reason := normalizer.refusal(reference, spaces)):
+        raise ValueError(f"normalisation {method!r} cannot be done: {reason}")
 
 
 @torch.no_grad()

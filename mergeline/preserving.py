@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from mergeline.biases import add_missing_biases
 from mergeline.bundles import with_bundles
 from mergeline.heads import (
     Cut,
+    MappedUnits,
     MultiHead,
     Part,
     blank,
@@ -22,13 +22,14 @@ from mergeline.heads import (
     cumulative_flops,
     cut,
     example_input,
+    filled,
     load_resized,
     multi_head,
     tensors_read,
 )
 from mergeline.maps import Groups, Permutation, UnitMap
 from mergeline.merging import Maps, merge_folded, uniform_weights, unit_shares
-from mergeline.spaces import Axis, Observation, Space, Spaces, put, take
+from mergeline.spaces import Observation, Space, Spaces
 from mergeline.spaces.layers import node_depths
 from mergeline.spaces.recording import flat_inputs
 
@@ -53,7 +54,7 @@ def preserved_layers(
         number = float(preserve)
     except ValueError:
         raise ValueError(f"preserve: {preserve!r} is neither a number of layers nor a share") from None
-    if number == int(number) and not (isinstance(preserve, str) and "." in preserve):
+    if number.is_integer():
         if not 0 <= number <= most:
             raise ValueError(f"preserve: {preserve} layers, but the network has {most} (0 to {most} can be preserved)")
         return int(number)
@@ -78,29 +79,12 @@ def stem_nodes(spaces: Spaces, layers: int) -> frozenset[str]:
     )
 
 
-class ToMerged(nn.Module):
-    """A model's part of the merged units: its own mapped, each merged unit times its relative weight."""
-
-    def __init__(self, unit_map: UnitMap, place: Observation, size: int, relative: Tensor) -> None:
-        super().__init__()
-        if len(place.axes) != 1:
-            raise ValueError(
-                f"preserve: the layers would end at {place.node!r}, inside of an attention; preserve a layer more or less"
-            )
-        self.place = Axis("", place.axes[0], place.index, size, True)
-        if isinstance(unit_map, Permutation):
-            self.register_buffer("index", torch.from_numpy(unit_map.index))
-        else:
-            matrix = unit_map.merge(torch.eye(unit_map.size, dtype=torch.float64), 0)
-            self.register_buffer("matrix", (matrix * relative[:, None]).float())
-
-    def forward(self, x: Tensor) -> Tensor:
-        units = take(x, self.place)
-        axis = self.place.axis
-        if hasattr(self, "index"):
-            return put(x, self.place, units.index_select(axis, self.index))  # type: ignore[arg-type]
-        units = torch.tensordot(units, self.matrix.to(x.dtype), dims=([axis], [1])).movedim(-1, axis)
-        return put(x, self.place, units)
+def merged_units(unit_map: UnitMap, place: Observation, size: int, relative: Tensor) -> MappedUnits:
+    """Gives a model's part of the merged units: its own mapped, each merged unit times its relative weight."""
+    if isinstance(unit_map, Permutation):
+        return MappedUnits(place, size, torch.from_numpy(unit_map.index))
+    matrix = unit_map.merge(torch.eye(unit_map.size, dtype=torch.float64), 0)
+    return MappedUnits(place, size, (matrix * relative[:, None]).float())
 
 
 class PreserveFirst(nn.Module):
@@ -193,13 +177,7 @@ def preserve_first_from_state(
         {space.name: _blank_map(spaces, plan, space, index, state) for space in spaces.movable}
         for index in range(len(models))
     ]
-    network = preserve_first(models, spaces, layers, maps, weights, stop, whole)
-    add_missing_biases(network, state)
-    if set(network.state_dict()) != set(state):
-        odd = sorted(set(network.state_dict()) ^ set(state))
-        raise ValueError(f"the state dict is of another network; tensors that differ: {', '.join(odd[:4])}")
-    load_resized(network, state)
-    return network
+    return filled(preserve_first(models, spaces, layers, maps, weights, stop, whole), state)
 
 
 def _blank_map(spaces: Spaces, plan: Cut, space: Space, model: int, state: Mapping[str, Tensor]) -> UnitMap:
@@ -270,7 +248,7 @@ def _stem_module(
                 relative = shares[space] / weight if weight else shares[space]
                 path = _path(name, space)
                 size = spaces.recording.shapes[name][place.axes[0]]
-                part.root[path] = ToMerged(own[space], place, size, relative)
+                part.root[path] = merged_units(own[space], place, size, relative)
                 value = part.graph.call_module(path, (value,))
         outputs.append(value)
     part.graph.output(tuple(outputs))

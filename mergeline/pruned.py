@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from mergeline.network import normalise
+from mergeline.network import check_normalization, normalise
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.sources import Batches, check_same_topology, first_samples
 from mergeline.spaces import trace
@@ -37,20 +37,14 @@ def normalise_pruned(
     known = [name for name, entry in NORMALIZATIONS.items() if entry.compares or entry.sets_statistics]
     if method not in known:
         raise ValueError(f"unknown normalisation {method!r} of pruned networks; known: {', '.join(known)}")
-    normalizer = NORMALIZATIONS[method]
     batches = Batches(data, again=True)
     first = next(iter(batches), None)
     if first is None:
         raise ValueError("normalising needs data: there is no batch")
     spaces = trace(original, first_samples(first, 2))
     check_same_topology({"original": original, "pruned": pruned}, spaces, same_outputs=True)
-    for reason in (
-        normalizer.idle(original) if normalizer.idle is not None else "",
-        normalizer.refusal(original, spaces) if normalizer.refusal is not None else "",
-    ):
-        if reason:
-            raise ValueError(f"normalisation {method!r} cannot be done: {reason}")
-    settings = normalizer.options(**(options or {}))
+    check_normalization(method, original, spaces)
+    settings = NORMALIZATIONS[method].options(**(options or {}))
     return normalise(
         pruned, method, settings, models={"original": original}, spaces=spaces, maps=[{}], weights=(1.0,), mixed=batches
     )

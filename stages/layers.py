@@ -5,8 +5,6 @@ What REPAIR and RESCALE compare a merged network with. Each model is seen once f
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mergeline.heads import trace_network
 from mergeline.images import batches
 from mergeline.normalization.targets import layer_statistics
@@ -15,7 +13,7 @@ from stages.formats.files import file_hash
 from stages.formats.layers import write_layers
 from stages.formats.models import load_edge
 from stages.plan import paths
-from stages.plan.keys import Sources, parse_prediction
+from stages.plan.keys import parse_prediction
 from stages.sources import training_images
 
 __all__ = ["run"]
@@ -28,8 +26,7 @@ def run(context: Context, cell: str) -> None:
     model, architecture = load_edge(path)
     spaces = trace_network(model, architecture.input_size)
     options = context.params.statistics
-    seen = Sources((replace(place.edge, task=place.task),))
-    images = training_images(context, seen, "reset", options.images)[place.task]
+    images = training_images(context, [place.task], "reset", options.images)[place.task]
     found = layer_statistics(context.place(model), spaces, batches(images, options.batch_size))
     description = {"cell": cell, "model": file_hash(path), "images": len(images), "seed": context.params.seed}
     write_layers(context.path(paths.layers(place)), found, description)

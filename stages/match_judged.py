@@ -25,7 +25,7 @@ def run(context: Context, cell: str) -> None:
 def _training_accuracy(context: Context, sources: Sources, loaded: LoadedSources) -> TrainingAccuracy:
     """Accuracy of merges on as many training images as the statistics are taken on."""
     options = context.params.statistics
-    samples = training_samples(context, sources, "judge", options.images)
+    samples = training_samples(context, sources.tasks, "judge", options.images)
     heads = dict(zip(head_names(sources), sources.edges, strict=True))
     parts = {
         head: list(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
 from mergeline.depth import PLACEMENTS
 from mergeline.depth.expansion import expand_statistics
 from mergeline.heads import stop_space
 from mergeline.images import batches
-from mergeline.network import assemble, check_maps, is_whole, normalise
+from mergeline.network import assemble, check_maps, check_normalization, is_whole, normalise
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.preserving import preserved_layers
 from mergeline.seeds import numpy_generator
@@ -38,8 +37,11 @@ def run(context: Context, cell: str) -> None:
     if description["models"] != loaded.hashes:
         raise StageError(f"{paths.match(merge.match)} was made from other models; run again: mergeline run")
     models = dict(zip(head_names(merge.sources), loaded.models, strict=True))
-    _check(cell, merge, loaded)
     reference, size = loaded.models[0], loaded.architectures[0].input_size
+    try:
+        check_normalization(merge.normalize.name, reference, loaded.spaces)
+    except ValueError as error:
+        raise StageError(f"{cell}: {error}") from error
     stop = stop_space(reference, loaded.spaces, merge.stop, size)
     kept = preserved_layers(reference, loaded.spaces, merge.preserve, size)
     network = assemble(
@@ -64,23 +66,12 @@ def run(context: Context, cell: str) -> None:
     )
 
 
-def _check(cell: str, merge: Merge, loaded: LoadedSources) -> None:
-    """Refuse a normalisation that would do nothing, or cannot be done."""
-    normalizer = NORMALIZATIONS[merge.normalize.name]
-    reference: nn.Module = loaded.models[0]
-    reason = normalizer.idle(reference) if normalizer.idle is not None else ""
-    if not reason and normalizer.refusal is not None:
-        reason = normalizer.refusal(reference, loaded.spaces)
-    if reason:
-        raise StageError(f"{cell}: normalisation {merge.normalize.name!r} does not fit: {reason}")
-
-
 def _images(context: Context, merge: Merge) -> tuple[list[torch.Tensor], dict[str, list[torch.Tensor]]]:
     """Batches of a fixed set of training images: of all tasks, mixed in a fixed order, and of each head's own."""
     if not NORMALIZATIONS[merge.normalize.name].reads_images:
         return [], {}
     options = context.params.normalize[merge.normalize.name]
-    parts = training_images(context, merge.sources, "reset", options.images)
+    parts = training_images(context, merge.sources.tasks, "reset", options.images)
     mixed = mix(list(parts.values()), context.params.seed)
     by_task = {name: list(batches(part, options.batch_size)) for name, part in parts.items()}
     heads = zip(head_names(merge.sources), merge.sources.edges, strict=True)

@@ -14,9 +14,7 @@ from mergeline.api import merge
 from mergeline.architectures import ARCHITECTURES, Architecture, build, deepest
 from mergeline.depth.expansion import expand_to
 from mergeline.evaluation import predict, score
-from mergeline.heads import trace_network
 from mergeline.images import batches, to_device
-from mergeline.preserving import preserved_layers
 from mergeline.tasks import TASKS, prepare
 from mergeline.tasks.task import PreparedTask
 from stages.errors import InputError, StageError
@@ -64,18 +62,12 @@ def merge_files(
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:images].numpy()
     inputs = list(batches(to_device(train[chosen], "cpu"), batch_size))
     try:
-        kept = preserved_layers(models[0], trace_network(models[0], input_size), preserve)
         result = merge(
-            models,
-            inputs,
-            method,
-            normalize,
-            options=options,
-            normalize_options=normalize_options,
-            preserve=kept or None,
+            models, inputs, method, normalize, options=options, normalize_options=normalize_options, preserve=preserve
         )
     except ValueError as error:
         raise InputError(str(error)) from None
+    kept = result.preserved
     save_merged(target, result.model, {source: deep}, None, False, kept, len(models) if kept else 0)
     return {
         "sources": dict(zip(map(str, files), sources, strict=True)),

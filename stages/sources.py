@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,20 +73,20 @@ def load_sources(context: Context, sources: Sources) -> LoadedSources:
     )
 
 
-def training_images(context: Context, sources: Sources, purpose: str, count: int) -> dict[str, torch.Tensor]:
+def training_images(context: Context, tasks: Iterable[str], purpose: str, count: int) -> dict[str, torch.Tensor]:
     """``count`` training images of each task, a fixed random choice by purpose and task: ``(n, S, S, C)`` uint8.
 
     The choice does not depend on the sources, so that all merges on a task see the same images.
     """
-    return {name: images for name, (images, _) in training_samples(context, sources, purpose, count).items()}
+    return {name: images for name, (images, _) in training_samples(context, tasks, purpose, count).items()}
 
 
 def training_samples(
-    context: Context, sources: Sources, purpose: str, count: int
+    context: Context, tasks: Iterable[str], purpose: str, count: int
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """The same with their labels, ``(n,)`` int64."""
     chosen = {}
-    for name in sources.tasks:
+    for name in tasks:
         images, labels = context.task(name).part("train")
         order = np.sort(numpy_generator(context.params.seed, purpose, name).permutation(len(images))[:count])
         chosen[name] = to_device(images[order], context.device), to_device(labels[order], context.device)

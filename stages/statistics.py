@@ -18,7 +18,7 @@ def run(context: Context, cell: str) -> None:
     sources = parse_sources(cell)
     options = context.params.statistics
     loaded = load_sources(context, sources)
-    images = training_images(context, sources, "statistics", options.images)
+    images = training_images(context, sources.tasks, "statistics", options.images)
     pairs = {"cross": cross_pairs, "full": full_pairs}[options.moments](len(loaded.models))
     moments = collect_moments(
         [context.place(model) for model in loaded.models],

@@ -215,6 +215,8 @@ def test_layers_are_counted_or_given_as_a_share() -> None:
         (-1, "the network has 9"),
         (1.5, "neither a whole number"),
         ("many", "neither a number"),
+        (float("inf"), "neither a whole number"),
+        ("nan", "neither a whole number"),
     ],
 )
 def test_what_cannot_be_kept_is_an_error(preserve: Any, words: str) -> None:

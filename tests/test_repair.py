@@ -16,9 +16,8 @@ from mergeline import merge
 from mergeline.api import MergeResult
 from mergeline.architectures import Architecture, build
 from mergeline.maps import Groups, Permutation
-from mergeline.merging import merge_units
+from mergeline.merging import UnitMerger
 from mergeline.network import assemble, normalise
-from mergeline.normalization.repair import RepairOptions
 from mergeline.normalization.rewriting import rewrite
 from mergeline.normalization.targets import Goal, goals, layer_statistics, targets
 from mergeline.spaces import Spaces, permute_state, random_permutations, trace
@@ -294,7 +293,7 @@ def test_a_groups_goal_is_the_average_of_its_members() -> None:
     maps = [{space.name: Groups(np.array([0, 0, 1, 2]), 4)}, {space.name: Groups(np.array([1, 2, 3, 3]), 4)}]
     values = [torch.tensor([1.0, 2, 3, 4]).double(), torch.tensor([10.0, 20, 30, 40]).double()]
     for deviations in (False, True):
-        found = merge_units(spaces, "first.weight", 0, values, maps, deviations=deviations)
+        found = UnitMerger(spaces, maps, (0.5, 0.5)).merge("first.weight", 0, values, deviations=deviations)
         assert found.tolist() == pytest.approx([1.5, (3 + 10) / 2, (4 + 20) / 2, 35])
 
 
@@ -428,4 +427,3 @@ def test_goals_of_other_outputs_leave_the_rest_alone() -> None:
     found = model(images()).detach()
     torch.testing.assert_close(found.mean(0), torch.arange(5.0), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.std(0, correction=0), torch.full((5,), 2.0), rtol=1e-4, atol=1e-4)
-    assert RepairOptions() == RepairOptions(sequential=False)

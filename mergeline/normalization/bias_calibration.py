@@ -4,12 +4,9 @@ layers: ``b_l = sum_i w_i^l b_i`` with ``l`` counted from 1."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from mergeline.normalization.idle import without_biases
 from mergeline.normalization.normalizer import Finished, Normalizer
-
-if TYPE_CHECKING:
-    from torch import nn
 
 __all__ = ["BIAS_CALIBRATION", "BiasCalibrationOptions"]
 
@@ -20,9 +17,10 @@ class BiasCalibrationOptions:
 
 
 def _run(finished: Finished, options: BiasCalibrationOptions) -> None:
-    from mergeline.merging import merge_units
+    from mergeline.merging import UnitMerger
     from mergeline.normalization.merged_biases import merged_biases
 
+    merger = UnitMerger(finished.spaces, finished.maps, finished.weights)
     states = [model.state_dict() for model in finished.sources.values()]
     for merged in merged_biases(finished):
         depth, name = merged.source.depth, merged.source.bias
@@ -30,13 +28,7 @@ def _run(finished: Finished, options: BiasCalibrationOptions) -> None:
             state[name].double() * weight ** (depth - 1) for state, weight in zip(states, finished.weights, strict=True)
         ]
         bias = finished.network.get_parameter(merged.name)
-        bias.copy_(merge_units(finished.spaces, name, 0, values, finished.maps, finished.weights).to(bias))
-
-
-def _idle(network: nn.Module) -> str:
-    from mergeline.normalization.merged_biases import idle_without_biases
-
-    return idle_without_biases(network)
+        bias.copy_(merger.merge(name, 0, values))
 
 
 BIAS_CALIBRATION = Normalizer(
@@ -45,5 +37,5 @@ BIAS_CALIBRATION = Normalizer(
     BiasCalibrationOptions,
     _run,
     reads_images=False,
-    idle=_idle,
+    idle=without_biases,
 )

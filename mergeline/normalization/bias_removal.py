@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from mergeline.normalization.idle import without_biases
 from mergeline.normalization.normalizer import Finished, Normalizer
-
-if TYPE_CHECKING:
-    from torch import nn
 
 __all__ = ["BIAS_REMOVAL", "BiasRemovalOptions"]
 
@@ -34,12 +31,11 @@ def _run(finished: Finished, options: BiasRemovalOptions) -> None:
             finished.network.get_parameter(merged.name).zero_()
 
 
-def _idle(network: nn.Module) -> str:
-    from mergeline.normalization.merged_biases import idle_without_biases
-
-    return idle_without_biases(network)
-
-
 BIAS_REMOVAL = Normalizer(
-    "bias_removal", "biases of the last layers set to 0", BiasRemovalOptions, _run, reads_images=False, idle=_idle
+    "bias_removal",
+    "biases of the last layers set to 0",
+    BiasRemovalOptions,
+    _run,
+    reads_images=False,
+    idle=without_biases,
 )

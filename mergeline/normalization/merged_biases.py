@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from mergeline.normalization.normalizer import Finished
 from mergeline.origins import origin
 from mergeline.spaces.layers import Layer, layers
 from mergeline.spaces.recording import record
 
-__all__ = ["MergedBias", "idle_without_biases", "merged_biases"]
+__all__ = ["MergedBias", "merged_biases"]
 
 
 @dataclass(frozen=True)
@@ -33,13 +31,3 @@ def merged_biases(finished: Finished) -> list[MergedBias]:
         if layer.bias and place.part == "merged" and place.tensor in by_bias:
             found[layer.bias] = MergedBias(by_bias[place.tensor], layer.bias)
     return list(found.values())
-
-
-def idle_without_biases(network: nn.Module) -> str:
-    """Why biases cannot be changed; empty where they can."""
-    kinds = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
-    for module in network.modules():
-        bias = getattr(module, "in_proj_bias" if isinstance(module, nn.MultiheadAttention) else "bias", None)
-        if isinstance(module, kinds) and bias is not None:
-            return ""
-    return "no layer has a bias; choose reset or repair"

@@ -7,51 +7,10 @@ own weight and bias are rewritten, so that the network stays the architecture th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from mergeline.normalization.towards_sources import towards_sources
 
-from mergeline.normalization.normalizer import Finished, Normalizer
+__all__ = ["REPAIR"]
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from mergeline.spaces import Spaces
-
-__all__ = ["REPAIR", "RepairOptions", "has_layers"]
-
-
-@dataclass(frozen=True)
-class RepairOptions:
-    """``sequential``: read the images once for every layer, with one batch in memory, instead of once with all of them."""
-
-    sequential: bool = False
-
-
-def _run(finished: Finished, options: RepairOptions) -> None:
-    from mergeline.normalization.restoring import restore
-
-    restore(finished, shift=True, sequential=options.sequential)
-
-
-def has_layers(network: nn.Module) -> str:
-    """Why there is nothing to set right; empty where there is."""
-    matrices = any(parameter.dim() > 1 for parameter in network.parameters())
-    return "" if matrices else "the network has no convolution and no linear map; choose none"
-
-
-def _refusal(network: nn.Module, spaces: Spaces) -> str:
-    from mergeline.normalization.rewriting import refusal
-
-    return refusal(network, spaces.recording, shift=True)
-
-
-REPAIR = Normalizer(
-    "repair",
-    "means and deviations of every layer's output as the aligned source models have them",
-    RepairOptions,
-    _run,
-    sets_statistics=True,
-    compares=True,
-    idle=has_layers,
-    refusal=_refusal,
+REPAIR = towards_sources(
+    "repair", "means and deviations of every layer's output as the aligned source models have them", shift=True
 )

@@ -18,7 +18,7 @@ from mergeline.moments import DEAD
 from mergeline.normalization.targets import Goal, Norm, Target, targets
 from mergeline.spaces.layers import Layer
 from mergeline.spaces.recording import Recording, flat_inputs, operation, record
-from mergeline.spaces.walking import model_tensors, run_node
+from mergeline.spaces.walking import last_uses, model_tensors, run_node
 from mergeline.unit_statistics import UnitStatistics, unit_statistics
 
 __all__ = ["refusal", "rewrite"]
@@ -206,8 +206,8 @@ class Sweep:
         replaced: Collection[fx.Node] = (),
     ) -> None:
         self.recording = recording
-        self.tensors = dict(tensors) | recording.constants
-        first = next((t for t in self.tensors.values() if t.is_floating_point()), torch.zeros(1))
+        first = next((t for t in tensors.values() if t.is_floating_point()), torch.zeros(1))
+        self.tensors = dict(tensors) | {name: value.to(first.device) for name, value in recording.constants.items()}
         self.inputs = [[self._placed(leaf, first) for leaf in flat_inputs(batch)[0]] for batch in batches]
         self.values: dict[fx.Node, list[Any]] = {}
         self.replaced = replaced
@@ -218,7 +218,7 @@ class Sweep:
 
     def __iter__(self) -> Iterator[fx.Node]:
         nodes = [node for node in self.recording.graph.nodes if node.op != "output"]
-        last_uses = _last_uses(nodes)
+        unused = last_uses(nodes)
         place = 0
         for node in nodes:
             if node.op == "placeholder":
@@ -229,20 +229,8 @@ class Sweep:
             elif node not in self.replaced:
                 self.values[node] = [self._run(node, batch) for batch in range(len(self.inputs))]
             yield node
-            for used in last_uses.get(node, ()):
+            for used in unused.get(node, ()):
                 self.values.pop(used, None)
 
     def _run(self, node: fx.Node, batch: int) -> Any:
         return run_node(node, lambda used: self.values[used][batch])
-
-
-def _last_uses(nodes: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
-    """For each node, those whose value nothing after it reads."""
-    found: dict[fx.Node, list[fx.Node]] = {}
-    seen: set[fx.Node] = set()
-    for node in reversed(nodes):
-        for used in node.all_input_nodes:
-            if used not in seen:
-                seen.add(used)
-                found.setdefault(node, []).append(used)
-    return found

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from mergeline.merging import merge_units
+from mergeline.merging import UnitMerger
 from mergeline.spaces.layers import Layer, computed_layers, layers
 from mergeline.spaces.recording import Recording, operation
 from mergeline.spaces.rules import Arguments, canonical
@@ -172,36 +172,28 @@ def goals(
     Under a permutation, an aligned model's statistics are the permuted ones. A group's are the average of its members';
     under a dense map, means are mapped, and deviations as those of units that do not correlate.
     """
+    merger = UnitMerger(spaces, maps, weights)
     return {
-        target.name: Goal(*_goal(spaces, target, statistics, maps, weights))
+        target.name: _goal(merger, target, [own[target.name] for own in statistics])
         for target in targets(spaces.recording)
         if names is None or target.name in names
     }
 
 
-def _goal(
-    spaces: Spaces,
-    target: Target,
-    statistics: Sequence[LayerStatistics],
-    maps: Sequence[Maps],
-    weights: Sequence[float],
-) -> tuple[Tensor, Tensor]:
+def _goal(merger: UnitMerger, target: Target, statistics: Sequence[UnitStatistics]) -> Goal:
     tensor, axis = target.made_by
+    means, deviations = [own.mean for own in statistics], [own.deviation for own in statistics]
     rows = target.layer.rows if target.layer is not None else None
-    size = max((entry.size for _, entry in spaces.tensors.get(tensor, ()) if entry.axis == axis), default=0)
-    means, deviations = [], []
-    for own in statistics:
-        mean, deviation = own[target.name].mean, own[target.name].deviation
-        if rows is not None and size:
-            mean, deviation = _placed(mean, rows, size), _placed(deviation, rows, size)
-        means.append(mean)
-        deviations.append(deviation)
-    mean = merge_units(spaces, tensor, axis, means, maps, weights)
-    deviation = merge_units(spaces, tensor, axis, deviations, maps, weights, deviations=True)
-    return (mean[slice(*rows)], deviation[slice(*rows)]) if rows is not None and size else (mean, deviation)
+    size = next((entry.size for _, entry in merger.spaces.tensors.get(tensor, ()) if entry.axis == axis), None)
+    if rows is None or size is None:
+        return Goal(merger.merge(tensor, axis, means), merger.merge(tensor, axis, deviations, deviations=True))
+    mean = merger.merge(tensor, axis, [_placed(own, rows, size) for own in means])
+    deviation = merger.merge(tensor, axis, [_placed(own, rows, size) for own in deviations], deviations=True)
+    return Goal(mean[slice(*rows)], deviation[slice(*rows)])
 
 
 def _placed(values: Tensor, rows: tuple[int, int | None], size: int) -> Tensor:
+    """The values of some rows among those of a whole axis."""
     whole = values.new_zeros(size)
     whole[slice(*rows)] = values
     return whole

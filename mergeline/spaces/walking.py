@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from mergeline.spaces.recording import Example, flat_inputs, operation
 from mergeline.spaces.rules import Arguments, canonical
 from mergeline.spaces.space import Space, Spaces
 
-__all__ = ["Walk", "model_tensors", "run_node"]
+__all__ = ["Walk", "last_uses", "model_tensors", "run_node"]
 
 SMALL_TYPES = (torch.float16, torch.bfloat16)
 """Types that sums of thousands of values are too long for: computed in float32."""
@@ -40,6 +40,18 @@ def run_node(node: fx.Node, lookup: Callable[[fx.Node], Any]) -> Any:
         return args[0] if node.target == "__setitem__" else result
     assert callable(node.target)
     return node.target(*args, **kwargs)
+
+
+def last_uses(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """For each node, those whose value nothing after it reads."""
+    found: dict[fx.Node, list[fx.Node]] = {}
+    seen: set[fx.Node] = set()
+    for node in reversed(nodes):
+        for used in node.all_input_nodes:
+            if used not in seen:
+                seen.add(used)
+                found.setdefault(node, []).append(used)
+    return found
 
 
 class Walk:
@@ -69,13 +81,7 @@ class Walk:
             for name, tensor in self.tensors.items():
                 if tensor.dim() == 4:
                     self.tensors[name] = tensor.contiguous(memory_format=torch.channels_last)
-        self.last_uses: dict[fx.Node, list[fx.Node]] = {}
-        seen: set[fx.Node] = set()
-        for node in reversed(self.nodes):
-            for used in node.all_input_nodes:
-                if used not in seen:
-                    seen.add(used)
-                    self.last_uses.setdefault(node, []).append(used)
+        self.last_uses = last_uses(self.nodes)
 
     def activations(self, images: Example) -> Iterator[tuple[Space, Tensor]]:
         """Run on ``images`` and yield each free space with its units' values, ``(samples, units)``.
