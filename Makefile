@@ -12,7 +12,7 @@ help:
 	@echo "make demo    run the benchmark in params.yaml (the demo by default) and print its table"
 	@echo "make test    run the tests, those in docstrings too"
 	@echo "make lint    check formatting, style and types"
-	@echo "make bench   measure speed: training, moments, zip, weight, encoder, orchestration"
+	@echo "make bench   measure speed (python -m benchmarks --list says of what)"
 	@echo "make report  print the headline table and where the report is"
 	@echo "make clean   remove what runs made (results too; the data caches of DVC stay)"
 

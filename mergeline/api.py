@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from mergeline.moments import Moments, collect_moments, cross_pairs, full_pairs
 from mergeline.network import assemble, check_maps, check_normalization, normalise
 from mergeline.normalization import NORMALIZATIONS, Normalizer
 from mergeline.preserving import preserved_layers, stem_nodes
+from mergeline.registry import entry_and_options
 from mergeline.sources import Batches, check_same_topology, first_samples, mixed_batches, prepared
 from mergeline.spaces import Spaces, trace
 from mergeline.spaces.verifying import check_spaces
@@ -78,8 +79,8 @@ def merge(
     SpaceError: an operation of the model is not known, or the trace is found wrong.
     """
     several = isinstance(models, Mapping)
-    matcher, chosen = _chosen("method", method, MATCHERS, options)
-    normalizer, settings = _chosen("normalisation", normalize, NORMALIZATIONS, normalize_options)
+    matcher, chosen = entry_and_options("method", method, MATCHERS, options)
+    normalizer, settings = entry_and_options("normalisation", normalize, NORMALIZATIONS, normalize_options)
     networks = _networks(models)
     reference = next(iter(networks.values()))
     check_normalization(normalize, reference)
@@ -155,18 +156,6 @@ def _problem(
         moments = collect_moments(networks, spaces, (batch for part in parts.values() for batch in part), pairs)
     states = [network.state_dict() for network in networks]
     return Problem(spaces, states, moments, np.random.default_rng(seed), same_outputs=not several)
-
-
-def _chosen(kind: str, name: str, registry: Mapping[str, Any], given: Mapping[str, object] | None) -> tuple[Any, Any]:
-    """An entry of a registry, and its options."""
-    if name not in registry:
-        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(registry)}")
-    options = registry[name].options
-    known = [field.name for field in fields(options)]
-    for key in given or {}:
-        if key not in known:
-            raise ValueError(f"{kind} {name!r} has no option {key!r}; options: {', '.join(known) or 'none'}")
-    return registry[name], options(**(given or {}))
 
 
 def _networks(models: Sequence[nn.Module] | Mapping[str, nn.Module]) -> dict[str, nn.Module]:

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from mergeline.moments import DEAD
+from mergeline.sources import batch_size, samples
 from mergeline.spaces import Spaces, Walk
 from mergeline.spaces.layers import Layer, layers
 from mergeline.spaces.norms import layers_with_norms
@@ -57,7 +58,7 @@ class _Outputs:
         normed = {own.layer: own.norm for own in layers_with_norms(spaces.graph)}
         places = {normed.get(node, node): layer for layer in layers(spaces.graph) for node in layer.nodes}
         self._layers = {node: places[node] for node in spaces.graph.nodes if node in places}
-        one, two = (self._shapes(_chosen(example, index)) for index in ([0], [0, 0]))
+        one, two = (self._shapes(samples(example, index)) for index in ([0], [0, 0]))
         self._axes = {node: axis for node in one for axis in _differing(one[node], two[node])[:1]}
 
     def _shapes(self, batch: Any) -> dict[fx.Node, torch.Size]:
@@ -76,7 +77,7 @@ class _Outputs:
 
     def features(self, batch: Any) -> Iterator[tuple[Layer, Tensor]]:
         """The same with all entries of a sample in a row, ``(samples, entries)``."""
-        count = _count(batch)
+        count = batch_size(batch)
         for node, value in self.walk.values(batch):
             if node in self._axes:
                 yield self._layers[node], value.movedim(self._axes[node], 0).reshape(count, -1)
@@ -84,16 +85,6 @@ class _Outputs:
 
 def _differing(first: Sequence[int], second: Sequence[int]) -> list[int]:
     return [axis for axis, sizes in enumerate(zip(first, second, strict=True)) if sizes[0] != sizes[1]]
-
-
-def _count(batch: Any) -> int:
-    return len(pytree.tree_leaves(batch)[0])
-
-
-def _chosen(batch: Any, index: Sequence[int]) -> Any:
-    """Some samples of a batch."""
-    count = _count(batch)
-    return pytree.tree_map(lambda t: t[list(index)] if t.dim() and len(t) == count else t, batch)
 
 
 def _started(batches: Iterable[Any], model: nn.Module, spaces: Spaces) -> Iterator[tuple[_Outputs, Any]]:
@@ -140,7 +131,7 @@ def feature_norms(model: nn.Module, spaces: Spaces, batches: Iterable[Any]) -> d
             _add(squares, layer.name, torch.linalg.vector_norm(rows[:-1] - rows[-1], dim=1).double().square())
         for name, own in squares.items():
             _add(sums, name, own.sqrt().sum())
-        count += _count(batch)
+        count += batch_size(batch)
     return {name: float(total) / count for name, total in sums.items()}
 
 
@@ -150,7 +141,7 @@ def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
 
 def _with_zero(batch: Any) -> Any:
     """A batch with one more sample, of zeros."""
-    count = _count(batch)
+    count = batch_size(batch)
     if not all(leaf.is_floating_point() for leaf in pytree.tree_leaves(batch)):
         raise ValueError("features are measured from those of a zero input, which inputs of whole numbers do not have")
     return pytree.tree_map(lambda t: torch.cat([t, torch.zeros_like(t[:1])]) if len(t) == count else t, batch)
@@ -302,8 +293,8 @@ def cka_map(
     pair: tuple[_Outputs, _Outputs] | None = None
     sums: dict[str, Tensor] = {}
     for batch in batches:
-        if _count(batch) < SMALLEST_BATCH:
-            raise ValueError(f"CKA needs batches of at least {SMALLEST_BATCH} images, got one of {_count(batch)}")
+        if batch_size(batch) < SMALLEST_BATCH:
+            raise ValueError(f"CKA needs batches of at least {SMALLEST_BATCH} images, got one of {batch_size(batch)}")
         if pair is None:
             pair = (_Outputs(first, first_spaces, batch), _Outputs(second, second_spaces, batch))
         a, b = (_centred_grams(outputs, batch) for outputs in pair)
@@ -318,7 +309,7 @@ def cka_map(
 
 def _centred_grams(outputs: _Outputs, batch: Any) -> Tensor:
     """Each layer's Gram matrix, flattened, such that products of two are their unbiased HSIC, ``(layers, n * n)`` float64."""
-    n = _count(batch)
+    n = batch_size(batch)
     grams: dict[str, Tensor] = {}
     for layer, rows in outputs.features(batch):
         # HSIC does not see a shift of the features; without their mean the products keep their digits.

@@ -9,6 +9,7 @@ from torch import nn
 
 from mergeline.network import check_normalization, normalise
 from mergeline.normalization import NORMALIZATIONS
+from mergeline.registry import entry_and_options
 from mergeline.sources import Batches, check_same_topology, first_samples
 from mergeline.spaces import trace
 
@@ -44,7 +45,7 @@ def normalise_pruned(
     spaces = trace(original, first_samples(first, 2))
     check_same_topology({"original": original, "pruned": pruned}, spaces, same_outputs=True)
     check_normalization(method, original, spaces)
-    settings = NORMALIZATIONS[method].options(**(options or {}))
+    _, settings = entry_and_options("normalisation", method, NORMALIZATIONS, options)
     return normalise(
         pruned, method, settings, models={"original": original}, spaces=spaces, maps=[{}], weights=(1.0,), mixed=batches
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from numbers import Real
 from typing import Any, Literal
@@ -24,7 +24,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import prune as torch_prune
 from torch.utils import _pytree as pytree
 
-from mergeline.sources import Batches, prepared
+from mergeline.registry import entry_and_options
+from mergeline.sources import Batches, batch_size, first_samples, prepared, samples
 from mergeline.spaces.recording import flat_inputs
 
 __all__ = [
@@ -149,7 +150,7 @@ def _decided(
 ) -> tuple[Tensors, Tensors]:
     """The masks, and the weights that a method changes."""
     _check_sparsity(sparsity)
-    pruner, chosen = _chosen(method, options)
+    pruner, chosen = entry_and_options("pruning method", method, METHODS, options)
     if data is None and pruner.reads != "nothing":
         raise ValueError(f"pruning method {method!r} needs data, batches of {pruner.reads}; none was given")
     with torch.inference_mode(False):  # which would leave no gradients to take
@@ -166,17 +167,6 @@ def _decided(
 def _check_sparsity(sparsity: Any) -> None:
     if isinstance(sparsity, bool) or not isinstance(sparsity, Real) or not 0 <= float(sparsity) < 1:
         raise ValueError(f"sparsity must be a number in [0, 1); got {sparsity!r}")
-
-
-def _chosen(method: str, given: Mapping[str, object] | None) -> tuple[Pruner, Any]:
-    if method not in METHODS:
-        raise ValueError(f"unknown pruning method {method!r}; known: {', '.join(METHODS)}")
-    pruner = METHODS[method]
-    known = [field.name for field in fields(pruner.options)]
-    for key in given or {}:
-        if key not in known:
-            raise ValueError(f"pruning method {method!r} has no option {key!r}; options: {', '.join(known) or 'none'}")
-    return pruner, pruner.options(**(given or {}))
 
 
 def _layers(model: nn.Module) -> Layers:
@@ -538,21 +528,11 @@ def _seen_attention(network: nn.Module, layers: Layers, squares: Tensors) -> Ite
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
-def _size(batch: Any) -> int:
-    return len(pytree.tree_leaves(batch)[0])
-
-
-def _cut(batch: Any, start: int, stop: int) -> Any:
-    """Samples ``start`` to ``stop`` of a batch, whatever its form."""
-    size = _size(batch)
-    return pytree.tree_map(lambda t: t[start:stop] if t.dim() and len(t) == size else t, batch)
-
-
 def _first_images(batches: Iterable[Any], count: int | None) -> Iterator[Any]:
     for batch in batches:
-        yield batch if count is None else _cut(batch, 0, count)
+        yield batch if count is None else first_samples(batch, count)
         if count is not None:
-            count -= _size(batch)
+            count -= batch_size(batch)
             if count <= 0:
                 return
 
@@ -581,11 +561,11 @@ def _minibatches(data: Any, options: FisherOptions) -> list[tuple[Any, Tensor]]:
     rest: Any = None
     for batch in _labelled(data):
         rest = batch if rest is None else pytree.tree_map(lambda *tensors: torch.cat(tensors), rest, batch)
-        whole = min(_size(rest) // size, options.samples - len(found))
-        found += [_cut(rest, index * size, (index + 1) * size) for index in range(whole)]
+        whole = min(batch_size(rest) // size, options.samples - len(found))
+        found += [samples(rest, slice(index * size, (index + 1) * size)) for index in range(whole)]
         if len(found) == options.samples:
             return found
-        rest = _cut(rest, whole * size, _size(rest)) if whole * size < _size(rest) else None
+        rest = samples(rest, slice(whole * size, batch_size(rest))) if whole * size < batch_size(rest) else None
     if not found and rest is None:
         raise ValueError(f"the Fisher needs {LABELLED}; the data has no batches")
     return found or [rest]

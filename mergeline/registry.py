@@ -7,11 +7,12 @@ can be added at run time, as to a dictionary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import fields
 from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["Named", "PluginError", "Registry"]
+__all__ = ["Named", "PluginError", "Registry", "entry_and_options"]
 
 
 class Named(Protocol):
@@ -114,3 +115,24 @@ class Registry(MutableMapping[str, T], Generic[T]):
         if entry.name in self._entries and entry.name not in self._plugins:
             raise PluginError(f"{where}: there is a {self.kind} of that name already; rename or uninstall it")
         return entry
+
+
+def entry_and_options(
+    kind: str, name: str, entries: Mapping[str, Any], given: Mapping[str, object] | None
+) -> tuple[Any, Any]:
+    """An entry of a registry, and its options with some of them given.
+
+    ``kind``: what an entry is called in errors.
+
+    Raises
+    ------
+    ValueError: an unknown entry or option, with those that there are; or a value that the options refuse.
+    """
+    if name not in entries:
+        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(entries)}")
+    options = entries[name].options
+    known = [field.name for field in fields(options)]
+    for key in given or {}:
+        if key not in known:
+            raise ValueError(f"{kind} {name!r} has no option {key!r}; options: {', '.join(known) or 'none'}")
+    return entries[name], options(**(given or {}))

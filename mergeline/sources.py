@@ -164,7 +164,7 @@ class Batches:
         self.images = 0
         for batch in self._open():
             inputs = _inputs(batch)
-            self.images += len(pytree.tree_leaves(inputs)[0])
+            self.images += batch_size(inputs)
             yield inputs
 
     def __len__(self) -> int:
@@ -208,10 +208,20 @@ def _inputs(batch: Any) -> Any:
     return batch
 
 
+def batch_size(batch: Any) -> int:
+    """The number of samples of a batch, whatever its form."""
+    return len(pytree.tree_leaves(batch)[0])
+
+
+def samples(batch: Any, chosen: slice | Sequence[int]) -> Any:
+    """Some samples of a batch, whatever its form."""
+    size = batch_size(batch)
+    return pytree.tree_map(lambda t: t[chosen] if t.dim() and len(t) == size else t, batch)
+
+
 def first_samples(batch: Any, count: int) -> Any:
     """The first samples of a batch, whatever its form."""
-    size = len(pytree.tree_leaves(batch)[0])
-    return pytree.tree_map(lambda t: t[:count] if t.dim() and len(t) == size else t, batch)
+    return samples(batch, slice(count))
 
 
 def mixed_batches(parts: Sequence[Iterable[Any]]) -> Callable[[], Iterator[Any]]:

@@ -20,23 +20,10 @@ from mergeline.preserving import PreserveFirst, preserve_first_from_state, prese
 from mergeline.spaces import Spaces, trace
 from mergeline.spaces.layers import node_depths
 from stages.formats.merged import load_merged, save_merged
+from tests.networks import images, network
 
 METHODS = ("permute", "zip", "cca")
 Maps = Sequence[Mapping[str, UnitMap]]
-
-
-def network(name: str, seed: int) -> nn.Module:
-    model = build(Architecture(name, 5, 0.125, 32), seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
-
-
-def images(count: int = 16, seed: int = 0) -> Tensor:
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
 
 
 def pair(name: str) -> dict[str, nn.Module]:
@@ -234,13 +221,9 @@ def test_keeping_more_than_is_merged_is_an_error_that_names_both() -> None:
 @pytest.mark.parametrize("layers", [1, 2, 3, 4, 6])
 def test_a_transformer_keeps_its_first_layers(layers: int) -> None:
     """With queries, keys and values what an attention makes of them is kept, too; a planted order merges back."""
-    from torchvision.models import VisionTransformer
-
     from mergeline.spaces import permute_state, random_permutations
 
-    torch.manual_seed(1)
-    model = VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
-    torch.nn.init.normal_(model.heads.head.weight, std=0.3)  # type: ignore[arg-type]
+    model = network("vit", 1)
     twin = copy.deepcopy(model)
     spaces = trace(model, images(2))
     orders = random_permutations(spaces, torch.Generator().manual_seed(4))

@@ -6,27 +6,18 @@ from copy import deepcopy
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from mergeline.architectures import Architecture, build
 from mergeline.normalization.targets import layer_statistics
 from mergeline.pruned import normalise_pruned
 from mergeline.pruning import prune, sparsity_of
 from mergeline.spaces import trace
-
-
-def network(name: str, seed: int = 0) -> nn.Module:
-    return build(Architecture(name, 5, 0.125, 32), seed=seed).eval()
-
-
-def images(count: int = 24) -> Tensor:
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+from tests.networks import images, network
 
 
 @pytest.mark.parametrize("name", ["vgg11", "vgg11-bn", "vgg11-ln"])
 @pytest.mark.parametrize("method", ["repair", "rescale"])
 def test_a_pruned_network_gets_the_statistics_of_the_network_before(name: str, method: str) -> None:
-    original = network(name)
+    original = network(name, 0)
     pruned = prune(original, 0.8, "magnitude")
     before = deepcopy(original.state_dict())
     found = normalise_pruned(pruned, original, images().split(9), method)
@@ -44,7 +35,7 @@ def test_a_pruned_network_gets_the_statistics_of_the_network_before(name: str, m
 
 
 def test_a_reset_sets_batch_statistics_alone() -> None:
-    original = network("vgg11-bn")
+    original = network("vgg11-bn", 0)
     pruned = prune(original, 0.5, "magnitude")
     before = {name: parameter.detach().clone() for name, parameter in pruned.named_parameters()}
     normalise_pruned(pruned, original, [images()], "reset")
@@ -53,13 +44,13 @@ def test_a_reset_sets_batch_statistics_alone() -> None:
 
 
 def test_an_unpruned_network_stays_as_it_is() -> None:
-    original = network("vgg11")
+    original = network("vgg11", 0)
     same = normalise_pruned(deepcopy(original), original, [images()])
     torch.testing.assert_close(same(images(4)), original(images(4)), rtol=1e-3, atol=1e-3)
 
 
 def test_what_cannot_be_done_is_an_error() -> None:
-    original = network("vgg11")
+    original = network("vgg11", 0)
     with pytest.raises(ValueError, match="no batch norms"):
         normalise_pruned(deepcopy(original), original, [images()], "reset")
     with pytest.raises(ValueError, match="unknown normalisation 'bias_removal' of pruned networks"):
@@ -67,4 +58,4 @@ def test_what_cannot_be_done_is_an_error() -> None:
     with pytest.raises(ValueError, match="no batch"):
         normalise_pruned(deepcopy(original), original, [])
     with pytest.raises(ValueError, match="pruned"):
-        normalise_pruned(network("vgg11-bn"), original, [images()])
+        normalise_pruned(network("vgg11-bn", 0), original, [images()])

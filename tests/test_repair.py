@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from mergeline import merge
 from mergeline.api import MergeResult
-from mergeline.architectures import Architecture, build
 from mergeline.maps import Groups, Permutation
 from mergeline.merging import UnitMerger
 from mergeline.network import assemble, normalise
@@ -22,31 +21,10 @@ from mergeline.normalization.rewriting import rewrite
 from mergeline.normalization.targets import Goal, goals, layer_statistics, targets
 from mergeline.spaces import Spaces, permute_state, random_permutations, trace
 from mergeline.unit_statistics import pooled, unit_statistics
+from tests.networks import images, network
 
 NETWORKS = ("vgg11", "vgg11-bn", "vgg11-ln", "resnet20", "resnet20-gn", "vit")
 PLAIN = [name for name in NETWORKS if name not in ("vgg11-bn", "resnet20")]
-
-
-def network(name: str, seed: int) -> nn.Module:
-    """A small network away from its start: all biases and norms at random."""
-    torch.manual_seed(seed)
-    if name == "vit":
-        from torchvision.models import VisionTransformer
-
-        model: nn.Module = VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5)
-        nn.init.normal_(model.heads.head.weight, std=0.3)  # type: ignore[union-attr, arg-type]
-    else:
-        model = build(Architecture(name, 5, 0.5 if name.endswith("gn") else 0.125, 32), seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
-
-
-def images(count: int = 24, seed: int = 0) -> Tensor:
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) + 0.3
 
 
 def pair(name: str) -> list[nn.Module]:

@@ -15,8 +15,9 @@ from torch import Tensor, fx, nn
 
 from mergeline.biases import add_biases, bias_name, check_bias
 from mergeline.moments import DEAD
-from mergeline.normalization.targets import Goal, Norm, Target, targets
+from mergeline.normalization.targets import Goal, Target, targets
 from mergeline.spaces.layers import Layer
+from mergeline.spaces.norms import BatchNorm
 from mergeline.spaces.recording import Recording, flat_inputs, operation, record
 from mergeline.spaces.walking import last_uses, model_tensors, run_node
 from mergeline.unit_statistics import UnitStatistics, unit_statistics
@@ -115,9 +116,7 @@ def _check(recording: Recording, target: Target) -> None:
 def _measured_at(target: Target, shift: bool) -> fx.Node:
     """A batch norm's input, where its statistics are set anew; else the output itself."""
     if target.norm is not None and shift:
-        source = target.nodes[0].all_input_nodes[0]
-        assert isinstance(source, fx.Node)
-        return source
+        return target.norm.source
     return target.nodes[0]
 
 
@@ -171,7 +170,7 @@ def _write_layer(network: nn.Module, layer: Layer, scale: Tensor, offset: Tensor
 
 
 def _write_norm(
-    network: nn.Module, norm: Norm, measured: UnitStatistics, scale: Tensor, goal: Goal, shift: bool
+    network: nn.Module, norm: BatchNorm, measured: UnitStatistics, scale: Tensor, goal: Goal, shift: bool
 ) -> None:
     gamma, beta = network.get_parameter(norm.gamma), network.get_parameter(norm.beta)
     if not shift:

@@ -16,8 +16,8 @@ from torch import Tensor, fx, nn
 
 from mergeline.merging import UnitMerger
 from mergeline.spaces.layers import Layer, computed_layers, layers
-from mergeline.spaces.recording import Recording, operation
-from mergeline.spaces.rules import Arguments, canonical
+from mergeline.spaces.norms import BatchNorm, batch_norm_of
+from mergeline.spaces.recording import Recording
 from mergeline.spaces.walking import Walk
 from mergeline.unit_statistics import LayerStatistics, UnitStatistics, unit_statistics
 
@@ -27,27 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Goal",
-    "LayerStatistics",
-    "Norm",
     "Target",
-    "UnitStatistics",
     "goals",
     "layer_statistics",
     "targets",
 ]
 
 Maps = Mapping[str, "UnitMap"]
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A batch norm with running statistics: the names of its tensors (empty where there is none)."""
-
-    mean: str
-    variance: str
-    gamma: str
-    beta: str
-    eps: float
 
 
 @dataclass(frozen=True)
@@ -62,7 +48,7 @@ class Target:
     nodes: tuple[fx.Node, ...]
     channel: int
     layer: Layer | None = None
-    norm: Norm | None = None
+    norm: BatchNorm | None = None
 
     @property
     def made_by(self) -> tuple[str, int]:
@@ -99,9 +85,9 @@ def targets(recording: Recording) -> list[Target]:
     found: dict[str, Target] = {}
     norms: dict[fx.Node, Target] = {}
     for node in recording.graph.nodes:
-        own = _norm(node, len(recording.shapes.get(node.name, ())))
-        if own is not None:
-            norms[node] = own
+        norm = batch_norm_of(node)
+        if norm is not None:
+            norms[node] = Target(norm.variance, (node,), 1 - len(recording.shapes[node.name]), norm=norm)
     by_layer = {node: layer for layer in layers(recording.graph) for node in layer.nodes}
     for node in recording.graph.nodes:
         own = norms.get(node)
@@ -114,20 +100,6 @@ def targets(recording: Recording) -> list[Target]:
             known = found[own.name]
             found[own.name] = Target(known.name, (*known.nodes, *own.nodes), known.channel, None, known.norm)
     return list(found.values())
-
-
-def _norm(node: fx.Node, rank: int) -> Target | None:
-    if node.op != "call_function" or canonical(operation(node)) != "batch_norm":
-        return None
-    given = Arguments(node)
-    parts = [given.get(1, "running_mean"), given.get(2, "running_var"), given.get(3, "weight"), given.get(4, "bias")]
-    if given.get(5, "training", False) or any(part is not None and part.op != "get_attr" for part in parts):
-        return None
-    mean, variance, gamma, beta = ("" if part is None else str(part.target) for part in parts)
-    if not mean or not variance:
-        return None
-    norm = Norm(mean, variance, gamma, beta, float(given.get(7, "eps", 1e-5)))
-    return Target(variance, (node,), 1 - rank, norm=norm)
 
 
 # -- statistics -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from torch import fx
 from mergeline.spaces.recording import operation
 from mergeline.spaces.rules import Arguments, canonical
 
-__all__ = ["LayerNormed", "layers_with_norms"]
+__all__ = ["BatchNorm", "LayerNormed", "batch_norm_of", "layers_with_norms"]
 
 LAYERS = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
@@ -54,13 +54,40 @@ def layers_with_norms(graph: fx.Graph) -> list[LayerNormed]:
     return found
 
 
-def _of(norm: fx.Node) -> LayerNormed | None:
-    if norm.op != "call_function" or canonical(operation(norm)) != "batch_norm":
+@dataclass(frozen=True)
+class BatchNorm:
+    """A call of a batch norm with running statistics: what it reads, and the names of its tensors (empty where there is none)."""
+
+    source: fx.Node
+    mean: str
+    variance: str
+    gamma: str
+    beta: str
+    eps: float
+
+
+def batch_norm_of(node: fx.Node) -> BatchNorm | None:
+    """The batch norm that a node is, if it divides by running statistics and all its tensors are the network's."""
+    if node.op != "call_function" or canonical(operation(node)) != "batch_norm":
         return None
-    given = Arguments(norm)
-    layer = given.get(0, "input")
-    if given.get(5, "training", False) or not isinstance(layer, fx.Node) or layer.op != "call_function":
+    given = Arguments(node)
+    places = ("input", "running_mean", "running_var", "weight", "bias")
+    source, *parts = (given.get(place, name) for place, name in enumerate(places))
+    if given.get(5, "training", False) or not isinstance(source, fx.Node):
         return None
+    if any(part is not None and part.op != "get_attr" for part in parts):
+        return None
+    mean, variance, gamma, beta = ("" if part is None else str(part.target) for part in parts)
+    return (
+        BatchNorm(source, mean, variance, gamma, beta, float(given.get(7, "eps", 1e-5))) if mean and variance else None
+    )
+
+
+def _of(node: fx.Node) -> LayerNormed | None:
+    norm = batch_norm_of(node)
+    if norm is None or norm.source.op != "call_function":
+        return None
+    layer = norm.source
     kind = operation(layer)
     if kind not in LAYERS or len(layer.users) != 1:
         return None
@@ -68,11 +95,9 @@ def _of(norm: fx.Node) -> LayerNormed | None:
     transposed = kind.startswith("conv_transpose")
     if transposed and made.get(6, "groups", 1) != 1:
         return None
-    parts = [made.get(1, "weight"), made.get(2, "bias"), given.get(3, "weight"), given.get(4, "bias")]
-    parts += [given.get(1, "running_mean"), given.get(2, "running_var")]
-    if any(part is not None and part.op != "get_attr" for part in parts) or parts[0] is None or None in parts[4:]:
+    weight, bias = made.get(1, "weight"), made.get(2, "bias")
+    if weight is None or any(part is not None and part.op != "get_attr" for part in (weight, bias)):
         return None
-    names = [str(part.target) if part is not None else "" for part in parts]
-    weight, bias, gamma, beta, mean, variance = names
-    eps = float(given.get(7, "eps", 1e-5))
-    return LayerNormed(layer, norm, weight, bias, gamma, beta, mean, variance, eps, axis=1 if transposed else 0)
+    own = str(weight.target), "" if bias is None else str(bias.target)
+    axis = 1 if transposed else 0
+    return LayerNormed(layer, node, *own, norm.gamma, norm.beta, norm.mean, norm.variance, norm.eps, axis)

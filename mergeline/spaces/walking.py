@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from mergeline.spaces.norms import batch_norm_of
 from mergeline.spaces.recording import Example, flat_inputs, operation
-from mergeline.spaces.rules import Arguments, canonical
+from mergeline.spaces.rules import Arguments
 from mergeline.spaces.space import Space, Spaces
 
 __all__ = ["Walk", "last_uses", "model_tensors", "run_node"]
@@ -127,37 +128,26 @@ class Walk:
     def _fold(self) -> dict[fx.Node, tuple[Tensor, Tensor] | None]:
         """Convolutions with a batch norm after them: their weights with the norm in them. The norm then does nothing."""
         folded: dict[fx.Node, tuple[Tensor, Tensor] | None] = {}
+        tensor: dict[str, Any] = {**self.tensors, "": None}
         for node in self.nodes:
-            norm = self._norm_of(node)
-            conv = norm["input"] if norm is not None else None
-            if norm is None or not isinstance(conv, fx.Node) or not _is_convolution(conv) or len(conv.users) != 1:
+            norm = batch_norm_of(node)
+            if norm is None or not _is_convolution(norm.source) or len(norm.source.users) != 1:
                 continue
-            if conv.name in self.observed or norm["running_mean"] is None:
+            conv = norm.source
+            if conv.name in self.observed:
                 continue
             own = Arguments(conv)
             weight, bias = own.get(1, "weight"), own.get(2, "bias")
             if weight.op != "get_attr" or (bias is not None and bias.op != "get_attr"):
                 continue
-            tensors: dict[str, Any] = {key: self.tensors[str(norm[key].target)] if norm[key] is not None else None
-                       for key in ("running_mean", "running_var", "weight", "bias")}  # fmt: skip
             fused = fuse_conv_bn_weights(
-                self.tensors[str(weight.target)], None if bias is None else self.tensors[str(bias.target)],
-                tensors["running_mean"], tensors["running_var"], norm["eps"], tensors["weight"], tensors["bias"],
+                tensor[str(weight.target)], None if bias is None else tensor[str(bias.target)],
+                tensor[norm.mean], tensor[norm.variance], norm.eps, tensor[norm.gamma], tensor[norm.beta],
                 transpose=operation(conv).startswith("conv_transpose"),
             )  # fmt: skip
             folded[conv] = (_laid_out(fused[0].detach()), fused[1].detach())
             folded[node] = None
         return folded
-
-    @staticmethod
-    def _norm_of(node: fx.Node) -> dict[str, Any] | None:
-        if node.op != "call_function" or canonical(operation(node)) != "batch_norm":
-            return None
-        own = Arguments(node)
-        if own.get(5, "training", False):
-            return None
-        names = ("input", "running_mean", "running_var", "weight", "bias")
-        return {name: own.get(place, name) for place, name in enumerate(names)} | {"eps": own.get(7, "eps", 1e-5)}
 
     def _run_folded(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         tensors = self.folded[node]
