@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from mergeline.evaluation import predict, score
 from mergeline.maps import UnitMap
 from mergeline.network import assemble, check_maps, check_normalization, normalise
+from mergeline.normalization import NORMALIZATIONS
+from mergeline.normalization.restoring import source_statistics
 from mergeline.sources import Batches
 from mergeline.spaces import Spaces
 
@@ -138,6 +140,9 @@ def interpolate(
     shown, read = Batches(images, True), Batches(statistics, True)
     if not len(shown):
         raise ValueError("a curve needs images that the merges are scored on, and there are none")
+    # The models' own statistics are the same at every alpha.
+    compares = NORMALIZATIONS[normalize].compares
+    own = source_statistics(networks, spaces, dict.fromkeys(networks, read)) if compares else ()
     scores = []
     for alpha in alphas:
         if alpha in (0, 1):
@@ -146,7 +151,15 @@ def interpolate(
             weights = (1 - alpha, alpha)
             network = assemble(networks, spaces, maps, same_outputs=True, weights=weights)
             normalise(
-                network, normalize, options, models=networks, spaces=spaces, maps=maps, weights=weights, mixed=read
+                network,
+                normalize,
+                options,
+                models=networks,
+                spaces=spaces,
+                maps=maps,
+                weights=weights,
+                mixed=read,
+                statistics=own,
             )
         logits = predict(network, shown)
         assert isinstance(logits, Tensor)

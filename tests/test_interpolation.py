@@ -19,6 +19,7 @@ from mergeline.interpolation import ALPHAS, Curve, accuracy_barrier, barrier, in
 from mergeline.maps import Permutation
 from mergeline.network import assemble, normalise
 from mergeline.normalization.reset import reset
+from mergeline.normalization.targets import layer_statistics
 from mergeline.spaces import Spaces, permute_state, random_permutations
 from tests.conftest import Trained
 
@@ -113,6 +114,27 @@ def test_a_curve_has_its_sources_at_the_ends_and_merges_between(trained: Trained
     assert curve.alphas == alphas
     assert curve.loss_barrier == barrier(curve.losses, alphas)
     assert curve.accuracy_barrier == accuracy_barrier(curve.accuracies, alphas)
+
+
+def test_a_repaired_curve_looks_at_each_model_once(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mergeline.normalization import restoring
+
+    seen: list[nn.Module] = []
+
+    def counted(model: nn.Module, *given: object) -> object:
+        seen.append(model)
+        return layer_statistics(model, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(restoring, "layer_statistics", counted)
+    images, labels = images_of(trained)
+    models, maps = trained.models[:2], [identity(trained.spaces)] * 2
+    curve = interpolate(models, trained.spaces, maps, (0, 0.25, 0.75, 1), images, labels, "repair", statistics=images)
+    assert seen == list(models)
+    named = dict(zip("ab", models, strict=True))
+    weights = (0.75, 0.25)
+    merged = assemble(named, trained.spaces, maps, same_outputs=True, weights=weights)
+    normalise(merged, "repair", models=named, spaces=trained.spaces, maps=maps, weights=weights, mixed=images)
+    assert curve.losses[1] == score(predict(merged, images), labels)["loss"]  # type: ignore[arg-type]
 
 
 def test_a_model_has_no_barrier_to_itself_nor_to_its_reordered_copy(trained: Trained) -> None:
