@@ -141,29 +141,21 @@ def interpolate(
     if not len(shown):
         raise ValueError("a curve needs images that the merges are scored on, and there are none")
     # The models' own statistics are the same at every alpha.
-    compares = NORMALIZATIONS[normalize].compares
-    own = source_statistics(networks, spaces, dict.fromkeys(networks, read)) if compares else ()
-    scores = []
-    for alpha in alphas:
+    own = (
+        source_statistics(networks, spaces, dict.fromkeys(networks, read)) if NORMALIZATIONS[normalize].compares else ()
+    )
+
+    def between(alpha: float) -> nn.Module:
         if alpha in (0, 1):
-            network = models[int(alpha)]
-        else:
-            weights = (1 - alpha, alpha)
-            network = assemble(networks, spaces, maps, same_outputs=True, weights=weights)
-            normalise(
-                network,
-                normalize,
-                options,
-                models=networks,
-                spaces=spaces,
-                maps=maps,
-                weights=weights,
-                mixed=read,
-                statistics=own,
-            )
-        logits = predict(network, shown)
-        assert isinstance(logits, Tensor)
-        scores.append(score(logits, labels.cpu()))
+            return models[int(alpha)]
+        weights = (1 - alpha, alpha)
+        network = assemble(networks, spaces, maps, same_outputs=True, weights=weights)
+        return normalise(
+            network, normalize, options, models=networks, spaces=spaces, maps=maps, weights=weights, mixed=read,
+            statistics=own,
+        )  # fmt: skip
+
+    scores = [score(predict(between(alpha), shown), labels.cpu()) for alpha in alphas]  # type: ignore[arg-type]
     losses, accuracies = (tuple(own[name] for own in scores) for name in ("loss", "accuracy"))
     return Curve(tuple(float(alpha) for alpha in alphas), losses, accuracies)
 
