@@ -24,6 +24,7 @@ from mergeline.normalization import NORMALIZATIONS
 from mergeline.normalization.restoring import source_statistics
 from mergeline.sources import Batches
 from mergeline.spaces import Spaces
+from mergeline.unit_statistics import LayerStatistics
 
 __all__ = ["ALPHAS", "Curve", "Landscape", "accuracy_barrier", "barrier", "interpolate", "landscape"]
 
@@ -115,6 +116,10 @@ def interpolate(
     normalize: str = "reset",
     options: Any = None,
     statistics: Iterable[Any] = (),
+    *,
+    layers: Sequence[LayerStatistics] = (),
+    readout: Callable[[Tensor], Tensor] | None = None,
+    on_point: Callable[[int, int], object] | None = None,
 ) -> Curve:
     """Loss and accuracy of the merges of two models of one task with weights ``(1 - alpha, alpha)``.
 
@@ -127,23 +132,22 @@ def interpolate(
     images: batches of normalised images that the merges are scored on, all of them at every alpha. labels: of all, ``(N,)``.
     normalize, options: what sets every merge's statistics; see :func:`mergeline.network.normalise`.
     statistics: batches of inputs that the normalisation reads.
+    layers: each model's statistics by layer on these, for a normalisation that compares with them; taken here by default.
+    readout: what turns outputs into logits. on_point: told after each point how many of them are done, and their number.
 
     Raises
     ------
     ValueError: not two models, alphas without an end, an unknown normalisation or one that would do nothing, maps that the
         network does not allow, no images.
     """
-    networks = _pair(models)
-    _check_alphas(alphas)
-    check_normalization(normalize, models[0], spaces)
-    check_maps(spaces, maps, normalize)
+    networks = _checked(models, spaces, maps, alphas, normalize)
     shown, read = Batches(images, True), Batches(statistics, True)
     if not len(shown):
         raise ValueError("a curve needs images that the merges are scored on, and there are none")
     # The models' own statistics are the same at every alpha.
-    own = (
-        source_statistics(networks, spaces, dict.fromkeys(networks, read)) if NORMALIZATIONS[normalize].compares else ()
-    )
+    own: Sequence[Mapping[str, LayerStatistics]] = [{"0": known} for known in layers]
+    if not own and NORMALIZATIONS[normalize].compares:
+        own = source_statistics(networks, spaces, dict.fromkeys(networks, read))
 
     def between(alpha: float) -> nn.Module:
         if alpha in (0, 1):
@@ -155,14 +159,37 @@ def interpolate(
             statistics=own,
         )  # fmt: skip
 
-    scores = [score(predict(between(alpha), shown), labels.cpu()) for alpha in alphas]  # type: ignore[arg-type]
-    losses, accuracies = (tuple(own[name] for own in scores) for name in ("loss", "accuracy"))
+    scores = []
+    for alpha in alphas:
+        scores.append(_scored(between(alpha), shown, labels, readout))
+        if on_point is not None:
+            on_point(len(scores), len(alphas))
+    losses, accuracies = zip(*scores, strict=True)
     return Curve(tuple(float(alpha) for alpha in alphas), losses, accuracies)
 
 
-def _pair(models: Sequence[nn.Module]) -> dict[str, nn.Module]:
+def _scored(
+    network: nn.Module, shown: Iterable[Any], labels: Tensor, readout: Callable[[Tensor], Tensor] | None
+) -> tuple[float, float]:
+    """Loss and accuracy."""
+    outputs = predict(network, shown)
+    assert isinstance(outputs, Tensor)
+    found = score(outputs if readout is None else readout(outputs), labels.cpu())
+    return found["loss"], found["accuracy"]
+
+
+def _checked(
+    models: Sequence[nn.Module],
+    spaces: Spaces,
+    maps: Sequence[Mapping[str, UnitMap]],
+    alphas: Sequence[float],
+    normalize: str,
+) -> dict[str, nn.Module]:
     if len(models) != 2:
         raise ValueError(f"a curve lies between two models, got {len(models)}")
+    _check_alphas(alphas)
+    check_normalization(normalize, models[0], spaces)
+    check_maps(spaces, maps, normalize)
     return {str(number): model for number, model in enumerate(models)}
 
 
@@ -175,7 +202,7 @@ class Landscape:
 
     ``u`` and ``v``: the grid's coordinates, ``(steps,)`` each. ``values[j, i]``: the loss at ``(u[i], v[j])``.
     ``models``: coordinates of the three models, ``(3, 2)``, the first at ``(0, 0)``, the second at ``(u, 0)``;
-    ``model_values``: the losses there, ``(3,)``.
+    ``model_values``: the losses there, ``(3,)``. Where several losses are measured, both have them along a last axis.
     """
 
     u: Float64
@@ -189,7 +216,7 @@ class Landscape:
 def landscape(
     models: Sequence[nn.Module],
     steps: int,
-    evaluate: Callable[[nn.Module], float],
+    evaluate: Callable[[nn.Module], float | Sequence[float]],
     *,
     prepare: Callable[[nn.Module], object] | None = None,
     margin: float = 0.25,
@@ -204,8 +231,8 @@ def landscape(
     ----------
     models: three of one topology, such as a merged network and its two sources.
     steps: grid points along each axis, at least 2.
-    evaluate: the loss of a network, which is in eval mode and has the parameters of a point. One network serves all points:
-        keep no reference to it.
+    evaluate: the loss of a network, or several losses (one for each task). The network is in eval mode and has the
+        parameters of a point; one network serves all points: keep no reference to it.
     prepare: run on the network at each point before that, to set batch-norm statistics.
     margin: how far the grid goes beyond the models on each side, as a share of their extent.
 
@@ -221,12 +248,12 @@ def landscape(
     network = deepcopy(models[0])
     u, v = (_axis(plane.coordinates[:, axis], steps, margin) for axis in (0, 1))
 
-    def value(point: tuple[float, float]) -> float:
+    def value(point: tuple[float, float]) -> Float64:
         network.load_state_dict(plane.state(*point))
         network.eval()
         if prepare is not None:
             prepare(network)
-        return float(evaluate(network.eval()))
+        return np.asarray(evaluate(network.eval()), dtype=np.float64)
 
     values = np.array([[value((x, y)) for x in u] for y in v])
     own = np.array([value((x, y)) for x, y in plane.coordinates])

@@ -113,7 +113,8 @@ def test_there_is_a_hash_file_for_every_stage_and_matcher() -> None:
     stages = {name for name, stage in STAGES.items() if name != "code" and not stage.variants}
     matches = {f"match-{name}" for name in MATCHERS}
     judged = {f"match-judged-{name}" for name, matcher in MATCHERS.items() if matcher.judged is not None}
-    assert set(code_names()) == stages | matches | judged | {f"merge-{name}" for name in NORMALIZATIONS}
+    normalised = {f"{stage}-{name}" for stage in ("merge", "curve") for name in NORMALIZATIONS}
+    assert set(code_names()) == stages | matches | judged | normalised
 
 
 def test_a_matchers_closure_has_its_own_file_and_no_other_matchers() -> None:

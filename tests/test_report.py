@@ -458,6 +458,7 @@ def test_the_stage_counts_what_it_flags(small_report: SmallReport, tmp_path: Pat
             row |= {"accuracy": float("nan"), "n": 3}
     (tmp_path / paths.ARTIFACTS).mkdir()
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / paths.RESULTS)
+    shutil.copytree(small_report.root / paths.MEASURED, tmp_path / paths.MEASURED)
     with contextlib.chdir(tmp_path):
         audit.run(Context(tmp_path, small_report.params), "")
     found = json.loads((tmp_path / paths.AUDIT).read_text())

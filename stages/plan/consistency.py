@@ -159,8 +159,32 @@ def _series(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
                     f"{path}.normalize[{index}]: {name} would do nothing to {architecture}, which has no batch norms; "
                     "choose repair, rescale or none"
                 )
+    yield from _measures(params, path, series)
     if not series.homogeneous_only:
         yield from _depths(path, series.architectures or params.architectures)
+
+
+def _measures(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
+    """What the measures of a series cannot be taken of."""
+    for index, measure in enumerate(series.measures):
+        key, what = f"{path}.measures[{index}]", f"a {measure} lies between two models that become one network"
+        several = [entry for entry in series.tasks if isinstance(entry, list)]
+        if several and (measure == "curve" or params.targets.kind != "text"):
+            yield f"{key}: {what}, and models of different tasks ({'+'.join(several[0])}) keep their heads"
+        if (series.models or 2) != 2:
+            yield f"{key}: {what}, not {series.models}"
+        for setting in ("stops", "preserves"):
+            if getattr(series, setting) != [None]:
+                yield f"{key}: {what}, and with {setting} each model keeps layers; put {measure} into a series without"
+        if measure == "curve" and series.weights is not None:
+            yield f"{key}: a curve has all weights; leave {path}.weights out"
+        for name in series.methods or params.methods:
+            declared = params.methods.get(name)
+            if measure == "landscape" and declared is not None and (declared.use or name) == "identity":
+                yield (
+                    f"{key}: no plane lies through two models and their plain average; "
+                    f"leave {name!r} out of {path}.methods"
+                )
 
 
 def _depths(path: str, architectures: list[str]) -> Iterator[str]:

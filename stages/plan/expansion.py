@@ -11,7 +11,7 @@ from mergeline.architectures import stage_blocks
 from stages.plan.keys import PLACEMENT, Choice, Edge, Merge, Sources
 from stages.plan.params import MergeSeries, Params
 
-__all__ = ["base_edge", "expand_cells"]
+__all__ = ["base_edge", "expand_cells", "measured_merges"]
 
 
 def expand_cells(params: Params, merges: Mapping[str, MergeSeries]) -> list[Merge]:
@@ -23,14 +23,30 @@ def expand_cells(params: Params, merges: Mapping[str, MergeSeries]) -> list[Merg
     return list(found.values())
 
 
+def measured_merges(params: Params) -> dict[str, list[Merge]]:
+    """The merges that each measure is taken of, in a stable order; measures that are taken of none are left out."""
+    found: dict[str, dict[str, Merge]] = {}
+    for series in params.merges.values():
+        for measure in series.measures:
+            known = found.setdefault(measure, {})
+            for merge in _real_merges(params, series):
+                known.setdefault(str(merge), merge)
+    return {measure: list(known.values()) for measure, known in sorted(found.items())}
+
+
 def _series_merges(params: Params, series: MergeSeries) -> Iterator[Merge]:
+    yield from _real_merges(params, series)
+    for control in series.controls:
+        yield from _control_cells(params, series, control)
+
+
+def _real_merges(params: Params, series: MergeSeries) -> Iterator[Merge]:
+    """The merges of a series without its controls."""
     methods = [cell for name in series.methods or list(params.methods) for cell in _method_choices(params, name)]
     weights = None if series.weights is None else tuple(series.weights)
     for sources in _sources(params, series):
         for method, normalize, stop, kept in product(methods, series.normalize, series.stops, series.preserves):
             yield Merge(sources, method, Choice(normalize), stop, weights, None if kept is None else f"{kept:g}")
-    for control in series.controls:
-        yield from _control_cells(params, series, control)
 
 
 def _method_choices(params: Params, name: str) -> list[Choice]:

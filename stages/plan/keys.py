@@ -186,6 +186,11 @@ class Merge:
     def edges(self) -> tuple[Edge, ...]:
         return self.sources.edges
 
+    @property
+    def kept_apart(self) -> bool:
+        """Whether some layers of each model are not merged."""
+        return self.stop is not None or self.preserve is not None
+
     def label(self, usual: str = "") -> str:
         """What makes it differ from other merges of its sources, in words; the ``usual`` normalisation is not said."""
         said = {"stop": self.stop, "preserve": self.preserve, "weights": self.weights_label}

@@ -171,6 +171,8 @@ class Method(Section):
 
 
 Control = Literal["self", "random", "untrained"]
+Measure = Literal["curve", "landscape"]
+"""What can be measured of a merge beside its scores; see :mod:`stages.formats.measurements`."""
 
 
 class MergeSeries(Section):
@@ -200,6 +202,25 @@ class MergeSeries(Section):
     weights: Annotated[list[Fraction], Field(min_length=2)] | None = None
     """Weight of each model; by default all the same."""
     controls: Annotated[list[Control], Distinct] = []
+    measures: Annotated[list[Measure], Distinct] = []
+    """What is measured of every merge of the series, controls left out, beside its scores."""
+
+
+class Curve(Section):
+    """The line between the two models of a merge: shares of the second at which loss and accuracy are measured."""
+
+    points: Annotated[int, Field(ge=3)] = 21
+
+
+class Landscape(Section):
+    """The plane through a merged network and its two source models."""
+
+    steps: Annotated[int, Field(ge=2)] = 15
+    """Grid points along each side."""
+    margin: Annotated[float, Field(ge=0)] = 0.25
+    """How far the grid goes beyond the three networks, as a share of their extent."""
+    images: Count = 500
+    """Test images of each task (the first of them) that the loss is measured on."""
 
 
 class Execution(Section):
@@ -252,6 +273,8 @@ class Params(Section):
     """Normalisations by name; ``reset`` sets the statistics of untrained networks, too."""
     merges: dict[Name, MergeSeries]
     """Series of merges by name; edge models are trained as they need them."""
+    curve: Curve = Curve()
+    landscape: Landscape = Landscape()
     evaluate: Evaluate
     similarity: Similarity
     report: Report

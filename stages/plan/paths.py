@@ -15,9 +15,11 @@ RESULTS = ARTIFACTS / "results.parquet"
 METRICS = ARTIFACTS / "metrics.json"
 AUDIT = ARTIFACTS / "audit.json"
 EVALUATIONS = ARTIFACTS / "evaluations"
+MEASUREMENTS = ARTIFACTS / "measurements"
 SIMILARITY = ARTIFACTS / "similarity"
 HISTORIES = ARTIFACTS / "histories.parquet"
 SIMILARITIES = ARTIFACTS / "similarities.parquet"
+MEASURED = ARTIFACTS / "measured"
 
 # -- the report
 REPORTS = PurePosixPath("reports")
@@ -113,6 +115,16 @@ def layers(cell: Prediction) -> PurePosixPath:
 def evaluation(cell: Key | Merge | Sources | Edge) -> PurePosixPath:
     """Of a merge, of the ensemble of its sources, or of one edge."""
     return EVALUATIONS / f"{cell}.json"
+
+
+def measurement(measure: str, merge: Merge) -> PurePosixPath:
+    """What was measured of a merge: a curve, a landscape."""
+    return MEASUREMENTS / measure / f"{merge}.parquet"
+
+
+def measurements(measure: str) -> PurePosixPath:
+    """The table of all measurements of one kind."""
+    return MEASURED / f"{measure}.parquet"
 
 
 def edge_pipeline(task_name: str) -> PurePosixPath:

@@ -8,7 +8,7 @@ of the code it runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,7 @@ import yaml
 from mergeline.normalization import NORMALIZATIONS
 from stages.formats.files import write_bytes
 from stages.plan import paths
-from stages.plan.expansion import base_edge, expand_cells
+from stages.plan.expansion import base_edge, expand_cells, measured_merges
 from stages.plan.keys import Edge, Merge, Prediction, Sources, TaskPair
 from stages.plan.methods import resolve
 from stages.plan.params import Params
@@ -62,6 +62,8 @@ class Plan:
     ensembles: tuple[Sources, ...]
     merges: tuple[Merge, ...]
     predictions: tuple[Prediction, ...]
+    measured: Mapping[str, tuple[Merge, ...]]
+    """By measure, the merges that it is taken of."""
     stages: tuple[StageCell, ...] = field(repr=False)
 
 
@@ -91,7 +93,9 @@ def make_plan(params: Params) -> Plan:
     stages += [_layers_stage(cell) for cell in _compared(merges)]
     for sources, own in by_sources.items():
         stages += _merging_stages(params, sources, own)
-    return Plan(tuple(edges), ensembles, tuple(merges), tuple(predictions), tuple(stages))
+    measured = {measure: tuple(own) for measure, own in measured_merges(params).items()}
+    stages += [MEASURED[measure](params, merge) for measure, own in measured.items() for merge in own]
+    return Plan(tuple(edges), ensembles, tuple(merges), tuple(predictions), measured, tuple(stages))
 
 
 def _all_edges(params: Params, all_sources: Iterable[Sources]) -> list[Edge]:
@@ -249,17 +253,57 @@ def _match_stage(params: Params, merge: Merge, file: PurePosixPath, models: list
 
 
 def _merge_stage(params: Params, merge: Merge, file: PurePosixPath, models: list[str], tasks: list[str]) -> StageCell:
+    deps, keys, suffix = _normalising(params, merge)
+    deps = [*models, str(paths.match(merge.match)), *tasks, *deps]
+    keys += ["compute", "seed", "targets"]
+    outs = [str(paths.merged_model(merge))]
+    return _stage("merge", merge, file, deps, keys, outs, merge.normalize.name, f"merge{suffix}")
+
+
+def _normalising(params: Params, merge: Merge) -> tuple[list[str], list[str], str]:
+    """What a merge's normalisation reads, the parameters it uses, and what sets such stages apart from others."""
     declared = merge.normalize.name in params.normalize
-    keys = ["compute", "seed", "targets", *([f"normalize.{merge.normalize.name}"] if declared else [])]
-    deps = [*models, str(paths.match(merge.match)), *tasks]
-    kind = "merge" if declared else "merge-plain"
-    if _compares(merge):
-        kind = "merge-compared"
-        sources = merge.sources
-        deps += [
-            str(paths.layers(Prediction(edge, task))) for edge in dict.fromkeys(sources.edges) for task in sources.tasks
-        ]
-    return _stage("merge", merge, file, deps, keys, [str(paths.merged_model(merge))], merge.normalize.name, kind)
+    keys = [f"normalize.{merge.normalize.name}"] if declared else []
+    if not _compares(merge):
+        return [], keys, "" if declared else "-plain"
+    edges = dict.fromkeys(merge.edges)
+    layers = [str(paths.layers(Prediction(edge, task))) for edge in edges for task in merge.sources.tasks]
+    return layers, keys, "-compared"
+
+
+def _curve_stage(params: Params, merge: Merge) -> StageCell:
+    deps, keys, suffix = _normalising(params, merge)
+    models = [str(paths.edge_model(edge)) for edge in dict.fromkeys(merge.edges)]
+    tasks = merge.sources.tasks
+    deps = [*models, str(paths.match(merge.match)), *(str(paths.task(task)) for task in tasks),
+            *_target_files(params, tasks), *deps]  # fmt: skip
+    keys += ["compute", "evaluate", "seed", "targets", *_section(params, "curve")]
+    outs = [str(paths.measurement("curve", merge))]
+    return _stage(
+        "curve", merge, paths.sources_pipeline(merge.sources), deps, keys, outs, merge.normalize.name, f"curve{suffix}"
+    )
+
+
+def _landscape_stage(params: Params, merge: Merge) -> StageCell:
+    tasks = merge.sources.tasks
+    deps = [
+        str(paths.merged_model(merge)),
+        *(str(paths.edge_model(edge)) for edge in dict.fromkeys(merge.edges)),
+        *(str(paths.task(task)) for task in tasks),
+        *_target_files(params, tasks),
+    ]
+    keys = ["compute", "evaluate", "normalize.reset", "seed", "targets", *_section(params, "landscape")]
+    outs = [str(paths.measurement("landscape", merge))]
+    return _stage("landscape", merge, paths.sources_pipeline(merge.sources), deps, keys, outs)
+
+
+def _section(params: Params, name: str) -> list[str]:
+    """The key of a section that may be left out: DVC knows no parameter that params.yaml does not have."""
+    return [name] if name in params.model_fields_set else []
+
+
+MEASURED: dict[str, Callable[[Params, Merge], StageCell]] = {"curve": _curve_stage, "landscape": _landscape_stage}
+"""By measure, the stage that takes it of a merge."""
 
 
 def _stage(
@@ -362,8 +406,9 @@ def drift(plan: Plan, root: Path) -> tuple[dict[Path, str], list[Path]]:
 def write_pipelines(plan: Plan, root: Path) -> tuple[list[Path], list[Path]]:
     """Bring ``pipelines/`` up to date: the files written, and those removed (only files that a plan wrote)."""
     changed, gone = drift(plan, root)
-    # The table of results reads this folder, which a benchmark of one task would not have.
-    (root / paths.SIMILARITY).mkdir(parents=True, exist_ok=True)
+    # The tables of results read these folders, which a benchmark of one task, or of scores alone, would not have.
+    for made in (paths.SIMILARITY, paths.MEASUREMENTS):
+        (root / made).mkdir(parents=True, exist_ok=True)
     for path, text in changed.items():
         write_bytes(path, text.encode())
     for path in gone:

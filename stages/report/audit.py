@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from mergeline.metrics import METRICS
 from stages.formats.files import write_json
+from stages.formats.measurements import MEASURES
 from stages.plan import paths
 from stages.plan.pipelines import Plan, make_plan
 from stages.report.collect import scopes_of
@@ -31,7 +32,11 @@ SELF_CHANGE = 0.05
 def run(context: Any, cell: str) -> None:
     """There is one; ``cell`` is not used."""
     rows = pq.read_table(context.path(paths.RESULTS)).to_pylist()
-    found = list(findings(rows, make_plan(context.params)))
+    measured = {
+        measure: set(pq.read_table(context.path(paths.measurements(measure)), columns=["cell"])["cell"].to_pylist())
+        for measure in MEASURES
+    }
+    found = list(findings(rows, make_plan(context.params), measured))
     write_json(
         context.path(paths.AUDIT),
         {
@@ -43,9 +48,12 @@ def run(context: Any, cell: str) -> None:
     )
 
 
-def findings(rows: Sequence[Row], plan: Plan) -> Iterator[dict[str, str]]:
-    """Everything that is wrong or odd, errors first."""
+def findings(
+    rows: Sequence[Row], plan: Plan, measured: Mapping[str, Collection[str]] | None = None
+) -> Iterator[dict[str, str]]:
+    """Everything that is wrong or odd, errors first. ``measured``: by measure, the cells that have been measured."""
     yield from _said("error", _missing(rows, plan))
+    yield from _said("error", _unmeasured(plan, measured or {}))
     yield from _said("error", _impossible(rows))
     yield from _said("error", _image_counts(rows))
     yield from _said("warning", _above_ensemble(rows))
@@ -66,6 +74,13 @@ def _missing(rows: Sequence[Row], plan: Plan) -> Iterator[tuple[str, str]]:
         absent = [scope for scope in scopes if (cell, scope) not in have]
         if absent:
             yield cell, f"was planned and has no number for {', '.join(absent)}"
+
+
+def _unmeasured(plan: Plan, measured: Mapping[str, Collection[str]]) -> Iterator[tuple[str, str]]:
+    for measure, merges in plan.measured.items():
+        for merge in merges:
+            if str(merge) not in measured.get(measure, ()):
+                yield str(merge), f"was planned and has no {measure}"
 
 
 def _impossible(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:

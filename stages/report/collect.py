@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from mergeline.architectures import size_mismatch
 from mergeline.metrics import METRICS
 from stages.formats.files import read_json, write_json
+from stages.formats.measurements import MEASURES, gathered
 from stages.formats.tables import write_table
 from stages.plan import paths
 from stages.plan.keys import Key, Merge, Sources, TaskPair, parse_key
@@ -93,6 +94,11 @@ def run(context: Any, cell: str) -> None:
     rows = list(result_rows(context.params, plan, context.root))
     write_table(context.path(paths.RESULTS), pa.Table.from_pylist(rows, schema=SCHEMA))
     write_table(context.path(paths.HISTORIES), _histories(plan, context.root))
+    for measure in MEASURES:
+        cells = {
+            str(merge): context.path(paths.measurement(measure, merge)) for merge in plan.measured.get(measure, ())
+        }
+        write_table(context.path(paths.measurements(measure)), gathered(measure, cells))
     write_table(context.path(paths.SIMILARITIES), _similarities(context.params, context.root))
     write_json(context.path(paths.METRICS), headline(rows))
 

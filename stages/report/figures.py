@@ -5,7 +5,7 @@ Colours are Okabe and Ito's, told apart by every kind of eye; each series has a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,8 @@ class FigureData:
     rows: Sequence[Row]
     histories: Sequence[Row]
     similarities: Sequence[Row]
+    measured: Mapping[str, Sequence[Row]]
+    """By measure, the rows of its table (:data:`stages.formats.measurements.MEASURES`)."""
     method: str
     reference: str
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import pyarrow.parquet as pq
 
+from stages.formats.measurements import MEASURES
 from stages.plan import paths
 from stages.plan.params import Params
 from stages.report.analysis import deviations, pair_results
@@ -39,6 +40,7 @@ def figure_data(params: Params, root: Path) -> FigureData:
         rows=rows,
         histories=pq.read_table(root / paths.HISTORIES).to_pylist(),
         similarities=pq.read_table(root / paths.SIMILARITIES).to_pylist(),
+        measured={measure: pq.read_table(root / paths.measurements(measure)).to_pylist() for measure in MEASURES},
         method=method,
         reference=params.report.simplicity_reference or params.architectures[-1],
     )

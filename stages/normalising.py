@@ -1,0 +1,72 @@
+"""What a normalisation after merging looks at: training images of the merge's tasks, and its sources' layers' statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from mergeline.depth import PLACEMENTS
+from mergeline.depth.expansion import expand_statistics
+from mergeline.images import batches
+from mergeline.normalization import NORMALIZATIONS
+from mergeline.seeds import numpy_generator
+from mergeline.unit_statistics import LayerStatistics
+from stages.context import Context
+from stages.errors import StageError
+from stages.formats.layers import read_layers
+from stages.plan import paths
+from stages.plan.keys import Merge, Prediction
+from stages.sources import LoadedSources, head_names, training_images
+
+__all__ = ["mix", "normalization_images", "source_layers"]
+
+
+def normalization_images(context: Context, merge: Merge) -> tuple[list[torch.Tensor], dict[str, list[torch.Tensor]]]:
+    """Batches of a fixed set of training images: of all tasks, mixed in a fixed order, and of each head's own."""
+    if not NORMALIZATIONS[merge.normalize.name].reads_images:
+        return [], {}
+    options = context.params.normalize[merge.normalize.name]
+    parts = training_images(context, merge.sources.tasks, "reset", options.images)
+    mixed = mix(list(parts.values()), context.params.seed)
+    by_task = {name: list(batches(part, options.batch_size)) for name, part in parts.items()}
+    heads = zip(head_names(merge.sources), merge.sources.edges, strict=True)
+    return list(batches(mixed, options.batch_size)), {name: by_task[edge.task] for name, edge in heads}
+
+
+def source_layers(context: Context, merge: Merge, loaded: LoadedSources) -> list[Mapping[str, LayerStatistics]]:
+    """Of each source, its layers' statistics by task, under the first head of each, in the topology that is merged."""
+    sources = merge.sources
+    if not NORMALIZATIONS[merge.normalize.name].compares:
+        return []
+    first_heads: dict[str, str] = {}
+    for head, edge in zip(head_names(sources), sources.edges, strict=True):
+        first_heads.setdefault(edge.task, head)
+    found = []
+    for edge, model_hash in zip(sources.edges, loaded.hashes, strict=True):
+        by_head = {}
+        for task, head in first_heads.items():
+            path = context.path(paths.layers(Prediction(edge, task)))
+            own, description = read_layers(path)
+            if description["model"] != model_hash:
+                raise StageError(f"{path} was made from another model; run again: mergeline run")
+            by_head[head] = own
+        found.append((edge.architecture, by_head))
+    deep = next(by_head for architecture, by_head in found if architecture == sources.topology)
+    placement = PLACEMENTS[sources.placement]
+    return [
+        {
+            head: own if architecture == sources.topology
+            else expand_statistics(own, deep[head], architecture, sources.topology, placement)
+            for head, own in by_head.items()
+        }
+        for architecture, by_head in found
+    ]  # fmt: skip
+
+
+def mix(parts: list[torch.Tensor], seed: int) -> torch.Tensor:
+    """Images of several tasks in one fixed random order; gray ones get three channels where others have them."""
+    channels = max(part.shape[3] for part in parts)
+    whole = torch.cat([part.expand(-1, -1, -1, channels) for part in parts])
+    order = numpy_generator(seed, "mix", len(whole)).permutation(len(whole))
+    return whole[torch.from_numpy(order).to(whole.device)]
