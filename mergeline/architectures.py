@@ -102,6 +102,15 @@ def _vgg(layers: str, norm: str) -> Design:
     return Design(layers + norm, make, batch_norms=norm == "-bn")
 
 
+def _linear(name: str, depth: int, residual: bool = False) -> Design:
+    def make(num_classes: int, width: float, input_size: int) -> nn.Module:
+        from mergeline.models.linear import LinearNetwork
+
+        return LinearNetwork(depth, num_classes, 3 * input_size**2, max(1, round(32 * width)), residual)
+
+    return Design(name, make, batch_norms=False)
+
+
 ARCHITECTURES: Registry[Design] = Registry(
     "architecture",
     "mergeline.architectures",
@@ -111,9 +120,12 @@ ARCHITECTURES: Registry[Design] = Registry(
         Design("resnet20", _resnet20, batch_norms=True),
         Design("resnet20-gn", _resnet20_gn, batch_norms=False, check=_check_groups),
         *(_vgg(layers, norm) for layers in ("vgg11", "vgg16") for norm in ("", "-bn", "-ln")),
+        _linear("linear5", 5),
+        _linear("linear5-res", 5, residual=True),
+        _linear("linear8", 8),
     ),
 )
-"""Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels) and VGG (64 channels)."""
+"""Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels), VGG (64 channels) and linear networks (32 units)."""
 
 
 @dataclass(frozen=True)
