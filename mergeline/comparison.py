@@ -33,7 +33,7 @@ from mergeline.spaces.norms import batch_norm_of
 from mergeline.spaces.recording import record
 from mergeline.spaces.space import Carried
 
-__all__ = ["MERGED", "Reading", "batch_norm_readings", "by_head", "compare"]
+__all__ = ["MERGED", "Reading", "batch_norm_readings", "by_head", "compare", "source_names"]
 
 MERGED = "merged"
 """The name of the merged network in readings."""
@@ -45,7 +45,7 @@ class Reading(NamedTuple):
 
     ``quantity``: features, relative, bound, variance, weight, bias, running_mean, running_variance or cka. ``network``:
     "merged", or a source's name. ``layer``: as the sources call it, or a batch norm. ``part``: "merged", "head" or "stem" (then
-    it is one model's own, or of each its own), and "source". ``index``: its place in forward order. ``other`` ...: the network
+    it is one model's own, or of each its own), and "source". ``place``: in forward order. ``other`` ...: the network
     and the layer that it is compared with (cka).
     """
 
@@ -53,11 +53,16 @@ class Reading(NamedTuple):
     network: str
     layer: str
     part: str
-    index: int
+    place: int
     value: float
     other: str | None = None
     other_layer: str | None = None
-    other_index: int | None = None
+    other_place: int | None = None
+
+
+def source_names(count: int) -> list[str]:
+    """What the source models are called in readings: first, second, third, 4th, ..."""
+    return [*("first", "second", "third")[:count], *(f"{place}th" for place in range(4, count + 1))]
 
 
 def by_head(network: nn.Module) -> dict[str, nn.Module]:

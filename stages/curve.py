@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from mergeline.interpolation import interpolate
+from stages.assembling import matched_maps
 from stages.context import Context, Progress
 from stages.errors import StageError
-from stages.formats.maps import read_maps
 from stages.formats.measurements import write_measurement
 from stages.normalising import normalization_images, source_layers
 from stages.plan import paths
@@ -25,9 +25,7 @@ def run(context: Context, cell: str) -> None:
     if not merge.sources.same_task or len(merge.edges) != 2 or merge.kept_apart or merge.weights is not None:
         raise StageError(f"{cell}: a curve is that of two models of one task, whole and with all weights")
     loaded = load_sources(context, merge.sources)
-    maps, description = read_maps(context.path(paths.match(merge.match)))
-    if description["models"] != loaded.hashes:
-        raise StageError(f"{paths.match(merge.match)} was made from other models; run again: mergeline run")
+    maps = matched_maps(context, merge, loaded)
     task = merge.sources.tasks[0]
     images, labels = context.task(task).part("test")
     mixed, _ = normalization_images(context, merge)

@@ -67,6 +67,7 @@ STAGES: dict[str, Stage] = {
         variants="mergeline.normalization",
     ),
     "landscape": Stage("stages.landscape", "run", "losses around a merge and its models", _MERGE, gpu=True, seconds=30),
+    "diagnosis": Stage("stages.diagnosis", "run", "a merge's layers beside its models'", _MERGE, gpu=True, seconds=10),
     "evaluate": Stage("stages.evaluate", "run_merge", "score a merge", _MERGE, gpu=True),
     "evaluate-ensemble": Stage("stages.evaluate", "run_ensemble", "score an ensemble", _SOURCES),
     "collect": Stage("stages.report.collect", "run", "gather all scores in one table", light=True),

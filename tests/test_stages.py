@@ -23,10 +23,22 @@ from pydantic import BaseModel
 from safetensors.torch import load_file, save_file
 
 from mergeline.architectures import Architecture, build
+from mergeline.diagnostics import (
+    batch_norm_statistics,
+    cka_map,
+    feature_norms,
+    layer_variances,
+    magnitudes,
+    vanishing,
+)
 from mergeline.evaluation import flops, score
+from mergeline.heads import trace_network
 from mergeline.normalization.reset import batch_norms
 from stages.__main__ import main
+from stages.context import Context
+from stages.diagnosis import comparable_batches
 from stages.formats.maps import read_maps
+from stages.formats.measurements import read_measurement
 from stages.formats.merged import load_merged
 from stages.formats.models import load_edge
 from stages.formats.moments import MomentFile
@@ -39,6 +51,7 @@ from stages.plan.loading import load_params, parse_params
 from stages.plan.params import Params
 from stages.plan.pipelines import StageCell, make_plan
 from stages.registry import STAGES
+from stages.sources import training_images
 from stages.train import _Checkpoint
 from tests.conftest import bench_values
 
@@ -51,6 +64,7 @@ GROUP = "bars.r17+r17.s0+s1"
 MERGE = f"{GROUP}.permute.reset"
 PAIR = "bars+late.r17+r17.s0+s1.permute.reset"
 LAST = ("collect", "audit")
+KEPT = "bars+late.r17+r17.s0+s1.permute-stop=layer2.0-preserve=3.repair"
 EARLY = "bars+late.r17+r17.s0+s1.permute-stop=layer2.0.reset"
 
 # -- a benchmark that has run ---------------------------------------------------------------------------------------
@@ -81,11 +95,20 @@ def bench_params() -> dict[str, Any]:
         "normalize": ["repair"],
         "preserves": [None, 3],
     }
+    values["merges"]["diagnosed"] = {
+        "tasks": ["bars"],
+        "architectures": ["r17"],
+        "methods": ["permute"],
+        "measures": ["curve", "landscape", "diagnosis"],
+    }
+    values |= {"curve": {"points": 3}, "landscape": {"steps": 2, "images": 8}}
     values["merges"]["kept"] = values["merges"]["pairs"] | {
         "normalize": ["repair"],
         "preserves": [3],
         "stops": ["layer2.0"],
+        "measures": ["diagnosis"],
     }
+    values["diagnosis"] = {"images": 23, "batch_size": 10}
     return values
 
 
@@ -157,7 +180,7 @@ def run_bench(root: Path, values: Mapping[str, Any]) -> Bench:
         for stage in ordered(stages):
             before = tree(root)
             assert run(stage.stage, stage.cell) == 0, stage
-            assert tree(root) - before == set(stage.outs), stage
+            assert tree(root) - before == set(content(root, stage.outs)), stage
     return Bench(root, params, tuple(stages))
 
 
@@ -214,9 +237,13 @@ CELLS = [
     ("merge", EARLY),
     ("layers", f"{EDGE}.on-late"),
     ("merge", "bars.r29+r17.s0+s0.permute.repair"),
-    ("merge", "bars+late.r17+r17.s0+s1.permute-stop=layer2.0-preserve=3.repair"),
+    ("merge", KEPT),
+    ("curve", MERGE),
+    ("landscape", MERGE),
+    ("diagnosis", MERGE),
+    ("diagnosis", KEPT),
     ("evaluate", MERGE),
-    ("evaluate", "bars+late.r17+r17.s0+s1.permute-stop=layer2.0-preserve=3.repair"),
+    ("evaluate", KEPT),
     ("evaluate", EARLY),
     ("evaluate-edge", "late.r17.s1"),
     ("evaluate-ensemble", GROUP),
@@ -294,7 +321,7 @@ def test_a_stage_needs_only_what_it_declares_and_repeats_exactly(
         read, written = opened(root, events)
     inputs = set(content(bench.root, tuple(dep for dep in stage.deps if (bench.root / dep).exists()))) | {"params.yaml"}
     assert {file for file in read if not file.startswith((SCRATCH, "data"))} <= inputs
-    assert {file for file in written if not file.startswith(SCRATCH)} <= set(stage.outs)
+    assert {file for file in written if not file.startswith(SCRATCH)} <= set(content(bench.root, stage.outs))
     assert "params.yaml" in read
 
 
@@ -356,7 +383,7 @@ def test_a_stage_looks_at_no_parameter_that_it_does_not_declare(
 
 
 def test_every_declared_output_was_written(bench: Bench) -> None:
-    outs = {out for stage in bench.stages for out in stage.outs}
+    outs = set(content(bench.root, tuple(out for stage in bench.stages for out in stage.outs)))
     code = {str(paths.code(name)) for name in code_names()}
     assert {file for file in tree(bench.root) if file.startswith("artifacts")} == outs | code
 
@@ -515,6 +542,58 @@ def test_the_cost_of_a_merge_of_one_task_is_that_of_one_model(bench: Bench) -> N
 
 
 # -- the table of all ---------------------------------------------------------------------------------------------------
+
+
+def test_a_diagnosis_has_the_librarys_numbers_of_the_networks_that_lie_there(bench: Bench) -> None:
+    merge = parse_merge(MERGE)
+    rows = read_measurement(bench.root / paths.measurement("diagnosis", merge), "diagnosis")
+    network = load_merged(bench.root / paths.merged_model(merge))
+    sources = [load_edge(bench.root / paths.edge_model(edge))[0] for edge in merge.edges]
+    context = Context(bench.root, bench.params)
+    shown = comparable_batches(training_images(context, ["bars"], "diagnosis", 23)["bars"], 10)
+    assert [len(batch) for batch in shown] == [8, 8, 7]
+    spaces = trace_network(sources[0], 32)
+    networks = {"merged": network, "first": sources[0], "second": sources[1]}
+
+    def said(quantity: str, name: str) -> dict[str, float]:
+        return {row["layer"]: row["value"] for row in rows if (row["quantity"], row["network"]) == (quantity, name)}
+
+    norms = {name: feature_norms(model, spaces, shown) for name, model in networks.items()}
+    for name, model in networks.items():
+        assert said("features", name) == pytest.approx(norms[name], rel=1e-5)
+        assert said("variance", name) == pytest.approx(layer_variances(model, spaces, shown), rel=1e-5)
+        assert said("weight", name) == {layer: size.weight for layer, size in magnitudes(model, spaces).items()}
+        found = batch_norm_statistics(model)
+        assert said("running_variance", name) == pytest.approx({key: own.variance.mean() for key, own in found.items()})
+    expected = vanishing(norms["merged"], [norms["first"], norms["second"]])
+    assert said("relative", "merged") == pytest.approx(expected.relative, rel=1e-5)
+    assert said("bound", "merged") == pytest.approx(expected.bound, rel=1e-5)
+    assert said("running_variance", "before").keys() == said("running_variance", "merged").keys()
+    assert said("running_variance", "before") != said("running_variance", "merged")  # reset
+    _, _, matrix = cka_map(network, sources[1], spaces, spaces, shown)
+    pairs = [row for row in rows if (row["network"], row["other"]) == ("merged", "second")]
+    for row in pairs:
+        assert row["value"] == pytest.approx(matrix[row["place"], row["other_place"]], rel=1e-4, abs=1e-6)
+    assert len(pairs) == matrix.size
+    assert {row["part"] for row in rows} == {"merged", "source"}
+
+
+def test_a_diagnosis_looks_at_each_head_alone_and_at_kept_layers_as_their_models_have_them(bench: Bench) -> None:
+    rows = read_measurement(bench.root / paths.measurement("diagnosis", parse_merge(KEPT)), "diagnosis")
+    assert {row["scope"] for row in rows} == {"bars", "late"}
+    merged = [row for row in rows if row["network"] == "merged"]
+    for scope in ("bars", "late"):
+        relative = {row["layer"]: row for row in merged if (row["scope"], row["quantity"]) == (scope, "relative")}
+        assert list(relative) == sorted(relative, key=lambda layer: relative[layer]["place"])
+        assert {row["part"] for row in relative.values()} == {"stem", "merged", "head"}
+        assert relative["fc.weight"]["part"] == "head"
+        stems = [row["value"] for row in relative.values() if row["part"] == "stem"]
+        assert stems == pytest.approx([1.0] * len(stems), rel=1e-4)
+        norms = {row["network"]: row["value"] for row in rows
+                 if (row["scope"], row["quantity"], row["layer"]) == (scope, "features", "fc.weight")}  # fmt: skip
+        own = norms["first" if scope == "bars" else "second"]
+        assert relative["fc.weight"]["value"] == pytest.approx(norms["merged"] / own)
+    assert not [row for row in merged if row["quantity"] == "cka" and row["part"] == "stem"]
 
 
 def test_the_table_has_a_row_for_every_evaluation_and_scope(bench: Bench) -> None:

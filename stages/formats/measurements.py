@@ -38,6 +38,31 @@ MEASURES: dict[str, pa.Schema] = {
             _field("loss", pa.float64(), "mean cross-entropy on test images, in nats"),
         ]
     ),
+    "diagnosis": pa.schema(
+        [
+            _field(
+                "scope",
+                pa.string(),
+                "a task, whose training images are shown; a head (task#0) where a task has several",
+            ),
+            _field(
+                "quantity",
+                pa.string(),
+                "features: mean norm of a layer's output less that of a zero input; relative: that by the mean of the sources'; "
+                "bound: its tight non-increasing bound; variance: of units over images and positions, mean over units; weight, "
+                "bias: root mean square of the entries; running_mean, running_variance: of a batch norm, mean over units of "
+                "the means' sizes and of the variances; cka: linear CKA of two layers",
+            ),
+            _field("network", pa.string(), "merged; before (no statistics set yet); or a source: first, second, ..."),
+            _field("layer", pa.string(), "its weight's name in the sources, or a batch norm's name"),
+            _field("part", pa.string(), "merged; head or stem (a model's own, for stems the mean over models); source"),
+            _field("place", pa.int32(), "place among the layers, or the batch norms, in forward order"),
+            _field("value", pa.float64(), ""),
+            _field("other", pa.string(), "cka: the network that is compared with"),
+            _field("other_layer", pa.string(), "cka: its layer"),
+            _field("other_place", pa.int32(), "cka: the place of that layer"),
+        ]
+    ),
 }
 """By measure, the columns of its table."""
 
@@ -53,19 +78,21 @@ def write_measurement(
 
 def read_measurement(path: Path, measure: str) -> list[dict[str, Any]]:
     """The rows of one merge, without what they were made from."""
-    with reading(path, f"{measure}@{path.stem}"):
-        table = pq.read_table(path)
-        check_format(path, json.loads((table.schema.metadata or {}).get(KEY.encode(), b"{}")))
-        return table.to_pylist()
+    return _table(path, measure).to_pylist()
 
 
 def gathered(measure: str, cells: Mapping[str, Path]) -> pa.Table:
     """The rows of many merges, each with its ``cell``; merges without a file have none."""
     schema = pa.schema([_field("cell", pa.string(), "name of the merge"), *MEASURES[measure]])
-    rows = [
-        {"cell": cell, **row}
-        for cell, path in cells.items()
-        if path.is_file()
-        for row in read_measurement(path, measure)
+    found = {cell: _table(path, measure) for cell, path in cells.items() if path.is_file()}
+    tables = [
+        pa.table([pa.repeat(cell, table.num_rows), *table.columns], schema=schema) for cell, table in found.items()
     ]
-    return pa.Table.from_pylist(rows, schema=schema)
+    return pa.concat_tables([schema.empty_table(), *tables])
+
+
+def _table(path: Path, measure: str) -> pa.Table:
+    with reading(path, f"{measure}@{path.stem}"):
+        table = pq.read_table(path)
+        check_format(path, json.loads((table.schema.metadata or {}).get(KEY.encode(), b"{}")))
+        return table.select(MEASURES[measure].names)

@@ -167,6 +167,9 @@ def _series(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
 def _measures(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
     """What the measures of a series cannot be taken of."""
     for index, measure in enumerate(series.measures):
+        if measure == "diagnosis":
+            yield from _diagnosis(params, f"{path}.measures[{index}]", series)
+            continue
         key, what = f"{path}.measures[{index}]", f"a {measure} lies between two models that become one network"
         several = [entry for entry in series.tasks if isinstance(entry, list)]
         if several and (measure == "curve" or params.targets.kind != "text"):
@@ -185,6 +188,16 @@ def _measures(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
                     f"{key}: no plane lies through two models and their plain average; "
                     f"leave {name!r} out of {path}.methods"
                 )
+
+
+def _diagnosis(params: Params, key: str, series: MergeSeries) -> Iterator[str]:
+    """Any merge has layers to look at; there must be images to look at them on."""
+    for name in dict.fromkeys(
+        name for entry in series.tasks for name in ([entry] if isinstance(entry, str) else entry)
+    ):
+        task = params.tasks.get(name)
+        if task is not None and task.max_train is not None and task.max_train < 4:
+            yield f"{key}: layers are compared on 4 images at least; tasks.{name}.max_train is {task.max_train}"
 
 
 def _depths(path: str, architectures: list[str]) -> Iterator[str]:

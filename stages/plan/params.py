@@ -171,7 +171,7 @@ class Method(Section):
 
 
 Control = Literal["self", "random", "untrained"]
-Measure = Literal["curve", "landscape"]
+Measure = Literal["curve", "landscape", "diagnosis"]
 """What can be measured of a merge beside its scores; see :mod:`stages.formats.measurements`."""
 
 
@@ -221,6 +221,14 @@ class Landscape(Section):
     """How far the grid goes beyond the three networks, as a share of their extent."""
     images: Count = 500
     """Test images of each task (the first of them) that the loss is measured on."""
+
+
+class Diagnosis(Section):
+    """A merged network beside its source models, layer by layer."""
+
+    images: Annotated[int, Field(ge=4)] = 500
+    """Training images of each task (a fixed random choice)."""
+    batch_size: Annotated[int, Field(ge=4)] = 125
 
 
 class Execution(Section):
@@ -275,6 +283,7 @@ class Params(Section):
     """Series of merges by name; edge models are trained as they need them."""
     curve: Curve = Curve()
     landscape: Landscape = Landscape()
+    diagnosis: Diagnosis = Diagnosis()
     evaluate: Evaluate
     similarity: Similarity
     report: Report

@@ -297,12 +297,28 @@ def _landscape_stage(params: Params, merge: Merge) -> StageCell:
     return _stage("landscape", merge, paths.sources_pipeline(merge.sources), deps, keys, outs)
 
 
+def _diagnosis_stage(params: Params, merge: Merge) -> StageCell:
+    deps = [
+        str(paths.merged_model(merge)),
+        str(paths.match(merge.match)),
+        *(str(paths.edge_model(edge)) for edge in dict.fromkeys(merge.edges)),
+        *(str(paths.task(task)) for task in merge.sources.tasks),
+    ]
+    keys = ["compute", "seed", "targets", *_section(params, "diagnosis")]
+    outs = [str(paths.measurement("diagnosis", merge))]
+    return _stage("diagnosis", merge, paths.sources_pipeline(merge.sources), deps, keys, outs)
+
+
 def _section(params: Params, name: str) -> list[str]:
     """The key of a section that may be left out: DVC knows no parameter that params.yaml does not have."""
     return [name] if name in params.model_fields_set else []
 
 
-MEASURED: dict[str, Callable[[Params, Merge], StageCell]] = {"curve": _curve_stage, "landscape": _landscape_stage}
+MEASURED: dict[str, Callable[[Params, Merge], StageCell]] = {
+    "curve": _curve_stage,
+    "landscape": _landscape_stage,
+    "diagnosis": _diagnosis_stage,
+}
 """By measure, the stage that takes it of a merge."""
 
 
