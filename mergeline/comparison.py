@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -26,6 +26,7 @@ from mergeline.diagnostics import (
 from mergeline.heads import MultiHead
 from mergeline.origins import Origin, origin
 from mergeline.preserving import PreserveFirst
+from mergeline.readings import HEAD, MERGED, SOURCE, STEM, Reading
 from mergeline.sources import first_samples
 from mergeline.spaces import Spaces
 from mergeline.spaces.layers import layers
@@ -33,36 +34,9 @@ from mergeline.spaces.norms import batch_norm_of
 from mergeline.spaces.recording import record
 from mergeline.spaces.space import Carried
 
-__all__ = ["MERGED", "Reading", "batch_norm_readings", "by_head", "compare", "source_names"]
+__all__ = ["batch_norm_readings", "by_head", "compare"]
 
-MERGED = "merged"
-"""The name of the merged network in readings."""
 STATISTIC = ".running_mean"
-
-
-class Reading(NamedTuple):
-    """One number of one layer.
-
-    ``quantity``: features, relative, bound, variance, weight, bias, running_mean, running_variance or cka. ``network``:
-    "merged", or a source's name. ``layer``: as the sources call it, or a batch norm. ``part``: "merged", "head" or "stem" (then
-    it is one model's own, or of each its own), and "source". ``place``: in forward order. ``other`` ...: the network
-    and the layer that it is compared with (cka).
-    """
-
-    quantity: str
-    network: str
-    layer: str
-    part: str
-    place: int
-    value: float
-    other: str | None = None
-    other_layer: str | None = None
-    other_place: int | None = None
-
-
-def source_names(count: int) -> list[str]:
-    """What the source models are called in readings: first, second, third, 4th, ..."""
-    return [*("first", "second", "third")[:count], *(f"{place}th" for place in range(4, count + 1))]
 
 
 def by_head(network: nn.Module) -> dict[str, nn.Module]:
@@ -130,7 +104,7 @@ class _Network:
 
 
 def _of_source(name: str) -> Origin:
-    return Origin(name, "source")
+    return Origin(name, SOURCE)
 
 
 def _recorded(network: nn.Module, batches: Sequence[Any]) -> _Network:
@@ -167,7 +141,7 @@ def _vanishing(
 ) -> Iterator[Reading]:
     """The merged network's features relative to its sources'; those of a head to its own source's."""
     parts = merged.parts(layer.name for layer in layers(merged.spaces.graph))
-    heads = {} if own is None else {name: norm for name, norm in features[own].items() if parts.get(name) == "head"}
+    heads = {} if own is None else {name: norm for name, norm in features[own].items() if parts.get(name) == HEAD}
     found = vanishing(features[MERGED], [{**norms, **heads} for name, norms in features.items() if name != MERGED])
     for quantity, values in (("relative", found.relative), ("bound", found.bound)):
         for layer, value in values.items():
@@ -182,7 +156,7 @@ def _similarities(
     rows, columns, matrix = cka_map(one.model, two.model, one.spaces, two.spaces, batches)
     for i, first in enumerate(map(one.origin, rows)):
         for j, second in enumerate(map(two.origin, columns)):
-            if "stem" not in (first.part, second.part):
+            if STEM not in (first.part, second.part):
                 yield Reading(
                     "cka", names[0], first.tensor, first.part, order[first.tensor], float(matrix[i, j]),
                     names[1], second.tensor, order[second.tensor],

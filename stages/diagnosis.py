@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mergeline.comparison import Reading, batch_norm_readings, by_head, compare, source_names
+from mergeline.comparison import batch_norm_readings, by_head, compare
 from mergeline.images import batches
+from mergeline.readings import BEFORE, Reading, source_names
 from stages.assembling import assembled, matched_maps
 from stages.context import Context, Progress
 from stages.errors import StageError
@@ -23,10 +24,8 @@ from stages.plan import paths
 from stages.plan.keys import Merge, parse_merge
 from stages.sources import head_names, load_sources, training_images
 
-__all__ = ["BEFORE", "comparable_batches", "diagnosis_rows", "run"]
+__all__ = ["comparable_batches", "diagnosis_rows", "run"]
 
-BEFORE = "before"
-"""The name of the merged network whose batch norms are not set yet."""
 SMALLEST_BATCH = 4
 """Images that two networks can be compared on."""
 

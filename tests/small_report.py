@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from stages.context import Context
 from stages.formats.files import write_json
+from stages.formats.measurements import write_measurement
 from stages.plan import paths
 from stages.plan.keys import Sources, TaskPair
 from stages.plan.loading import parse_params
@@ -26,6 +27,7 @@ from stages.plan.pipelines import Plan, make_plan
 from stages.report import audit, collect, plot
 from stages.report import page as report
 from tests.conftest import bench_values
+from tests.small_diagnosis import diagnosis
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = {"bars": 200, "dots": 150, "late": 120}
@@ -57,7 +59,7 @@ def small_params() -> Params:
     values["architectures"] = ["r17", "r29", "r35"]
     values["seeds"] = [0, 1, 2]
     values["merges"] = {
-        "same": {"tasks": ["bars"], "controls": ["self", "random", "untrained"]},
+        "same": {"tasks": ["bars"], "controls": ["self", "random", "untrained"], "measures": ["diagnosis"]},
         "pairs": {"tasks": [["bars", "dots"], ["bars", "late"]], "both_directions": True, "runs": "neighbours"},
         "kept": {"tasks": [["dots", "late"]], "architectures": ["r17"], "methods": ["permute"], "preserves": [2, 4],
                  "seeds": [0, 1]},
@@ -71,6 +73,7 @@ def make_report(root: Path) -> SmallReport:
     params = small_params()
     plan = make_plan(params)
     _write_evaluations(root, params, plan)
+    _write_diagnoses(root, plan)
     _write_similarities(root, params)
     shutil.copytree(ROOT / "reports" / "templates", root / "reports" / "templates")
     context = Context(root, params)
@@ -98,6 +101,12 @@ def _write_evaluations(root: Path, params: Params, plan: Plan) -> None:
                 found = _evaluation(merge.sources, level, rng, merged=True)
                 found["flops"] += 10**5 * int(merge.preserve or 0)
                 write_json(root / paths.evaluation(merge), found)
+
+
+def _write_diagnoses(root: Path, plan: Plan) -> None:
+    with contextlib.chdir(root):
+        for merge in plan.measured["diagnosis"]:
+            write_measurement(root / paths.measurement("diagnosis", merge), "diagnosis", diagnosis(merge), {})
 
 
 def _evaluation(group: Sources, level: float, rng: np.random.Generator, merged: bool = False) -> dict[str, Any]:

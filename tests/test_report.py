@@ -26,9 +26,9 @@ from stages.context import Context
 from stages.plan import paths
 from stages.report import audit
 from stages.report.audit import findings
+from stages.report.catalogue import ALL_FIGURES
 from stages.report.collect import SCHEMA
 from stages.report.figures import (
-    FIGURES,
     FigureData,
     confusions,
     controls,
@@ -42,8 +42,10 @@ from stages.report.figures import (
     task_pairs_by_simplicity,
 )
 from stages.report.findings import sentences
+from stages.report.layer_figures import batch_norms, cka, layer_variance, magnitudes, vanishing
 from stages.report.plot import figure_data
 from stages.report.tables import TABLES, percent
+from tests.small_diagnosis import KEPT
 from tests.small_report import MISSING, SmallReport
 
 Row = dict[str, Any]
@@ -279,11 +281,82 @@ def test_a_learning_curve_is_the_history_of_its_edge(data: FigureData) -> None:
             assert np.column_stack(line.get_data()) == pytest.approx(np.array(expected))
 
 
+def lines_of(axes: Any) -> dict[str, list[float]]:
+    """Values of the lines that are named in the legend."""
+    return {line.get_label(): list(line.get_ydata()) for line in axes.lines if not line.get_label().startswith("_")}
+
+
+def test_features_and_variances_by_layer_are_those_of_the_diagnoses(data: FigureData) -> None:
+    figure = vanishing(data)
+    assert [axes.get_title() for axes in figure.axes] == [f"bars, {name}+{name}" for name in ("r17", "r29", "r35")]
+    for axes in figure.axes:
+        for name, kept in KEPT.items():
+            assert lines_of(axes)[name] == pytest.approx([kept, kept**2, kept**3, kept**4])
+    assert lines_of(layer_variance(data).axes[0])["permute"] == pytest.approx(
+        [KEPT["permute"] ** (2 * i) for i in (1, 2, 3, 4)]
+    )
+    (axes,) = magnitudes(data).axes  # there are no biases
+    assert lines_of(axes)["identity"] == pytest.approx([KEPT["identity"] ** (i / 5) for i in (1, 2, 3, 4)])
+
+
+def test_at_most_eight_methods_have_a_line(data: FigureData) -> None:
+    some = [row for row in data.measured["diagnosis"] if row["cell"] == "bars.r17+r17.s0+s1.permute.reset"]
+    rows = [
+        row | {"cell": row["cell"].replace("permute.reset", f"{method}.{after}")}
+        for method in ("permute", "zip", "cca", "weight") for after in ("reset", "none", "repair") for row in some
+    ]  # fmt: skip
+    many = replace(data, measured={"diagnosis": rows})
+    shown = lines_of(vanishing(many).axes[0])
+    assert list(shown) == [
+        "permute",
+        "permute repair",
+        "zip",
+        "zip repair",
+        "cca",
+        "cca repair",
+        "weight",
+        "weight repair",
+    ]
+
+
+def test_batch_norms_are_drawn_before_and_after_and_as_the_sources_have_them(data: FigureData) -> None:
+    _, variances = batch_norms(data).axes
+    found = lines_of(variances)
+    assert found["as merged"] == [2.0, 2.0, 2.0]
+    assert found["after reset"] == found["source models"] == pytest.approx([1, 1 / 2, 1 / 3])
+
+
+def test_similarities_of_layers_are_drawn_for_the_reports_method(data: FigureData) -> None:
+    left, right, _ = cka(data).axes
+    for axes, diagonal in ((left, KEPT["permute"]), (right, 0.6)):
+        matrix = np.asarray(axes.images[0].get_array())
+        assert matrix.shape == (4, 4)
+        assert matrix.diagonal() == pytest.approx([diagonal] * 4)
+        assert matrix[0, 1] == pytest.approx(diagonal / math.e)
+
+
+def test_the_table_of_layers_and_the_finding_have_the_diagnoses_numbers(
+    data: FigureData, small_report: SmallReport
+) -> None:
+    path = small_report.root / paths.REPORTS / "tables" / "diagnosis.csv"
+    lines = list(csv.DictReader(path.read_text().splitlines()))
+    assert len(lines) == 6 * 2 * 4
+    line = next(line for line in lines if (line["method and settings"], line["layer"]) == ("permute", "fc.weight"))
+    assert (line["merges"], line["features (%)"], line["CKA with 1st"]) == ("3", f"{100 * 0.8**4:.1f}", "0.8")
+    start = "In the last layer before the classifier, merges by permute keep"
+    assert said(data, start) == f"{start} 51 % of the input-induced features of their sources after reset (n = 36)."
+    plain = [row | {"cell": row["cell"].replace(".reset", ".none"), "value": 1.0} for row in data.measured["diagnosis"]]
+    both = replace(data, measured={"diagnosis": [*data.measured["diagnosis"], *plain]})
+    assert said(both, start).endswith("after reset (n = 36), 100 % without normalisation (n = 36).")
+
+
 def test_nothing_to_draw_is_no_figure_rather_than_an_error(data: FigureData) -> None:
-    empty = replace(data, rows=[], histories=[], similarities=[])
-    assert [spec.draw(empty) for spec in FIGURES] == [None] * len(FIGURES)
+    empty = replace(data, rows=[], histories=[], similarities=[], measured={})
+    assert [spec.draw(empty) for spec in ALL_FIGURES] == [None] * len(ALL_FIGURES)
     missing = [row | {"status": "missing", "accuracy": None, "confusion": None} for row in data.rows]
-    assert [spec.draw(replace(data, rows=missing, histories=[])) for spec in FIGURES] == [None] * len(FIGURES)
+    assert [spec.draw(replace(data, rows=missing, histories=[], measured={})) for spec in ALL_FIGURES] == [None] * len(
+        ALL_FIGURES
+    )
     assert sentences(empty) == []
     for table in TABLES:
         table.make(replace(data, rows=missing))
@@ -527,7 +600,7 @@ def test_every_link_of_the_page_leads_somewhere(small_report: SmallReport) -> No
 
 def test_every_figure_and_table_is_on_the_page_with_its_files(small_report: SmallReport) -> None:
     page = _Page(small_report.page.read_text(encoding="utf-8"))
-    for spec in FIGURES:
+    for spec in ALL_FIGURES:
         assert f"figure-{spec.name}" in page.ids
         assert spec.table in page.ids
         for suffix in ("svg", "png"):
@@ -548,5 +621,5 @@ def test_the_same_results_give_the_same_figures_and_tables(small_report: SmallRe
     with contextlib.chdir(tmp_path):
         plot.run(Context(tmp_path, small_report.params), "")
     made = sorted(p.relative_to(tmp_path) for p in (tmp_path / "reports").rglob("*") if p.is_file())
-    assert len(made) == 2 * len(FIGURES) + 2 * len(TABLES) + 1
+    assert len(made) == 2 * len(ALL_FIGURES) + 2 * len(TABLES) + 1
     assert [str(p) for p in made if (tmp_path / p).read_bytes() != (small_report.root / p).read_bytes()] == []

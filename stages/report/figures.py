@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FIGURES", "FigureData", "FigureSpec", "style"]
+__all__ = ["FIGURES", "FigureData", "FigureSpec", "first_shown", "new_figure", "style"]
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, GRAY = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7f7f7f",
@@ -84,7 +84,7 @@ def style() -> Any:
     }  # fmt: skip
 
 
-def _new(width: float = 6.0, height: float = 4.2, columns: int = 1, rows: int = 1, **options: Any) -> Any:
+def new_figure(width: float = 6.0, height: float = 4.2, columns: int = 1, rows: int = 1, **options: Any) -> Any:
     import matplotlib.pyplot as plt
 
     return plt.subplots(rows, columns, figsize=(width, height), **options)
@@ -114,7 +114,7 @@ def same_task_homogeneous(data: FigureData) -> Figure | None:
     chosen = [r for r in _same_task(data) if r.homogeneous]
     if not chosen:
         return None
-    figure, axes = _new()
+    figure, axes = new_figure()
     for index, result in enumerate(chosen):
         axes.errorbar(
             100 * result.sources.mean, 100 * result.accuracy.mean, _error(result.accuracy), _error(result.sources),
@@ -133,7 +133,7 @@ def same_task_parity(data: FigureData) -> Figure | None:
 
 
 def _parity(found: Sequence[Deviation], label: Callable[[Deviation], str]) -> Figure:
-    figure, axes = _new()
+    figure, axes = new_figure()
     for index, deviation in enumerate(found):
         y = 100 * deviation.heterogeneous.mean
         colour = CYCLE[index % len(CYCLE)]
@@ -164,7 +164,7 @@ def same_task_deviation(data: FigureData) -> Figure | None:
 
 
 def _deviation(found: Sequence[Deviation], x: Sequence[float], label: str) -> Figure:
-    figure, axes = _new()
+    figure, axes = new_figure()
     tasks = list(dict.fromkeys(d.tasks for d in found))
     for index, task in enumerate(tasks):
         chosen = [i for i, d in enumerate(found) if d.tasks == task]
@@ -215,7 +215,7 @@ def task_pairs_by_simplicity(data: FigureData) -> Figure | None:
     if not chosen:
         return None
     names = sorted(order, key=lambda name: (order[name], name))
-    figure, axes = _new(7.0, 4.4)
+    figure, axes = new_figure(7.0, 4.4)
     axes.plot(
         range(len(names)), _percent([order[name] for name in names]), color=GRAY, marker="_", ms=14,
         label=f"source models ({data.reference})",
@@ -241,7 +241,7 @@ def task_pairs_parity(data: FigureData) -> Figure | None:
     found = [d for d in deviations(data.results, data.method) if not d.same_task]
     if not found:
         return None
-    figure, axes = _new(6.0, 4.6)
+    figure, axes = new_figure(6.0, 4.6)
     tasks = list(dict.fromkeys(d.tasks for d in found))
     for deviation in found:
         index = tasks.index(deviation.tasks)
@@ -285,8 +285,8 @@ def methods_compared(data: FigureData) -> Figure | None:
     if not chosen:
         return None
     pairs = list(dict.fromkeys((r.tasks, r.architectures) for r in chosen))[:16]
-    methods = _first_shown(list(dict.fromkeys(r.method for r in chosen)), 7 if len(pairs) > 4 else 11)
-    figure, axes = _new(max(6.0, 0.9 * len(pairs) + 2), 4.2)
+    methods = first_shown(list(dict.fromkeys(r.method for r in chosen)), 7 if len(pairs) > 4 else 11)
+    figure, axes = new_figure(max(6.0, 0.9 * len(pairs) + 2), 4.2)
     width = 0.8 / (len(methods) + 1)
     for index, method in enumerate([*methods, "ensemble"]):
         label: str | None = method
@@ -312,7 +312,7 @@ def methods_compared(data: FigureData) -> Figure | None:
     return figure
 
 
-def _first_shown(methods: Sequence[str], most: int) -> list[str]:
+def first_shown(methods: Sequence[str], most: int) -> list[str]:
     """Methods as they are first, then repaired ones, then those with other settings; in the order of the benchmark."""
     ranked = sorted(methods, key=lambda name: 0 if " " not in name else 1 if name.split(" ")[1:] == ["repair"] else 2)
     shown = set(ranked[:most])
@@ -338,7 +338,7 @@ def controls(data: FigureData) -> Figure | None:
         return None
     names = {"": "both trained", "untrained-0": "deep side untrained", "untrained-1": "shallow side untrained",
              "random": "random permutation"}  # fmt: skip
-    figure, axes = _new(max(6.0, 1.4 * len(pairs) + 2), 4.2)
+    figure, axes = new_figure(max(6.0, 1.4 * len(pairs) + 2), 4.2)
     for index, (control, name) in enumerate(names.items()):
         method = "random" if control == "random" else data.method
         label: str | None = name
@@ -368,7 +368,7 @@ def learning_curves(data: FigureData) -> Figure | None:
     if not curves:
         return None
     count = len(curves)
-    figure, panels = _new(min(3.2 * count + 0.6, 12), 3.4, columns=count, sharey=True, squeeze=False)
+    figure, panels = new_figure(min(3.2 * count + 0.6, 12), 3.4, columns=count, sharey=True, squeeze=False)
     architectures = list(dict.fromkeys(edge_of(row)[1] for row in data.histories))
     architecture = {row["edge"]: edge_of(row)[1] for row in data.histories}
     for axes, (task, edges) in zip(panels[0], curves.items(), strict=True):
@@ -403,7 +403,7 @@ def confusions(data: FigureData) -> Figure | None:
     if not shown:
         return None
     columns = max(len(entries) for entries in shown)
-    figure, panels_ = _new(3.0 * columns, 3.1 * len(shown), columns=columns, rows=len(shown), squeeze=False)
+    figure, panels_ = new_figure(3.0 * columns, 3.1 * len(shown), columns=columns, rows=len(shown), squeeze=False)
     for line, entries in zip(panels_, shown, strict=True):
         for axes in line[len(entries) :]:
             axes.set_visible(False)
@@ -443,7 +443,7 @@ def kept_layers(data: FigureData) -> Figure | None:
     panels = {setting: names for setting, names in panels.items() if names}
     if not panels:
         return None
-    figure, axes_ = _new(max(6.4, 5.2 * len(panels)), 5.6, len(panels), squeeze=False, sharey=True)
+    figure, axes_ = new_figure(max(6.4, 5.2 * len(panels)), 5.6, len(panels), squeeze=False, sharey=True)
     for axes, (setting, names) in zip(axes_[0], panels.items(), strict=True):
         least = min(cost for lines in found[setting].values() for cost in lines)
         for index, name in enumerate(names):

@@ -16,6 +16,7 @@ from stages.report.analysis import (
     run_values,
     spearman,
 )
+from stages.report.diagnosed import Group, before_last, groups
 from stages.report.figures import FigureData
 from stages.report.rows import combination_of, method_label
 
@@ -28,7 +29,7 @@ MOST_COMPARED = 12
 
 def sentences(data: FigureData) -> list[str]:
     """The findings, most important first."""
-    return [*_one_task(data), *_one_side(data), *_task_pairs(data)]
+    return [*_one_task(data), *_one_side(data), *_task_pairs(data), *_features(data)]
 
 
 def _points(value: float) -> str:
@@ -177,3 +178,30 @@ def _task_pairs(data: FigureData) -> Iterator[str]:
             [known[frozenset(d.combination.tasks)] for d in with_similarity], [d.value for d in with_similarity]
         )
         yield f"That deviation against the tasks' similarity: {_correlation(correlation)}."
+
+
+def _features(data: FigureData) -> Iterator[str]:
+    """What is left of the input before the classifier, by what was done after merging with the report's method."""
+    found = groups(data.measured.get("diagnosis", ()))
+    main = next((_settings(group) for group in found if group.method == data.method), None)
+    shares: dict[str, dict[str, float]] = {}
+    for group in found:
+        if _settings(group) == main:
+            name = str(next(iter(group.merges.values())).normalize)
+            shares.setdefault(name, {}).update(before_last(group))
+    parts = [
+        f"{100 * float(np.mean(list(own.values()))):.0f} %{{}} "
+        f"{'without normalisation' if name == 'none' else f'after {name}'} (n = {len(own)})"
+        for name, own in shares.items()
+        if own
+    ]
+    if parts:
+        first, *others = parts
+        said = [first.format(" of the input-induced features of their sources"), *(part.format("") for part in others)]
+        yield f"In the last layer before the classifier, merges by {main} keep {', '.join(said)}."
+
+
+def _settings(group: Group) -> str:
+    """A merge's method and settings, without the normalisation."""
+    merge = next(iter(group.merges.values()))
+    return merge.label(usual=str(merge.normalize))

@@ -20,7 +20,8 @@ from stages.plan import paths
 from stages.plan.params import Params
 from stages.plan.pipelines import make_plan
 from stages.report import papers as reference
-from stages.report.figures import FIGURES, FigureData
+from stages.report.catalogue import ALL_FIGURES
+from stages.report.figures import FigureData
 from stages.report.findings import sentences
 from stages.report.plot import figure_data
 from stages.report.stage_graph import stage_graph
@@ -106,7 +107,7 @@ def _version(package: str) -> str:
 
 def _figures(root: Path) -> list[dict[str, str]]:
     found = []
-    for spec in FIGURES:
+    for spec in ALL_FIGURES:
         path = root / paths.FIGURES / f"{spec.name}.svg"
         if path.is_file():
             found.append(

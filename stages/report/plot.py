@@ -16,7 +16,8 @@ from stages.formats.measurements import MEASURES
 from stages.plan import paths
 from stages.plan.params import Params
 from stages.report.analysis import deviations, pair_results
-from stages.report.figures import FIGURES, FigureData, style
+from stages.report.catalogue import ALL_FIGURES
+from stages.report.figures import FigureData, style
 from stages.report.rows import key_of, method_label
 from stages.report.tables import TABLES
 
@@ -55,7 +56,7 @@ def run(context: Any, cell: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     with mpl.rc_context(style()):
-        for spec in FIGURES:
+        for spec in ALL_FIGURES:
             figure = spec.draw(data)
             if figure is not None:
                 _save(figure, figures / spec.name)

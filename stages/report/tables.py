@@ -11,6 +11,7 @@ import numpy as np
 
 from stages.plan.keys import Combination, TaskPair
 from stages.report.analysis import PairResult, Sample, deviations, pair_results, simplicity
+from stages.report.diagnosed import groups, layer_lines
 from stages.report.figures import FigureData
 from stages.report.rows import combination_of
 
@@ -204,6 +205,28 @@ def _similarity(data: FigureData) -> Lines:
     return header, lines
 
 
+def _diagnosis(data: FigureData) -> Lines:
+    header = ["tasks", "models", "method and settings", "layer", "part", "merges", "features (%)", "bound (%)",
+              "variance", "variance of sources", "weight", "weight of sources", "bias", "bias of sources",
+              "CKA with 1st"]  # fmt: skip
+    lines = []
+    for group in groups(data.measured.get("diagnosis", ())):
+        for line in layer_lines(group.rows):
+            names = [group.tasks, group.architectures, group.method, line["layer"], line["part"], len(group.merges)]
+            shares = [_number(line[column], 1) for column in ("relative", "bound")]
+            sizes = [
+                _digits(line[f"{column}{of}"])
+                for column in ("variance", "weight", "bias")
+                for of in ("", "_of_sources")
+            ]
+            lines.append([*names, *shares, *sizes, _digits(line["cka"])])
+    return header, lines
+
+
+def _digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
 TABLES: tuple[TableSpec, ...] = (
     TableSpec("merges_same_task", "Merges on one task",
               "Accuracy in percent, mean ± standard deviation over runs. «Against homogeneous»: difference to the mean of the two "
@@ -220,4 +243,8 @@ TABLES: tuple[TableSpec, ...] = (
     TableSpec("similarity", "Similarity of tasks", "Fréchet distance of embeddings; its floor is the distance between two "
               "random halves of one task, at half as many images each. Distances of different encoders do not compare.",
               _similarity),
+    TableSpec("diagnosis", "Layers of merged networks",
+              "Means over merges. Features: how much of a layer's output comes from the input, in percent of the source models'; "
+              "the bound never rises. Variance: of the units over images; weight, bias: root mean square. CKA: with the same "
+              "layer of the first source. Part: merged, or kept by each model (head, stem).", _diagnosis),
 )  # fmt: skip

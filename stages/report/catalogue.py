@@ -1,0 +1,10 @@
+"""All figures of the report, in its order."""
+
+from __future__ import annotations
+
+from stages.report.figures import FIGURES, FigureSpec
+from stages.report.layer_figures import LAYER_FIGURES
+
+__all__ = ["ALL_FIGURES"]
+
+ALL_FIGURES: tuple[FigureSpec, ...] = (*FIGURES, *LAYER_FIGURES)
