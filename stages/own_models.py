@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from mergeline.depth.expansion import expand_to
 from mergeline.evaluation import predict, score
 from mergeline.images import batches, to_device
 from mergeline.tasks import TASKS, prepare
-from mergeline.tasks.task import PreparedTask
+from mergeline.tasks.task import PreparedTask, TaskError
 from stages.errors import InputError, StageError
 from stages.formats.merged import save_merged
 from stages.train import check_checkpoint
 
-__all__ = ["merge_files"]
+__all__ = ["check_architectures", "check_target", "load_checkpoint", "merge_files", "own_task", "some_images"]
 
 
 def merge_files(
@@ -47,20 +47,19 @@ def merge_files(
     ------
     InputError: an unknown name, a file that does not fit, a normalisation that cannot be done, or a target that exists.
     """
-    _check_names(architectures, source, target)
-    task = prepare(source, TASKS[source].load(TASKS[source].find(root)), input_size)
+    check_architectures(architectures)
+    check_target(target)
+    task = own_task(source, root, input_size)
     topology = deepest(architectures)
     models: list[nn.Module] = []
     sources = []
     for path, name in zip(files, architectures, strict=True):
         architecture = Architecture(name, task.n_classes, width, input_size)
-        model = _loaded(path, architecture)
+        model = load_checkpoint(path, architecture)
         sources.append(_accuracy(model, task, batch_size))
         expanded, deep = expand_to(model.eval(), architecture, topology)
         models.append(expanded)
-    train, _ = task.part("train")
-    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:images].numpy()
-    inputs = list(batches(to_device(train[chosen], "cpu"), batch_size))
+    inputs = list(batches(some_images(task, images), batch_size))
     try:
         result = merge(
             models, inputs, method, normalize, options=options, normalize_options=normalize_options, preserve=preserve
@@ -80,17 +79,37 @@ def merge_files(
     }
 
 
-def _check_names(architectures: Sequence[str], source: str, target: Path) -> None:
-    for name in architectures:
+def check_architectures(names: Iterable[str]) -> None:
+    """Refuse an architecture that is not known (InputError)."""
+    for name in names:
         if name not in ARCHITECTURES:
             raise InputError(f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}")
-    if source not in TASKS:
-        raise InputError(f"unknown data {source!r}; known: {', '.join(TASKS)} (folder: one's own images, with --root)")
+
+
+def check_target(target: Path) -> None:
+    """Refuse to write over a file (InputError)."""
     if target.exists():
         raise InputError(f"{target} exists already; choose another --out")
 
 
-def _loaded(path: Path, architecture: Architecture) -> nn.Module:
+def own_task(source: str, root: Path | None, input_size: int) -> PreparedTask:
+    """One's own images at the size that networks read; InputError where there are none."""
+    if source not in TASKS:
+        raise InputError(f"unknown data {source!r}; known: {', '.join(TASKS)} (folder: one's own images, with --root)")
+    try:
+        return prepare(source, TASKS[source].load(TASKS[source].find(root)), input_size)
+    except TaskError as error:
+        raise InputError(str(error)) from None
+
+
+def some_images(task: PreparedTask, count: int) -> torch.Tensor:
+    """A fixed random choice of a task's training images."""
+    train, _ = task.part("train")
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count].numpy()
+    return to_device(train[chosen], "cpu")
+
+
+def load_checkpoint(path: Path, architecture: Architecture) -> nn.Module:
     """A checkpoint's network; InputError where it does not fit."""
     model = build(architecture)
     try:

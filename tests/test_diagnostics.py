@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from mergeline.api import merge
 from mergeline.architectures import Architecture, build
+from mergeline.comparison import by_head, compare
 from mergeline.diagnostics import (
     batch_norm_statistics,
     cka_map,
@@ -24,6 +27,8 @@ from mergeline.diagnostics import (
 )
 from mergeline.models.linear import LinearNetwork
 from mergeline.spaces import trace
+from mergeline.training import Recipe, train
+from tests.conftest import Toy, Trained
 from tests.planted import permuted
 
 ARCHITECTURES = ("vgg11", "vgg11-bn", "vgg11-ln", "resnet20", "r17")
@@ -387,3 +392,61 @@ def test_linear_networks_are_traced(residual: bool) -> None:
     spaces = trace(model, images(2))
     assert [space.size for space in spaces.free] == ([32] if residual else [32, 32, 32])
     assert torch.equal(permuted(model, spaces)(images(2)).argmax(1), model(images(2)).argmax(1))
+
+
+# -- a merged network beside its sources -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("architecture", "rate"), [("linear5", 0.01), ("linear5-res", 0.002), ("linear8", 0.01)])
+def test_features_vanish_in_merged_linear_networks_and_alignment_keeps_more(
+    architecture: str, rate: float, toy: Toy
+) -> None:
+    made = Architecture(architecture, toy.classes, 1.0, 32)
+    models, recipe = [], Recipe(epochs=4, batch_size=32, learning_rate=rate, shift=0)
+    for seed in range(2):
+        models.append(build(made, seed))
+        train(models[-1], *toy.tensors(), recipe, torch.Generator().manual_seed(seed))
+    logits = models[0].eval()(toy.inputs())
+    assert float((logits.argmax(1) == torch.from_numpy(toy.labels)).double().mean()) > 1.5 / toy.classes
+    last = {}
+    for method in ("identity", "permute"):
+        result = merge(models, toy.inputs(), method, "none")
+        assert len(result.spaces.free) == (1 if "res" in architecture else len(models[0].layers) - 1)  # type: ignore[arg-type]
+        found = compare(result.model, {"first": models[0], "second": models[1]}, result.spaces, [toy.inputs(64)])
+        relative = [reading.value for reading in found if reading.quantity == "relative"]
+        assert relative[-2] < relative[0]
+        last[method] = relative[-2]
+    assert last["identity"] < min(0.6, last["permute"])
+
+
+@pytest.mark.parametrize("settings", [{}, {"stop": "0.5"}, {"preserve": 3}, {"stop": "0.6", "preserve": 2}])
+@pytest.mark.parametrize("method", ["permute", "zip", "cca"])
+def test_networks_of_parts_are_measured_by_their_sources_names(
+    settings: dict[str, Any], method: str, trained: Trained
+) -> None:
+    models, shown = dict(zip("ab", trained.models[:2], strict=True)), trained.toy.inputs(24)
+    result = merge(models, dict.fromkeys(models, shown), method, "repair", check=False, **settings)
+    order = list(magnitudes(models["a"], trained.spaces))
+    for head, network in by_head(result.model).items():
+        readings = list(compare(network, models, result.spaces, [shown], own=head))
+        relative = [reading for reading in readings if reading.quantity == "relative"]
+        assert [reading.layer for reading in relative] == order
+        assert relative[-1].part == "head"
+        assert all(reading.value == pytest.approx(1, rel=1e-4) for reading in relative if reading.part == "stem")
+        assert ("stem" in {reading.part for reading in relative}) == ("preserve" in settings)
+        norms = {reading.network: reading.value for reading in readings
+                 if (reading.quantity, reading.layer) == ("features", "fc.weight")}  # fmt: skip
+        assert relative[-1].value == pytest.approx(norms["merged"] / norms[head])
+        variances = {reading.layer for reading in readings
+                     if (reading.quantity, reading.network) == ("running_variance", "merged")}  # fmt: skip
+        assert variances == set(batch_norm_statistics(models["a"]))
+
+
+def test_a_network_beside_itself_has_lost_nothing(trained: Trained) -> None:
+    model = trained.models[0]
+    readings = list(compare(model, {"first": model, "second": model}, trained.spaces, [trained.toy.inputs(24)]))
+    for reading in readings:
+        if reading.quantity == "relative" or (reading.quantity == "cka" and reading.place == reading.other_place):
+            assert reading.value == pytest.approx(1, rel=1e-4)
+    with pytest.raises(ValueError, match="there are none"):
+        list(compare(model, {"first": model}, trained.spaces, []))

@@ -1,7 +1,8 @@
-"""``mergeline merge``: one's own checkpoints, with a normalisation and kept layers of one's choice."""
+"""``mergeline merge`` and ``diagnose``: one's own checkpoints, with a normalisation and kept layers of one's choice."""
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -12,9 +13,13 @@ from PIL import Image
 
 from flows.cli import app
 from mergeline.architectures import Architecture, build
+from mergeline.diagnostics import magnitudes
 from mergeline.evaluation import flops
+from mergeline.heads import trace_network
 from mergeline.preserving import PreserveFirst
-from stages.formats.merged import load_merged
+from stages.formats.measurements import read_measurement
+from stages.formats.merged import load_merged, save_merged
+from stages.formats.models import save_edge
 
 WIDTH = 0.0625
 
@@ -92,3 +97,101 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(
     assert words in said
     assert "Traceback" not in said
     assert not out.exists()
+
+
+# -- mergeline diagnose -----------------------------------------------------------------------------------------------
+
+
+def diagnose(own: Path, merged: Path, *more: str, sources: tuple[str, ...] = ("vgg11.0.pth", "vgg11.1.pth")) -> int:
+    files = [str(own / name) for name in sources]
+    try:
+        app(["diagnose", str(merged), *files, "--data", "folder", "--root", str(own / "data"), "--images", "13", *more])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def test_a_merged_file_is_looked_into_and_all_numbers_are_written(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merged = tmp_path / "merged.safetensors"
+    assert call(own, "vgg11", merged, "--normalize", "none") == 0
+    capsys.readouterr()
+    tables = [tmp_path / f"layers{ending}" for ending in (".csv", ".json", ".parquet")]
+    for table in tables:
+        assert diagnose(own, merged, "--out", str(table)) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("features.0.weight", "classifier.weight", str(tables[0])))
+    read = read_measurement(tables[2], "diagnosis")
+    assert json.loads(tables[1].read_text()) == read
+    with tables[0].open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert [float(line["value"]) for line in lines] == [row["value"] for row in read]
+    quantities = {row["quantity"] for row in read}
+    assert quantities == {
+        "features",
+        "relative",
+        "bound",
+        "variance",
+        "weight",
+        "bias",
+        "cka",
+    }  # there are no batch norms
+    network = load_merged(merged)
+    weights = {row["layer"]: row["value"] for row in read if (row["quantity"], row["network"]) == ("weight", "merged")}
+    assert weights == {name: size.weight for name, size in magnitudes(network, trace_network(network, 32)).items()}
+
+
+def test_a_network_merged_with_itself_has_lost_nothing(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merged, twice = tmp_path / "merged.safetensors", ("vgg11-bn.0.pth", "vgg11-bn.0.pth")
+    model = build(Architecture("vgg11-bn", 2, WIDTH, 32), seed=0)
+    save_merged(merged, model, {"folder": Architecture("vgg11-bn", 2, WIDTH, 32)}, None, False)
+    assert diagnose(own, merged, "--json", sources=twice) == 0
+    lines = json.loads(capsys.readouterr().out)
+    assert len(lines) == 9
+    for line in lines:
+        assert line["relative"] == pytest.approx(1, rel=1e-4)
+        assert line["cka"] == pytest.approx(1, rel=1e-4)
+        assert line["weight"] == pytest.approx(line["weight_of_sources"])
+
+
+@pytest.mark.parametrize(
+    ("sources", "more", "words"),
+    [
+        (("vgg11.0.pth",), (), "two at least"),
+        (("vgg11.0.pth", "lost.pth"), (), "lost.pth is missing"),
+        (("vgg11.0.pth", "vgg11-bn.1.pth"), (), "vgg11-bn.1.pth does not fit"),
+        (("vgg11.0.pth", "vgg11.1.pth"), ("-a", "vgg12"), "unknown architecture 'vgg12'"),
+        (("vgg11.0.pth", "vgg11.1.pth"), ("-a", "resnet20"), "vgg11.0.pth does not fit"),
+        (("vgg11.0.pth", "vgg11.1.pth"), ("--out", "layers.txt"), "a table ends in .csv, .json, .parquet"),
+        (("vgg11.0.pth", "vgg11.1.pth"), ("--data", "birds"), "unknown data 'birds'"),
+        (("vgg11.0.pth", "vgg11.1.pth"), ("--root", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_cannot_be_diagnosed_is_one_line(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    sources: tuple[str, ...], more: tuple[str, ...], words: str,
+) -> None:  # fmt: skip
+    merged = tmp_path / "merged.safetensors"
+    architecture = Architecture("vgg11", 2, WIDTH, 32)
+    save_merged(merged, build(architecture, seed=0), {"folder": architecture}, None, False)
+    assert diagnose(own, merged, *more, sources=sources) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_a_file_that_is_no_merged_network_is_not_diagnosed(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    architecture = Architecture("vgg11", 2, WIDTH, 32)
+    save_edge(tmp_path / "edge.safetensors", build(architecture), architecture, "folder", 0)
+    for path, words in (
+        (own / "vgg11.0.pth", "no merged network of mergeline's"),
+        (tmp_path / "edge.safetensors", "one of kind 'edge'"),
+        (tmp_path / "lost.safetensors", "is missing; name a network that mergeline merge wrote"),
+    ):
+        assert diagnose(own, path) == 2
+        assert words in " ".join(capsys.readouterr().err.split())

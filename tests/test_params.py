@@ -83,6 +83,8 @@ def test_an_integer_is_a_number_where_a_number_is_wanted() -> None:
         (["merges", "same", "weights"], [0.3, 0.7]),
         (["merges", "same", "normalize"], ["reset", "none"]),
         (["merges", "same", "preserves"], [None, 3, 0.25]),
+        (["merges", "same", "measures"], ["diagnosis"]),
+        (["merges", "pairs", "measures"], ["diagnosis"]),
         (["imports"], {"bars.r17.s0": "mine/model.pth"}),
         (["tasks", "bars", "classes"], [3, 1]),
     ],
@@ -104,6 +106,10 @@ CASES: list[tuple[list[Any], Any, str]] = [
     (["merges", "same", "preserves"], [1.5], "merges.same.preserves[0]: must be a whole number of layers"),
     (["merges", "same", "normalize"], ["repair"], "merges.same.normalize[0]: repair needs images; add normalize.repair"),
     (["merges", "same", "architectures"], ["vgg11"], "merges.same.normalize[0]: reset would do nothing to vgg11, which"),
+    # what measures cannot be taken of
+    (["merges", "pairs", "measures"], ["curve"], "merges.pairs.measures[0]: a curve lies between two models"),
+    (["merges", "pairs", "measures"], ["diagnose"], "merges.pairs.measures[0]: "),
+    (["diagnosis"], {"images": 3}, "diagnosis.images: "),
     # unknown and misspelt keys
     (["nonsense"], 1, "nonsense: unknown key; allowed: architectures, compute, "),
     (["seedz"], 1, "seedz: unknown key (did you mean 'seed"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from mergeline.heads import multi_head_from_state, trace_network
 from mergeline.preserving import preserve_first_from_state
 from stages.formats.models import load_strictly, read_model, save_model
 
-__all__ = ["load_merged", "save_merged"]
+__all__ = ["load_merged", "merged_architectures", "save_merged"]
 
 
 def save_merged(
@@ -40,10 +41,18 @@ def save_merged(
     save_model(path, model, description)
 
 
+def merged_architectures(description: Mapping[str, Any]) -> dict[str, Architecture]:
+    """The topology of each head of a merged network, by the description in its file."""
+    return {
+        entry["head"]: Architecture(**{key: value for key, value in entry.items() if key != "head"})
+        for entry in description["heads"]
+    }
+
+
 def load_merged(path: Path) -> nn.Module:
     """A merged network in eval mode, channels last: a plain network, or a ``MultiHead``."""
     tensors, description = read_model(path)
-    architectures = {entry.pop("head"): Architecture(**entry) for entry in description["heads"]}
+    architectures = merged_architectures(description)
     models = {task: build(architecture) for task, architecture in architectures.items()}
     model: nn.Module = next(iter(models.values()))
     whole = description["kind"] != "multi-head"
