@@ -85,10 +85,10 @@ def vanishing(data: FigureData) -> Figure | None:
             _draw(axes, by_place(group.rows, "relative"), label=group.method, **style)
             _draw(axes, by_place(group.rows, "bound"), color=style["color"], lw=1, ls=":")
         axes.axhline(1, color=GRAY, lw=1, ls="--")
-        axes.set_ylim(bottom=0)
         axes.set(title=setting, xlabel="layer, in forward order")
     _all_in_first(axes_[0][0], styles)
     axes_[0][0].set_ylabel("features, in those of the sources")
+    axes_[0][0].set_ylim(bottom=0)
     _legend(figure, axes_[0][0])
     return figure
 
@@ -136,8 +136,7 @@ def magnitudes(data: FigureData) -> Figure | None:
         for method, values in found.items():
             _draw(axes, values, label=method, **styles[method])
         axes.axhline(1, color=GRAY, lw=1, ls="--")
-        axes.set_ylim(bottom=0)
-        axes.set(title=f"{quantity}, {main.setting}", xlabel="layer, in forward order")
+        axes.set(title=f"{quantity}, {main.setting}", xlabel="layer, in forward order", yscale="log")
     axes_[0][0].set_ylabel("root mean square, in that of the sources")
     _legend(figure, axes_[0][0])
     return figure
@@ -209,9 +208,9 @@ LAYER_FIGURES: tuple[FigureSpec, ...] = (
                "(variance collapse). The first settings are shown, the table has all.",
                layer_variance, "quantity variance", "diagnosis", SOURCE_TABLE),
     FigureSpec("magnitudes", "Magnitude of weights and biases",
-               "As vanishing_feature Fig. 1 middle: below 1 averaging has made a layer's entries smaller than its sources'. Layers "
-               "of which the sources have no bias are left out.", magnitudes, "quantity weight and bias", "diagnosis",
-               SOURCE_TABLE),
+               "As vanishing_feature Fig. 1 middle, on logarithmic axes: below 1 averaging has made a layer's entries smaller than "
+               "its sources'. Layers of which the sources have no bias are left out.", magnitudes,
+               "quantity weight and bias", "diagnosis", SOURCE_TABLE),
     FigureSpec("batch_norms", "Batch norms before and after normalising",
                "As vanishing_feature Fig. 2 C: a norm divides by the deviation that it holds. Where that of the merge is above the "
                "one on real images, features shrink; setting the statistics undoes that.", batch_norms,
