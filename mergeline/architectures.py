@@ -152,9 +152,18 @@ class Architecture:
             check(self)
 
 
-def build(architecture: Architecture, seed: int | None = None) -> nn.Module:
-    """The network of ``architecture``; with ``seed`` its initial weights depend on that seed alone."""
+INITIALIZATIONS = ("kaiming_normal", "kaiming_uniform")
+"""How the weights of convolutions and linear layers can be drawn anew; see :data:`mergeline.models.init.INITIALIZERS`."""
+
+
+def build(architecture: Architecture, seed: int | None = None, initialization: str | None = None) -> nn.Module:
+    """The network of ``architecture``; with ``seed`` its initial weights depend on that seed alone.
+
+    ``initialization``: one of :data:`INITIALIZATIONS`, in place of the architecture's own.
+    """
     import torch
+
+    from mergeline.models.init import INITIALIZERS
 
     make = partial(
         ARCHITECTURES[architecture.name].make,
@@ -162,11 +171,13 @@ def build(architecture: Architecture, seed: int | None = None) -> nn.Module:
         width=architecture.width,
         input_size=architecture.input_size,
     )
-    if seed is None:
-        return make()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        network = make()
+        if initialization is not None:
+            INITIALIZERS[initialization](network)
+        return network
 
 
 def stage_blocks(name: str) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from stages.formats.models import load_edge, save_edge
 from stages.formats.tables import write_table
 from stages.plan import paths
 from stages.plan.expansion import base_edge
-from stages.plan.keys import Edge, known, parse_edge
+from stages.plan.keys import INITIALIZATION, Edge, known, parse_edge
 from stages.plan.params import Training
 
 __all__ = ["run_finetune", "run_import", "run_train", "run_untrained"]
@@ -44,7 +44,7 @@ def run_train(context: Context, cell: str) -> None:
         other = "untrained" if not edge.trained else "finetune"
         raise StageError(f"{cell} is not trained from scratch: python -m stages {other} {cell}")
     architecture = _architecture(context, edge, task)
-    model = build(architecture, derive_seed(context.params.seed, "init", cell))
+    model = _start(context, edge, architecture)
     _train(context, edge, task, architecture, model, context.params.train, start="random")
 
 
@@ -56,7 +56,7 @@ def run_finetune(context: Context, cell: str) -> None:
     if base is None:
         raise StageError(f"{cell} is not finetuned: tasks.{edge.task}.pretrain is not set")
     architecture = _architecture(context, edge, task)
-    model = build(architecture, derive_seed(context.params.seed, "init", cell))
+    model = _start(context, edge, architecture)
     path = context.path(paths.edge_model(base))
     source, _ = load_edge(path)
     kept = {
@@ -74,7 +74,7 @@ def run_untrained(context: Context, cell: str) -> None:
     edge = parse_edge(cell)
     task = context.task(edge.task)
     architecture = _architecture(context, edge, task)
-    model = context.place(build(architecture, derive_seed(context.params.seed, "init", cell)))
+    model = context.place(_start(context, edge, architecture))
     images, _ = task.part("train")
     options = context.params.normalize["reset"]
     chosen = numpy_generator(context.params.seed, "reset", cell).permutation(len(images))[: options.images]
@@ -138,6 +138,12 @@ def _architecture(context: Context, edge: Edge, task: PreparedTask) -> Architect
     return Architecture(edge.architecture, context.outputs(edge.task, task.n_classes), model.width, model.input_size)
 
 
+def _start(context: Context, edge: Edge, architecture: Architecture) -> nn.Module:
+    """The network with its initial weights, which depend on the edge's name alone."""
+    seed = derive_seed(context.params.seed, "init", str(edge))
+    return build(architecture, seed, dict(edge.recipe).get(INITIALIZATION))
+
+
 def _head_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """The parameters of the last linear layer."""
     name, head = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
@@ -147,7 +153,8 @@ def _head_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 def _recipe(context: Context, edge: Edge, options: Training) -> Recipe:
     task = context.params.tasks[edge.task]
     flip = TASKS[task.source or edge.task].mirror_safe if task.flip is None else task.flip
-    return Recipe(**options.model_dump(), flip=flip)
+    own = {key: value for key, value in edge.recipe if key != INITIALIZATION}
+    return Recipe(**{**options.model_dump(), **own}, flip=flip)
 
 
 def _train(
@@ -167,7 +174,16 @@ def _train(
     checkpoint = _Checkpoint(
         context,
         edge,
-        [task.hash, start, context.params.targets.model_dump(), architecture, recipe, context.params.seed, str(device)],
+        [
+            task.hash,
+            start,
+            str(edge),
+            context.params.targets.model_dump(),
+            architecture,
+            recipe,
+            context.params.seed,
+            str(device),
+        ],
     )
     history = train(
         model,

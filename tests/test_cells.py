@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from math import comb, perm
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from stages.plan.keys import (
     Merge,
     Prediction,
     Sources,
+    as_written,
     known,
     parse_cell,
     parse_edge,
@@ -39,18 +41,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}", fullmatch=True)
 architectures = st.sampled_from(tuple(ARCHITECTURES))
-edges = st.builds(Edge, names, architectures, st.integers(0, 2**31 - 1), st.booleans())
-
-
-@st.composite
-def sources(draw: st.DrawFn) -> Sources:
-    """Edges of one task, or of as many different tasks."""
-    count = draw(st.integers(1, 4))
-    tasks = draw(st.lists(names, min_size=count, max_size=count, unique=True))
-    if draw(st.booleans()):
-        tasks = tasks[:1] * count
-    chosen = (draw(edges.map(lambda e, t=task: Edge(t, e.architecture, e.seed, e.trained))) for task in tasks)
-    return Sources(tuple(chosen), draw(st.sampled_from(["append", "sma", "x-y_2"])))
 
 
 numbers = st.one_of(
@@ -60,6 +50,26 @@ numbers = st.one_of(
     st.sampled_from([0.1, 1e-5, 1e-300, 5e-324, 1e22, 0.1234567890123, 1 / 3, -0.25, 100.0]),
 )
 keys = st.from_regex(r"[a-z][a-z_]{0,8}", fullmatch=True).filter(lambda key: key not in ("stop", "preserve", "weights"))
+recipes = st.lists(
+    st.tuples(keys, st.sampled_from(["kaiming_normal"]) | numbers.map(as_written)),
+    max_size=2,
+    unique_by=lambda pair: pair[0],
+).map(tuple)
+edges = st.builds(Edge, names, architectures, st.integers(0, 2**31 - 1), st.booleans(), recipes)
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> Sources:
+    """Edges of one task, or of as many different tasks."""
+    count = draw(st.integers(1, 4))
+    tasks = draw(st.lists(names, min_size=count, max_size=count, unique=True))
+    if draw(st.booleans()):
+        tasks = tasks[:1] * count
+    recipe = draw(recipes)
+    chosen = (draw(edges.map(lambda e, t=task: replace(e, task=t, recipe=recipe))) for task in tasks)
+    return Sources(tuple(chosen), draw(st.sampled_from(["append", "sma", "x-y_2"])))
+
+
 methods = st.builds(
     Choice,
     names,
@@ -157,6 +167,19 @@ def test_weights_that_sum_to_one_still_do_when_read_back() -> None:
     assert sum(again.weights) == 1
 
 
+def test_a_recipe_stands_once_for_all_sources() -> None:
+    hot = (("learning_rate", 0.05), ("epochs", 3))
+    own = Sources((Edge("a", "r35", 0, recipe=hot), Edge("a", "r17", 1, recipe=hot)))
+    assert str(own) == "a.r35+r17-learning_rate=0.05-epochs=3.s0+s1"
+    assert str(own.edges[1]) == "a.r17-learning_rate=0.05-epochs=3.s1"
+    assert own.recipe_label == "learning_rate=0.05-epochs=3"
+    assert own.combination.architectures_label == "r35+r17-learning_rate=0.05-epochs=3"
+    assert own.topology == "r35"
+    assert own.combination != Sources((Edge("a", "r35", 0), Edge("a", "r17", 1))).combination
+    with pytest.raises(CellError, match="were trained by different recipes"):
+        Sources((Edge("a", "r35", 0, recipe=hot), Edge("a", "r17", 1)))
+
+
 def test_sources_know_their_tasks_topology_and_control() -> None:
     same = Sources((Edge("a", "r35", 0), Edge("a", "r17", 1)))
     assert (same.tasks, same.same_task, same.topology, same.homogeneous, same.control) == (
@@ -183,6 +206,8 @@ def test_sources_know_their_tasks_topology_and_control() -> None:
         (parse_cell, "digits.r17.sx", "'sx' is not a seed"),
         (parse_cell, "digits.r17.s²", "is not a seed"),
         (parse_cell, "digits+digits.r17+r17.s0+s1", "is written 'digits.r17\\+r17.s0\\+s1'"),
+        (parse_edge, "digits.r17-epochs=03.s0", "is written 'digits.r17-epochs=3.s0'"),
+        (parse_edge, "digits.r17-epochs=[3].s0", "is not a plain value"),
         (parse_edge, "digits.r17.s00", "is written 'digits.r17.s0'"),
         (parse_edge, "digits.r17+r17.s0+s1", "is not one edge model"),
         (parse_edge, "digits.r17.s0.more", "is not one edge model"),
@@ -269,6 +294,7 @@ GROWTH = {
         merges=grown()["merges"] | {"more": {"tasks": [["dots", "bars"], ["late", "bars"]], "both_directions": True}}
     ),
     "task": grown(tasks=grown()["tasks"] | {"extra": {"source": "folder", "root": "x"}}),
+    "sweep": grown(merges=grown()["merges"] | {"swept": {"tasks": ["bars"], "sweep": {"epochs": [1, 3]}}}),
     "normalisation": grown(
         merges=grown()["merges"] | {"plain": {"tasks": ["bars"], "normalize": ["reset", "none"], "seeds": [0, 1]}}
     ),
@@ -335,6 +361,16 @@ def test_a_grid_makes_one_cell_for_each_combination_of_options() -> None:
     assert len(found) == 2 * 3 * 2
     assert str(found[0]) == "bars.r17+r17.s0+s1.zip-alpha=0.0001-beta=0.reset"
     assert str(found[-1]) == "bars.r17+r17.s0+s1.zip-alpha=0.3-beta=1-stop=layer2.0.reset"
+
+
+def test_a_sweep_makes_edges_for_each_combination_of_settings() -> None:
+    values = bench_values(merges={"swept": {"tasks": ["bars"], "architectures": ["r17"], "methods": ["permute"],
+                                            "sweep": {"learning_rate": [1.0, 0.05], "epochs": [1]}}})  # fmt: skip
+    assert names_of(parse_params(values)) == [
+        f"bars.r17+r17-learning_rate={rate}-epochs=1.s0+s1.permute.reset" for rate in ("1", "0.05")
+    ]
+    for merge in make_plan(parse_params(values)).merges:
+        assert parse_merge(str(merge)) == merge
 
 
 def test_more_than_two_models_are_merged_at_once() -> None:

@@ -85,6 +85,7 @@ def test_an_integer_is_a_number_where_a_number_is_wanted() -> None:
         (["merges", "same", "preserves"], [None, 3, 0.25]),
         (["merges", "same", "measures"], ["diagnosis"]),
         (["merges", "pairs", "measures"], ["diagnosis"]),
+        (["merges", "same", "sweep"], {"learning_rate": [1, 0.5], "initialization": ["kaiming_normal"]}),
         (["imports"], {"bars.r17.s0": "mine/model.pth"}),
         (["tasks", "bars", "classes"], [3, 1]),
     ],
@@ -106,6 +107,13 @@ CASES: list[tuple[list[Any], Any, str]] = [
     (["merges", "same", "preserves"], [1.5], "merges.same.preserves[0]: must be a whole number of layers"),
     (["merges", "same", "normalize"], ["repair"], "merges.same.normalize[0]: repair needs images; add normalize.repair"),
     (["merges", "same", "architectures"], ["vgg11"], "merges.same.normalize[0]: reset would do nothing to vgg11, which"),
+    # sweeps
+    (["merges", "same", "sweep"], {"learning_rat": [1]}, "merges.same.sweep.learning_rat: unknown setting (did you mean 'learn"),
+    (["merges", "same", "sweep"], {"learning_rate": [0.1, 0]}, "merges.same.sweep.learning_rate[1]: Input should be greater"),
+    (["merges", "same", "sweep"], {"epochs": ["many"]}, "merges.same.sweep.epochs[0]: Input should be a valid integer"),
+    (["merges", "same", "sweep"], {"epochs": []}, "merges.same.sweep.epochs: Value should have at least 1 item"),
+    (["merges", "same", "sweep"], {"initialization": ["he"]}, "merges.same.sweep.initialization[0]: unknown 'he'; allowed: kaim"),
+    (["merges", "pairs", "sweep"], {"initialization": ["kaiming_normal"]}, "merges.pairs.sweep.initialization: late is finetuned"),
     # what measures cannot be taken of
     (["merges", "pairs", "measures"], ["curve"], "merges.pairs.measures[0]: a curve lies between two models"),
     (["merges", "pairs", "measures"], ["diagnose"], "merges.pairs.measures[0]: "),

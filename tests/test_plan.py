@@ -54,6 +54,11 @@ def rich() -> Params:
         "weights": [0.25, 0.75],
     }
     values["merges"]["same"]["preserves"] = [None, 2, 0.1]
+    values["merges"]["swept"] = {
+        "tasks": ["bars"],
+        "architectures": ["r17"],
+        "sweep": {"learning_rate": [0.01, 0.5], "shift": [0]},
+    }
     values["normalize"]["repair"] = {"images": 8, "batch_size": 4, "sequential": True}
     return parse_params(values)
 
@@ -179,13 +184,21 @@ def test_an_edge_is_trained_finetuned_imported_or_left_untrained() -> None:
     assert set(cells(plan, "import")) == {"bars.r17.s1", "bars.r29.s0"}
     assert set(cells(plan, "finetune")) == {"late.r17.s0", "late.r17.s1"}
     assert set(cells(plan, "untrained")) == {"bars.r29.u0", "bars.r17.u0"}
-    assert set(cells(plan, "train")) == {"bars.r17.s0", "dots.r17.s0", "dots.r17.s1"}
+    swept = {f"bars.r17-learning_rate={rate}-shift=0.s{seed}" for rate in (0.01, 0.5) for seed in (0, 1)}
+    assert set(cells(plan, "train")) == {"bars.r17.s0", "dots.r17.s0", "dots.r17.s1", *swept}
     imported = cells(plan, "import")["bars.r17.s1"]
     assert "mine/model.pth" in imported.deps
     assert not any("history" in out for out in imported.outs)
     assert cells(plan, "finetune")["late.r17.s0"].deps[-1] == "artifacts/edges/dots.r17.s0/model.safetensors"
     assert "finetune" in cells(plan, "finetune")["late.r17.s0"].params
     assert "train" in cells(plan, "train")["bars.r17.s0"].params
+
+
+def test_a_swept_edge_depends_on_the_settings_that_its_recipe_leaves_alone() -> None:
+    plan = make_plan(rich())
+    edge = cells(plan, "train")["bars.r17-learning_rate=0.5-shift=0.s0"]
+    assert edge.kind == "train-learning_rate-shift"
+    assert [key for key in edge.params if key.startswith("train")] == ["train.batch_size", "train.epochs"]
 
 
 def test_a_base_is_that_of_the_pretrain_task_with_the_same_architecture_and_seed() -> None:

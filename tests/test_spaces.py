@@ -51,7 +51,7 @@ def noise(*shape: int) -> Tensor:
 def permuted_difference(model: nn.Module, example: Tensor) -> float:
     """Permute all free spaces at once; the largest change of the output relative to its largest value."""
     spaces = trace(model, example)
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(8)
     permutations = {space.name: random_permutation(space, generator) for space in spaces.free}
     assert any((index != torch.arange(len(index))).any() for index in permutations.values())
     original = {name: tensor.clone() for name, tensor in model.state_dict().items()}

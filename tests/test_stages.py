@@ -101,6 +101,12 @@ def bench_params() -> dict[str, Any]:
         "methods": ["permute"],
         "measures": ["curve", "landscape", "diagnosis"],
     }
+    values["merges"]["swept"] = {
+        "tasks": ["bars"],
+        "architectures": ["r17"],
+        "methods": ["permute"],
+        "sweep": {"learning_rate": [0.02], "initialization": ["kaiming_normal"]},
+    }
     values |= {"curve": {"points": 3}, "landscape": {"steps": 2, "images": 8}}
     values["merges"]["kept"] = values["merges"]["pairs"] | {
         "normalize": ["repair"],

@@ -10,14 +10,17 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mergeline.architectures import ARCHITECTURES, Architecture, deepest
+from pydantic import ValidationError
+
+from mergeline.architectures import ARCHITECTURES, INITIALIZATIONS, Architecture, deepest
 from mergeline.depth import PLACEMENTS
 from mergeline.encoder_names import describe_encoder
 from mergeline.matching import MATCHERS
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.tasks import TASKS
 from stages.plan.expansion import expand_cells
-from stages.plan.params import MergeSeries, Method, Normalization, Params
+from stages.plan.keys import INITIALIZATION
+from stages.plan.params import MergeSeries, Method, Normalization, Params, Training
 
 __all__ = ["faults_of", "suggestion"]
 
@@ -160,8 +163,33 @@ def _series(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
                     "choose repair, rescale or none"
                 )
     yield from _measures(params, path, series)
+    yield from _sweep(params, path, series)
     if not series.homogeneous_only:
         yield from _depths(path, series.architectures or params.architectures)
+
+
+def _sweep(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
+    names = {task for entry in series.tasks for task in ([entry] if isinstance(entry, str) else entry)}
+    started = sorted(task for task in names if task in params.tasks and params.tasks[task].pretrain is not None)
+    allowed = [INITIALIZATION, *Training.model_fields]
+    for key, values in (series.sweep or {}).items():
+        place = f"{path}.sweep.{key}"
+        if key not in allowed:
+            yield f"{place}: unknown setting{suggestion(key, allowed)}; allowed: {', '.join(allowed)}"
+        elif key == INITIALIZATION and started:
+            yield f"{place}: {started[0]} is finetuned, its weights are not drawn; leave it out of {path}.tasks"
+        for index, value in enumerate(values):
+            if key == INITIALIZATION:
+                yield from _unknown(f"{place}[{index}]", str(value), INITIALIZATIONS)
+            elif key in allowed:
+                yield from _training_value(f"{place}[{index}]", key, value)
+
+
+def _training_value(path: str, key: str, value: Any) -> Iterator[str]:
+    try:
+        Training.model_validate({key: value})
+    except ValidationError as error:
+        yield f"{path}: {error.errors()[0]['msg']}, got {value!r}"
 
 
 def _measures(params: Params, path: str, series: MergeSeries) -> Iterator[str]:

@@ -8,7 +8,7 @@ from itertools import combinations, pairwise, permutations, product
 from typing import Any
 
 from mergeline.architectures import stage_blocks
-from stages.plan.keys import PLACEMENT, Choice, Edge, Merge, Sources
+from stages.plan.keys import PLACEMENT, Choice, Edge, Merge, Options, Sources, as_written
 from stages.plan.params import MergeSeries, Params
 
 __all__ = ["base_edge", "expand_cells", "measured_merges"]
@@ -60,11 +60,18 @@ def _sources(params: Params, series: MergeSeries) -> Iterator[Sources]:
     seeds = series.seeds or params.seeds
     for tasks in _task_lists(series):
         for architectures in _architecture_lists(params, series, len(tasks)):
-            for chosen in _seed_lists(series, seeds, tasks, architectures):
-                edges = tuple(Edge(t, a, s) for t, a, s in zip(tasks, architectures, chosen, strict=True))
-                same = len(set(architectures)) == 1
-                for placement in [PLACEMENT] if same else series.placements:
+            placements = [PLACEMENT] if len(set(architectures)) == 1 else series.placements
+            for recipe, chosen in product(_recipes(series), _seed_lists(series, seeds, tasks, architectures)):
+                models = zip(tasks, architectures, chosen, strict=True)
+                edges = tuple(Edge(t, a, s, recipe=recipe) for t, a, s in models)
+                for placement in placements:
                     yield Sources(edges, placement)
+
+
+def _recipes(series: MergeSeries) -> list[Options]:
+    """The points of the series' sweep; the usual recipe where it has none."""
+    grid = series.sweep or {}
+    return [tuple(zip(grid, map(as_written, values), strict=True)) for values in product(*grid.values())]
 
 
 def _task_lists(series: MergeSeries) -> list[tuple[str, ...]]:
@@ -132,15 +139,14 @@ def _control_cells(params: Params, series: MergeSeries, control: str) -> Iterato
         elif control == "untrained" and not sources.homogeneous:
             for side in range(2):
                 edges = tuple(
-                    Edge(e.task, e.architecture, e.seed, e.trained and index != side)
-                    for index, e in enumerate(sources.edges)
+                    replace(edge, trained=edge.trained and index != side) for index, edge in enumerate(sources.edges)
                 )
                 for method in aligned:
                     yield Merge(replace(sources, edges=edges), method, normalize)
 
 
 def base_edge(params: Params, edge: Edge) -> Edge | None:
-    """The edge that this one is finetuned from; None where it is trained from scratch, imported or untrained."""
+    """The edge that this one is finetuned from, trained as usual; None where it starts from scratch, is imported or untrained."""
     base = params.tasks[edge.task].pretrain
     if base is None or not edge.trained or str(edge) in params.imports:
         return None

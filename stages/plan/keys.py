@@ -6,8 +6,8 @@ A name says all of it: ``digits.r35.s0`` is the edge model of architecture r35 w
 
 The grammar, which only this module knows::
 
-    edge       TASK.ARCHITECTURE.SEED
-    sources    TASK[+TASK].ARCHITECTURE+ARCHITECTURE.SEED+SEED[-placement=NAME]
+    edge       TASK.ARCHITECTURE[-SETTING=VALUE].SEED
+    sources    TASK[+TASK].ARCHITECTURE+ARCHITECTURE[-SETTING=VALUE].SEED+SEED[-placement=NAME]
     match      SOURCES.METHOD[-OPTION=VALUE]
     merge      MATCH[-stop=SPACE][-preserve=LAYERS][-weights=SHARE+SHARE].NORMALISATION[-OPTION=VALUE]
     prediction EDGE.on-TASK
@@ -29,11 +29,16 @@ from stages.errors import InputError
 from stages.formats import yaml12
 
 __all__ = [
-    "CellError", "Choice", "Combination", "Edge", "Key", "Merge", "Prediction", "Sources", "TaskPair", "known",
+    "CellError", "Choice", "Combination", "Edge", "Key", "Merge", "Prediction", "Sources", "TaskPair", "as_written", "known",
     "parse_cell", "parse_edge", "parse_key", "parse_match", "parse_merge", "parse_method", "parse_prediction",
     "parse_sources", "parse_task_pair",
 ]  # fmt: skip
 
+Options = tuple[tuple[str, Any], ...]
+"""Settings and their values, in the order in which they are written."""
+
+INITIALIZATION = "initialization"
+"""The one setting of a recipe that is no setting of a training: how the weights are drawn."""
 PLACEMENT = "append"
 """The placement that a name means where it says none."""
 
@@ -44,15 +49,24 @@ class CellError(InputError):
 
 @dataclass(frozen=True, order=True)
 class Edge:
-    """One trained model: ``task.architecture.s0``; ``u0`` in place of ``s0`` is an untrained network (a control)."""
+    """One trained model: ``task.architecture.s0``; ``u0`` in place of ``s0`` is an untrained network (a control).
+
+    ``recipe``: settings of its training that differ from the usual ones, ``task.architecture-learning_rate=0.05.s0``.
+    """
 
     task: str
     architecture: str
     seed: int
     trained: bool = True
+    recipe: Options = ()
 
     def __str__(self) -> str:
-        return f"{self.task}.{self.architecture}.{self.tag}"
+        return f"{self.task}.{self.model}.{self.tag}"
+
+    @property
+    def model(self) -> str:
+        """The architecture, and how it was trained where that is not as usual: what runs have in common."""
+        return str(Choice(self.architecture, self.recipe))
 
     @property
     def tag(self) -> str:
@@ -61,7 +75,7 @@ class Edge:
 
 @dataclass(frozen=True, order=True)
 class Combination:
-    """What the runs of one setting share: the tasks, each once, and the architectures, without the seeds."""
+    """What the runs of one setting share: the tasks, each once, and the architectures with their recipe, without the seeds."""
 
     tasks: tuple[str, ...]
     architectures: tuple[str, ...]
@@ -77,8 +91,10 @@ class Combination:
 
     @property
     def architectures_label(self) -> str:
-        """``r35+r17``."""
-        return "+".join(self.architectures)
+        """``r35+r17``; a recipe, which is that of all, stands once: ``r35+r17-epochs=3``."""
+        last = self.architectures[-1]
+        recipe = last[len(_split_options(last)[0]) :]
+        return "+".join(name.removesuffix(recipe) for name in self.architectures) + recipe
 
 
 @dataclass(frozen=True, order=True)
@@ -86,10 +102,15 @@ class Sources:
     """The edges that are merged; the first is the reference. ``tasks.architectures.seeds``, each joined with ``+``.
 
     Models of one task name it once: ``digits.r35+r17.s0+s1``. ``placement``: where the blocks of the shallow ones stand.
+    All were trained by one recipe.
     """
 
     edges: tuple[Edge, ...]
     placement: str = PLACEMENT
+
+    def __post_init__(self) -> None:
+        if len({edge.recipe for edge in self.edges}) > 1:
+            raise CellError(f"{' and '.join(map(str, self.edges))} were trained by different recipes")
 
     def __str__(self) -> str:
         return ".".join(self.parts)
@@ -107,7 +128,7 @@ class Sources:
 
     @cached_property
     def combination(self) -> Combination:
-        return Combination(self.tasks, tuple(edge.architecture for edge in self.edges))
+        return Combination(self.tasks, tuple(edge.model for edge in self.edges))
 
     @property
     def seeds_label(self) -> str:
@@ -122,6 +143,11 @@ class Sources:
     def topology(self) -> str:
         """The architecture that all are expanded to."""
         return deepest([edge.architecture for edge in self.edges])
+
+    @property
+    def recipe_label(self) -> str | None:
+        """``learning_rate=0.05``; None where the models were trained as usual."""
+        return str(Choice("", self.edges[0].recipe)).removeprefix("-") or None
 
     @property
     def unplaced(self) -> Sources:
@@ -146,7 +172,7 @@ class Choice:
     """A method or a normalisation, and the options that make this cell: ``zip``, or ``zip-alpha=0.3-beta=0``."""
 
     name: str
-    options: tuple[tuple[str, Any], ...] = ()
+    options: Options = ()
 
     def __str__(self) -> str:
         return "".join([self.name, *(f"-{key}={_plain(value)}" for key, value in self.options)])
@@ -260,11 +286,13 @@ def parse_cell(name: str) -> tuple[Sources, str]:
     ------
     CellError: not ``tasks.architectures.seeds[.rest]``.
     """
-    parts = name.split(".", 3)
-    if len(parts) < 3:
+    found = _PARTS.fullmatch(name)
+    if found is None:
         raise CellError(f"{name!r} is not a cell; cells are named tasks.architectures.seeds, like digits.r35+r17.s0+s1")
-    seeds, dash, more = parts[2].partition("-")
-    tasks, architectures, tags = (part.split("+") for part in (*parts[:2], seeds))
+    models, pairs = _split_options(found[2])
+    recipe = tuple((key, _value(name, value)) for key, value in pairs)
+    seeds, dash, more = found[3].partition("-")
+    tasks, architectures, tags = (part.split("+") for part in (found[1], models, seeds))
     if len(tasks) == 1:
         tasks = tasks * len(tags)
     if not len(tasks) == len(architectures) == len(tags):
@@ -273,15 +301,25 @@ def parse_cell(name: str) -> tuple[Sources, str]:
     for task, architecture, tag in zip(tasks, architectures, tags, strict=True):
         if tag[:1] not in ("s", "u") or not tag[1:].isdecimal():
             raise CellError(f"{name!r}: {tag!r} is not a seed; seeds are named s0, s1, ... (u0: untrained)")
-        edges.append(Edge(task, architecture, int(tag[1:]), tag[0] == "s"))
+        edges.append(Edge(task, architecture, int(tag[1:]), tag[0] == "s", recipe))
     sources = Sources(tuple(edges))
     if dash:
-        pairs = dict(_split_options(f"-{more}")[1])
-        if set(pairs) != {"placement"}:
+        placed = dict(_split_options(f"-{more}")[1])
+        if set(placed) != {"placement"}:
             raise CellError(f"{name!r}: after the seeds only -placement=NAME can stand, not {dash + more!r}")
-        sources = replace(sources, placement=pairs["placement"])
-    _check_written(".".join(parts[:3]), sources)
-    return sources, parts[3] if len(parts) == 4 else ""
+        sources = replace(sources, placement=placed["placement"])
+    _check_written(".".join(found.group(1, 2, 3)), sources)
+    return sources, found[4] or ""
+
+
+_PARTS = re.compile(r"([^.]*)\.([^.=]*(?:=[^.=]*(?:\.\d[^.=]*)?)*)\.([^.]*)(?:\.(.*))?", re.DOTALL)
+"""A cell's tasks, architectures (in whose recipe a point followed by a digit is a number's) and seeds, and the rest."""
+
+
+def as_written(value: Any) -> Any:
+    """A value of params.yaml as it is read back from a name, so that equal cells are equal: 1 for 1.0."""
+    text = _plain(value)
+    return _value(text, text)
 
 
 def _check_written(name: str, cell: object) -> None:

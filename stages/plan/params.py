@@ -199,6 +199,8 @@ class MergeSeries(Section):
     """How many of the first layers each model keeps (or a share of the multiply-adds); null: none."""
     models: Annotated[int, Field(ge=2)] | None = None
     """Number of models of one task that are merged at once; by default two."""
+    sweep: dict[str, Annotated[list[Any], Distinct, Field(min_length=1)]] | None = None
+    """Settings of train or finetune (or ``initialization``) and their values: each combination has edge models of its own."""
     weights: Annotated[list[Fraction], Field(min_length=2)] | None = None
     """Weight of each model; by default all the same."""
     controls: Annotated[list[Control], Distinct] = []

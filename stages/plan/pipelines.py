@@ -134,11 +134,20 @@ def _edge_stage(params: Params, edge: Edge) -> StageCell:
     elif base is not None:
         name = "finetune"
         deps.append(str(paths.edge_model(base)))
-        keys += ["finetune", "seed"]
+        keys += [*_recipe_keys(params, edge, name), "seed"]
     else:
         name = "train"
-        keys += ["train", "seed"]
-    return _stage(name, edge, paths.edge_pipeline(edge.task), deps, keys, outs)
+        keys += [*_recipe_keys(params, edge, name), "seed"]
+    kind = "-".join([name, *(key for key, _ in edge.recipe)])
+    return _stage(name, edge, paths.edge_pipeline(edge.task), deps, keys, outs, kind=kind)
+
+
+def _recipe_keys(params: Params, edge: Edge, section: str) -> list[str]:
+    """The settings of a training that the edge's own recipe leaves to its section of params.yaml."""
+    if not edge.recipe:
+        return [section]
+    own = dict(edge.recipe)
+    return [f"{section}.{key}" for key in sorted(getattr(params, section).model_fields_set) if key not in own]
 
 
 def _target_files(params: Params, tasks: Iterable[str]) -> list[str]:

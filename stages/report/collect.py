@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         pa.field("status", pa.string(), metadata={"about": "ok or missing"}),
         pa.field("tasks", pa.string()),
         pa.field("architectures", pa.string()),
+        pa.field("recipe", pa.string(), metadata={"about": "settings in which the models' training is not as usual"}),
         pa.field("seeds", pa.string()),
         pa.field("topology", pa.string(), metadata={"about": "architecture that all models were expanded to"}),
         pa.field("homogeneous", pa.bool_()),
@@ -138,7 +139,8 @@ def _rows(params: Params, root: Path, kind: str, key: Key, more: dict[str, Any])
     sources, combination = key.sources, key.sources.combination
     common: dict[str, Any] = {
         "cell": str(key), "kind": kind, "control": key.control, "tasks": combination.tasks_label,
-        "architectures": combination.architectures_label, "seeds": sources.seeds_label, "topology": sources.topology,
+        "architectures": combination.architectures_label, "recipe": sources.recipe_label,
+        "seeds": sources.seeds_label, "topology": sources.topology,
         "homogeneous": sources.homogeneous, "size_mismatch": _mismatch(sources), "seed": params.seed, **more,
     }  # fmt: skip
     path = root / paths.evaluation(key)
