@@ -83,6 +83,10 @@ def _resnet20_gn(**sizes: Any) -> nn.Module:
     return ResNet20(group_norm(GROUP_NORM_GROUPS), **sizes)
 
 
+def _resnet20x4(width: float, **sizes: Any) -> nn.Module:
+    return _resnet20(width=4 * width, **sizes)
+
+
 def _check_groups(architecture: Architecture) -> None:
     if round(16 * architecture.width) % GROUP_NORM_GROUPS:
         raise ValueError(
@@ -118,6 +122,7 @@ ARCHITECTURES: Registry[Design] = Registry(
     (
         *(_bottleneck(name) for name in BLOCKS),
         Design("resnet20", _resnet20, batch_norms=True),
+        Design("resnet20x4", _resnet20x4, batch_norms=True),
         Design("resnet20-gn", _resnet20_gn, batch_norms=False, check=_check_groups),
         *(_vgg(layers, norm) for layers in ("vgg11", "vgg16") for norm in ("", "-bn", "-ln")),
         _linear("linear5", 5),
@@ -125,7 +130,8 @@ ARCHITECTURES: Registry[Design] = Registry(
         _linear("linear8", 8),
     ),
 )
-"""Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels), VGG (64 channels) and linear networks (32 units)."""
+"""Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels; x4: 64), VGG (64 channels) and linear
+networks (32 units)."""
 
 
 @dataclass(frozen=True)
