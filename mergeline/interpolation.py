@@ -6,7 +6,6 @@ far it falls below (vanishing_feature A.4; docs/numerics.md, "What is reported")
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mergeline.barriers import accuracy_barrier, barrier, check_alphas
 from mergeline.evaluation import predict, score
 from mergeline.maps import UnitMap
 from mergeline.network import assemble, check_maps, check_normalization, normalise
@@ -26,62 +26,12 @@ from mergeline.sources import Batches
 from mergeline.spaces import Spaces
 from mergeline.unit_statistics import LayerStatistics
 
-__all__ = ["ALPHAS", "Curve", "Landscape", "accuracy_barrier", "barrier", "interpolate", "landscape"]
+__all__ = ["Curve", "Landscape", "interpolate", "landscape"]
 
 Float64 = NDArray[np.float64]
 
-ALPHAS = tuple(step / 20 for step in range(21))
-"""Shares of the second model at which a curve is measured: 21 points from 0 to 1."""
 FLAT = 1e-6
 """Share of a direction's length below which what is left of it, the first direction taken out, is rounding."""
-
-
-# -- barriers ---------------------------------------------------------------------------------------------------------
-
-
-def barrier(losses: Sequence[float], alphas: Sequence[float] = ALPHAS) -> float:
-    """``max_a L(a) - ((1 - a) L(0) + a L(1))``, in the unit of the losses; never negative, as both ends are among them.
-
-    Parameters
-    ----------
-    losses: at each of ``alphas``, which lie between 0 and 1 in any order, both ends included.
-
-    Raises
-    ------
-    ValueError: other numbers of losses than alphas, one that is not finite, an alpha outside of 0..1 or twice, no end.
-
-    >>> barrier([1.0, 3.5, 2.0], [0.0, 0.5, 1.0])
-    2.0
-    """
-    return max(value - line for value, line in _against_line(losses, alphas))
-
-
-def accuracy_barrier(accuracies: Sequence[float], alphas: Sequence[float] = ALPHAS) -> float:
-    """``max_a (1 - a) A(0) + a A(1) - A(a)``: as :func:`barrier`, of a score that is better the larger it is.
-
-    >>> accuracy_barrier([1.0, 0.25, 0.5], [0.0, 0.5, 1.0])
-    0.5
-    """
-    return max(line - value for value, line in _against_line(accuracies, alphas))
-
-
-def _against_line(values: Sequence[float], alphas: Sequence[float]) -> list[tuple[float, float]]:
-    """Each value, and where the straight line between the two ends is."""
-    values, alphas = [float(value) for value in values], [float(alpha) for alpha in alphas]
-    if len(values) != len(alphas):
-        raise ValueError(f"a barrier needs a value for every alpha, got {len(values)} values and {len(alphas)} alphas")
-    _check_alphas(alphas)
-    if not all(map(math.isfinite, values)):
-        raise ValueError("a barrier needs finite values")
-    first, last = values[alphas.index(0.0)], values[alphas.index(1.0)]
-    return [(value, (1 - alpha) * first + alpha * last) for value, alpha in zip(values, alphas, strict=True)]
-
-
-def _check_alphas(alphas: Sequence[float]) -> None:
-    if not all(0 <= alpha <= 1 for alpha in alphas) or len(set(alphas)) != len(alphas):
-        raise ValueError(f"alphas must lie between 0 and 1, each once, got {list(alphas)}")
-    if 0.0 not in alphas or 1.0 not in alphas:
-        raise ValueError(f"alphas must hold both ends, 0 and 1, got {list(alphas)}")
 
 
 # -- the line between two models --------------------------------------------------------------------------------------
@@ -128,7 +78,7 @@ def interpolate(
     Parameters
     ----------
     models: two of one topology and one task, put in eval mode here. spaces: of that topology. maps: each model's, by space.
-    alphas: shares of the second model, 0 and 1 among them; see :data:`ALPHAS`.
+    alphas: shares of the second model, 0 and 1 among them; see :data:`mergeline.barriers.ALPHAS`.
     images: batches of normalised images that the merges are scored on, all of them at every alpha. labels: of all, ``(N,)``.
     normalize, options: what sets every merge's statistics; see :func:`mergeline.network.normalise`.
     statistics: batches of inputs that the normalisation reads.
@@ -187,7 +137,7 @@ def _checked(
 ) -> dict[str, nn.Module]:
     if len(models) != 2:
         raise ValueError(f"a curve lies between two models, got {len(models)}")
-    _check_alphas(alphas)
+    check_alphas(alphas)
     check_normalization(normalize, models[0], spaces)
     check_maps(spaces, maps, normalize)
     return {str(number): model for number, model in enumerate(models)}

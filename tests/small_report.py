@@ -20,7 +20,7 @@ from stages.context import Context
 from stages.formats.files import write_json
 from stages.formats.measurements import write_measurement
 from stages.plan import paths
-from stages.plan.keys import Sources, TaskPair
+from stages.plan.keys import Merge, Sources, TaskPair
 from stages.plan.loading import parse_params
 from stages.plan.params import Params
 from stages.plan.pipelines import Plan, make_plan
@@ -63,6 +63,10 @@ def small_params() -> Params:
         "pairs": {"tasks": [["bars", "dots"], ["bars", "late"]], "both_directions": True, "runs": "neighbours"},
         "kept": {"tasks": [["dots", "late"]], "architectures": ["r17"], "methods": ["permute"], "preserves": [2, 4],
                  "seeds": [0, 1]},
+        "between": {"tasks": ["bars"], "architectures": ["r17"], "measures": ["curve"]},
+        "around": {"tasks": ["bars"], "architectures": ["r17"], "methods": ["permute"], "measures": ["landscape"]},
+        "swept": {"tasks": ["bars"], "architectures": ["r17"], "methods": ["permute"], "seeds": [0, 1],
+                  "sweep": {"learning_rate": [0.01, 0.5], "epochs": [1]}},
     }  # fmt: skip
     values["report"] = {"title": "a small <report>", "method": "permute", "simplicity_reference": "r35"}
     return parse_params(values)
@@ -73,7 +77,7 @@ def make_report(root: Path) -> SmallReport:
     params = small_params()
     plan = make_plan(params)
     _write_evaluations(root, params, plan)
-    _write_diagnoses(root, plan)
+    _write_measurements(root, plan)
     _write_similarities(root, params)
     shutil.copytree(ROOT / "reports" / "templates", root / "reports" / "templates")
     context = Context(root, params)
@@ -103,10 +107,30 @@ def _write_evaluations(root: Path, params: Params, plan: Plan) -> None:
                 write_json(root / paths.evaluation(merge), found)
 
 
-def _write_diagnoses(root: Path, plan: Plan) -> None:
+def _write_measurements(root: Path, plan: Plan) -> None:
+    makers = {"diagnosis": diagnosis, "curve": _curve, "landscape": _landscape}
     with contextlib.chdir(root):
-        for merge in plan.measured["diagnosis"]:
-            write_measurement(root / paths.measurement("diagnosis", merge), "diagnosis", diagnosis(merge), {})
+        for measure, merges in plan.measured.items():
+            for merge in merges:
+                write_measurement(root / paths.measurement(measure, merge), measure, makers[measure](merge), {})
+
+
+def _curve(merge: Merge) -> list[dict[str, Any]]:
+    """A valley whose floor is the method's level, on a line from 0.9 to 1, less 0.01 for each seed."""
+    level = LEVELS[merge.method.name]
+    own = 0.01 * sum(edge.seed for edge in merge.edges)
+    accuracies = {0.0: 0.9, 0.25: 0.9, 0.5: level - own, 0.75: level, 1.0: 1.0}
+    return [{"alpha": alpha, "loss": 2 - 2 * value, "accuracy": value} for alpha, value in accuracies.items()]
+
+
+def _landscape(merge: Merge) -> list[dict[str, Any]]:
+    """A bowl around the merged network."""
+    places = {"merged": [(0.0, 0.0)], "first": [(2.0, 0.0)], "second": [(1.0, 2.0)]}
+    places["grid"] = [(u, v) for v in (-1.0, 0.5, 2.5) for u in (-1.0, 1.0, 3.0)]
+    return [
+        {"point": point, "u": u, "v": v, "scope": task, "loss": 0.1 + u * u + v * v}
+        for point, own in places.items() for u, v in own for task in merge.sources.tasks
+    ]  # fmt: skip
 
 
 def _evaluation(group: Sources, level: float, rng: np.random.Generator, merged: bool = False) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mergeline.architectures import Architecture, build
+from mergeline.barriers import ALPHAS, accuracy_barrier, barrier
 from mergeline.evaluation import predict, score
-from mergeline.interpolation import ALPHAS, Curve, accuracy_barrier, barrier, interpolate, landscape
+from mergeline.interpolation import Curve, interpolate, landscape
 from mergeline.maps import Permutation
 from mergeline.network import assemble, normalise
 from mergeline.normalization.reset import reset

@@ -26,6 +26,8 @@ from stages.context import Context
 from stages.plan import paths
 from stages.report import audit
 from stages.report.audit import findings
+from stages.report.between import barriers
+from stages.report.between_figures import curves, landscapes, swept
 from stages.report.catalogue import ALL_FIGURES
 from stages.report.collect import SCHEMA
 from stages.report.figures import (
@@ -46,7 +48,7 @@ from stages.report.layer_figures import batch_norms, cka, layer_variance, magnit
 from stages.report.plot import figure_data
 from stages.report.tables import TABLES, percent
 from tests.small_diagnosis import KEPT
-from tests.small_report import MISSING, SmallReport
+from tests.small_report import LEVELS, MISSING, SmallReport
 
 Row = dict[str, Any]
 
@@ -350,6 +352,51 @@ def test_the_table_of_layers_and_the_finding_have_the_diagnoses_numbers(
     assert said(both, start).endswith("after reset (n = 36), 100 % without normalisation (n = 36).")
 
 
+def test_a_barrier_is_the_deepest_fall_below_the_line_between_the_models(data: FigureData) -> None:
+    by_method = {found.group.method: found for found in barriers(data.measured["curve"])}
+    assert list(by_method) == ["identity", "permute"]
+    for method, found in by_method.items():
+        for run, seeds in (("bars.r17+r17.s0+s1", 1), ("bars.r17+r17.s1+s2", 3)):
+            level = LEVELS[method]
+            fall = max(0.95 - (level - 0.01 * seeds), 0.975 - level)
+            assert found.accuracy[run] == pytest.approx(fall)
+            assert found.loss[run] == pytest.approx(2 * fall)
+    start = "Between two models (bars, r17+r17) accuracy falls by"
+    assert said(data, start).startswith(
+        f"{start} 17.7 points at worst with permute, by 52.7 with plain averaging: -35.0 points"
+    )
+
+
+def test_curves_are_drawn_by_method_for_accuracy_and_loss(data: FigureData) -> None:
+    accuracy, loss = curves(data).axes
+    assert [line.get_ydata()[2] for line in accuracy.lines[:2]] == pytest.approx(
+        [100 * (0.45 - 0.02), 100 * (0.8 - 0.02)]
+    )
+    assert loss.lines[0].get_ydata()[0] == pytest.approx(0.2)
+
+
+def test_a_landscape_has_its_networks_where_they_are(data: FigureData) -> None:
+    axes, _ = landscapes(data).axes
+    places = {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines}
+    assert places == {"merged": (0, 0), "first model": (2, 0), "second model": (1, 2)}
+
+
+def test_a_swept_setting_has_a_panel_with_its_values_and_touches_no_other_figure(data: FigureData) -> None:
+    (axes,) = swept(data).axes
+    assert axes.get_title() == "bars, r17, epochs=1"
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0.01", "0.5"]
+    lines = {container.get_label(): container.lines[0].get_ydata() for container in axes.containers}
+    assert set(lines) == {"permute", "source models"}
+    own = [row for row in data.rows if row["recipe"] == "learning_rate=0.5-epochs=1"]
+    (merged,) = (row["accuracy"] for row in own if row["kind"] == "merge")
+    edges = [row["accuracy"] for row in own if row["kind"] == "edge"]
+    assert lines["permute"][1] == pytest.approx(100 * merged)
+    assert lines["source models"][1] == pytest.approx(100 * np.mean(edges))
+    unswept = [row for row in data.rows if row["recipe"] is None]
+    assert sentences(replace(data, rows=unswept)) == sentences(data)
+    assert all(result.combination.architectures[0] in ("r17", "r29", "r35") for result in data.results)
+
+
 def test_nothing_to_draw_is_no_figure_rather_than_an_error(data: FigureData) -> None:
     empty = replace(data, rows=[], histories=[], similarities=[], measured={})
     assert [spec.draw(empty) for spec in ALL_FIGURES] == [None] * len(ALL_FIGURES)
@@ -406,7 +453,7 @@ def test_findings_hold_the_numbers_of_the_table(data: FigureData) -> None:
     runs = {
         method: {
             (row["architectures"], row["seeds"]): row["accuracy"]
-            for row in data.rows
+            for row in data.usual
             if row["kind"] == "merge" and row["tasks"] == "bars" and row["homogeneous"] and not row["control"]
             and row["method"] == method
         }

@@ -54,7 +54,18 @@ class FigureData:
     reference: str
 
     @cached_property
+    def usual(self) -> list[Row]:
+        """The rows of models that were trained as usual, and of their merges: without those of sweeps."""
+        return [row for row in self.rows if row["recipe"] is None]
+
+    @cached_property
     def results(self) -> list[PairResult]:
+        """Those of the usual rows."""
+        return pair_results(self.usual)
+
+    @cached_property
+    def all_results(self) -> list[PairResult]:
+        """Those of all rows: each point of a sweep is a setting of its own."""
         return pair_results(self.rows)
 
 

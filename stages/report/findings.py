@@ -16,6 +16,7 @@ from stages.report.analysis import (
     run_values,
     spearman,
 )
+from stages.report.between import barriers
 from stages.report.diagnosed import Group, before_last, groups
 from stages.report.figures import FigureData
 from stages.report.rows import combination_of, method_label
@@ -29,7 +30,7 @@ MOST_COMPARED = 12
 
 def sentences(data: FigureData) -> list[str]:
     """The findings, most important first."""
-    return [*_one_task(data), *_one_side(data), *_task_pairs(data), *_features(data)]
+    return [*_one_task(data), *_one_side(data), *_task_pairs(data), *_barriers(data), *_features(data)]
 
 
 def _points(value: float) -> str:
@@ -55,7 +56,7 @@ def _against_average(data: FigureData, task: str) -> Iterator[str]:
 
         def values(method: str, kind: bool = homogeneous) -> dict[str, float]:
             return run_values(
-                data.rows,
+                data.usual,
                 lambda r: (
                     r["tasks"] == task and not r["control"] and r["homogeneous"] == kind and method_label(r) == method
                 ),
@@ -114,7 +115,7 @@ def _one_side(data: FigureData) -> Iterator[str]:
     for side, name in ((0, "deep"), (1, "shallow")):
         rows = [
             r
-            for r in data.rows
+            for r in data.usual
             if r["kind"] == "merge" and r["status"] == "ok" and r["control"] == f"untrained-{side}"
             and method_label(r) == data.method and r["scope"] == r["tasks"]
         ]  # fmt: skip
@@ -142,7 +143,7 @@ def _task_pairs(data: FigureData) -> Iterator[str]:
 
     def values(method: str) -> dict[str, float]:
         return run_values(
-            data.rows, lambda r: not combination_of(r).same_task and not r["control"] and method_label(r) == method
+            data.usual, lambda r: not combination_of(r).same_task and not r["control"] and method_label(r) == method
         )
 
     aligned, averaged = values(data.method), values("identity")
@@ -178,6 +179,24 @@ def _task_pairs(data: FigureData) -> Iterator[str]:
             [known[frozenset(d.combination.tasks)] for d in with_similarity], [d.value for d in with_similarity]
         )
         yield f"That deviation against the tasks' similarity: {_correlation(correlation)}."
+
+
+def _barriers(data: FigureData) -> Iterator[str]:
+    """The barrier of the report's method, plain and normalised, against that of plain averaging."""
+    found = barriers(data.measured.get("curve", ()))
+    for setting in dict.fromkeys(own.group.setting for own in found):
+        chosen = {own.group.method: own.accuracy for own in found if own.group.setting == setting}
+        plain = chosen.get("identity none") or chosen.get("identity")
+        for method, own in chosen.items():
+            if plain is None or method.split(" ")[0] != data.method.split(" ")[0] or method.startswith("identity"):
+                continue
+            paired = paired_difference(own, plain)
+            verdict = "" if paired.evident else ", no evidence of a difference"
+            yield (
+                f"Between two models ({setting}) accuracy falls by {100 * float(np.mean(list(own.values()))):.1f} points at worst "
+                f"with {method}, by {100 * float(np.mean(list(plain.values()))):.1f} with plain averaging: "
+                f"{_points(paired.difference)} ({_interval(paired)}){verdict}."
+            )
 
 
 def _features(data: FigureData) -> Iterator[str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from stages.plan.keys import Combination, TaskPair
 from stages.report.analysis import PairResult, Sample, deviations, pair_results, simplicity
+from stages.report.between import barriers
 from stages.report.diagnosed import groups, layer_lines
 from stages.report.figures import FigureData
 from stages.report.rows import combination_of
@@ -71,11 +72,11 @@ def _runs(sample: Sample) -> str:
 
 
 def _merges(data: FigureData, several: bool) -> Lines:
-    results = [r for r in data.results if r.same_task != several]
+    results = [r for r in data.all_results if r.same_task != several]
     methods = list(dict.fromkeys(r.method for r in results))
     if len(methods) > MOST_COLUMNS:
         return _merges_by_line(results)
-    deviation = {(d.tasks, d.architectures): d for d in deviations(data.results, data.method)}
+    deviation = {(d.tasks, d.architectures): d for d in deviations(data.all_results, data.method)}
     scopes = ["joint"] if several else []
     header = [
         "tasks", "models", "runs", *methods, *(f"{scope}, {data.method}" for scope in scopes), "sources", "ensemble",
@@ -107,7 +108,7 @@ def _per_task(data: FigureData) -> Lines:
     """As depth_heterogeneity Table 3: joint, each task, and their mean; each ends with its ensemble."""
     header = ["tasks", "models", "method", "runs", "joint", "first task", "second task", "mean"]
     found: dict[Combination, list[PairResult]] = {}
-    for result in data.results:
+    for result in data.all_results:
         if not result.same_task:
             found.setdefault(result.combination, []).append(result)
     lines = []
@@ -152,7 +153,7 @@ def _edges(data: FigureData) -> Lines:
 def _controls(data: FigureData) -> Lines:
     header = ["tasks", "models", "control", "method", "runs", "accuracy (%)", "both trained (%)", "chance (%)"]
     lines = []
-    real = {(r.tasks, r.architectures, r.method): r for r in data.results}
+    real = {(r.tasks, r.architectures, r.method): r for r in data.all_results}
     chance = _chance(data)
     for control in dict.fromkeys(row["control"] for row in data.rows if row["kind"] == "merge" and row["control"]):
         for result in pair_results(data.rows, control):
@@ -205,6 +206,24 @@ def _similarity(data: FigureData) -> Lines:
     return header, lines
 
 
+def _barriers(data: FigureData) -> Lines:
+    header = [
+        "tasks",
+        "models",
+        "method and settings",
+        "runs",
+        "barrier in accuracy (points)",
+        "barrier in loss (nats)",
+    ]
+    lines = []
+    for found in barriers(data.measured.get("curve", ())):
+        accuracy, loss = (Sample(tuple(own.values()), len(own)) for own in (found.accuracy, found.loss))
+        said = f"{loss.mean:.3f}" + ("" if math.isnan(loss.std) else f" ± {loss.std:.3f}")
+        names = [found.group.tasks, found.group.architectures, found.group.method]
+        lines.append([*names, accuracy.n, percent(accuracy), said])
+    return header, lines
+
+
 def _diagnosis(data: FigureData) -> Lines:
     header = ["tasks", "models", "method and settings", "layer", "part", "merges", "features (%)", "bound (%)",
               "variance", "variance of sources", "weight", "weight of sources", "bias", "bias of sources",
@@ -243,6 +262,9 @@ TABLES: tuple[TableSpec, ...] = (
     TableSpec("similarity", "Similarity of tasks", "Fréchet distance of embeddings; its floor is the distance between two "
               "random halves of one task, at half as many images each. Distances of different encoders do not compare.",
               _similarity),
+    TableSpec("barriers", "Barriers between models",
+              "How far accuracy falls below, and loss rises above, the straight line between the two models' own, where it is "
+              "furthest on the way from one to the other; mean ± standard deviation over runs. 0: no barrier.", _barriers),
     TableSpec("diagnosis", "Layers of merged networks",
               "Means over merges. Features: how much of a layer's output comes from the input, in percent of the source models'; "
               "the bound never rises. Variance: of the units over images; weight, bias: root mean square. CKA: with the same "
