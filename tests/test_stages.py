@@ -62,6 +62,7 @@ SCRATCH = ".mergeline"
 EDGE = "bars.r17.s0"
 GROUP = "bars.r17+r17.s0+s1"
 MERGE = f"{GROUP}.permute.reset"
+SWEPT = "bars.r17-learning_rate=0.02-initialization=kaiming_normal.s0"
 PAIR = "bars+late.r17+r17.s0+s1.permute.reset"
 LAST = ("collect", "audit")
 KEPT = "bars+late.r17+r17.s0+s1.permute-stop=layer2.0-preserve=3.repair"
@@ -246,6 +247,7 @@ CELLS = [
     ("merge", KEPT),
     ("curve", MERGE),
     ("landscape", MERGE),
+    ("train", SWEPT),
     ("diagnosis", MERGE),
     ("diagnosis", KEPT),
     ("evaluate", MERGE),
@@ -548,6 +550,38 @@ def test_the_cost_of_a_merge_of_one_task_is_that_of_one_model(bench: Bench) -> N
 
 
 # -- the table of all ---------------------------------------------------------------------------------------------------
+
+
+def test_a_curve_goes_from_one_model_over_the_merge_to_the_other(bench: Bench) -> None:
+    rows = read_measurement(bench.root / paths.measurement("curve", parse_merge(MERGE)), "curve")
+    assert [row["alpha"] for row in rows] == [0, 0.5, 1]
+    for row, cell in zip(rows, (EDGE, MERGE, "bars.r17.s1"), strict=True):
+        own = bench.json(paths.EVALUATIONS / f"{cell}.json")["tasks"]["bars"]
+        assert row["accuracy"] == own["accuracy"]
+        assert row["loss"] == pytest.approx(own["loss"], rel=1e-5)
+
+
+def test_a_landscape_holds_its_three_networks_inside_its_grid(bench: Bench) -> None:
+    rows = read_measurement(bench.root / paths.measurement("landscape", parse_merge(MERGE)), "landscape")
+    networks, grid = ([row for row in rows if (row["point"] == "grid") == inside] for inside in (False, True))
+    assert [row["point"] for row in networks] == ["merged", "first", "second"]
+    assert len(grid) == 4
+    for axis in ("u", "v"):
+        low, high = min(row[axis] for row in grid), max(row[axis] for row in grid)
+        assert all(low < row[axis] < high for row in networks)
+    assert all(np.isfinite(row["loss"]) and row["loss"] >= 0 and row["scope"] == "bars" for row in rows)
+
+
+def test_a_swept_model_is_trained_by_its_own_recipe(bench: Bench) -> None:
+    edge = parse_edge(SWEPT)
+    usual, own = (pq.read_table(bench.root / paths.edge_history(one)).to_pylist() for one in (parse_edge(EDGE), edge))
+    assert len(own) == len(usual)
+    assert max(row["learning_rate"] for row in own) == pytest.approx(
+        0.02 / 0.1 * max(row["learning_rate"] for row in usual)
+    )
+    start = build(load_edge(bench.root / str(paths.edge_model(edge)))[1], 0, "kaiming_normal").state_dict()
+    assert float(start["fc.weight"].std()) == pytest.approx(0.01, rel=0.2)
+    assert not start["fc.bias"].any()
 
 
 def test_a_diagnosis_has_the_librarys_numbers_of_the_networks_that_lie_there(bench: Bench) -> None:
