@@ -45,6 +45,7 @@ from stages.report.findings import sentences
 from stages.report.layer_figures import batch_norms, cka, layer_variance, magnitudes, vanishing
 from stages.report.plot import figure_data
 from stages.report.pruning_figures import pruning
+from stages.report.rows import setting_label
 from stages.report.tables import TABLES, percent
 from tests.small_diagnosis import KEPT
 from tests.small_report import MISSING, SmallReport
@@ -399,6 +400,17 @@ def test_a_finding_says_what_a_normalisation_does_at_the_highest_sparsity(data: 
     assert f"from {100 * mean(plain):.1f} % to {100 * mean(reset):.1f} %: {100 * mean(differences):+.1f} points" in text
     assert f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}, paired over 3 runs" in text
     assert len([text for text in sentences(data) if "pruned by" in text]) == 2
+
+
+def test_every_setting_has_a_label_of_its_own(data: FigureData) -> None:
+    labels = {(row["kind"], setting_label(row)) for row in data.rows}
+    assert {
+        ("edge", "edge"),
+        ("ensemble", "ensemble"),
+        ("merge", "permute"),
+        ("pruned", "wanda sparsity=0.9 reset"),
+    } < labels
+    assert len({label for kind, label in labels if kind == "pruned"}) == 8
 
 
 def test_pruned_networks_are_no_merges_and_no_edges(data: FigureData) -> None:
