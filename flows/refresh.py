@@ -26,7 +26,7 @@ from stages.plan import paths
 from stages.plan.loading import load_params
 from stages.plan.params import Params
 from stages.report.analysis import Paired, paired_difference
-from stages.report.rows import Row, main_scope, method_label
+from stages.report.rows import Row, main_scope, setting_label
 
 __all__ = ["Change", "Comparison", "baseline_rows", "change_lines", "compare", "finish", "refresh", "write_changes"]
 
@@ -176,8 +176,7 @@ def _by_setting(rows: list[Row]) -> dict[tuple[str, str, str], dict[str, float]]
     for row in rows:
         if row["status"] != "ok" or row["scope"] != main_scope(row) or row["control"]:
             continue
-        method = method_label(row) if row["kind"] == "merge" else row["kind"]
-        found.setdefault((row["tasks"], row["architectures"], method), {})[row["seeds"]] = row["accuracy"]
+        found.setdefault((row["tasks"], row["architectures"], setting_label(row)), {})[row["seeds"]] = row["accuracy"]
     return found
 
 

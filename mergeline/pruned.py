@@ -35,7 +35,7 @@ def normalise_pruned(
     ------
     ValueError: an unknown method, one that does not set statistics of such a network, no data, or another network.
     """
-    known = [name for name, entry in NORMALIZATIONS.items() if entry.compares or entry.sets_statistics]
+    known = [name for name, entry in NORMALIZATIONS.items() if entry.restores]
     if method not in known:
         raise ValueError(f"unknown normalisation {method!r} of pruned networks; known: {', '.join(known)}")
     batches = Batches(data, again=True)

@@ -24,6 +24,13 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import prune as torch_prune
 from torch.utils import _pytree as pytree
 
+from mergeline.pruning_options import (
+    OPTIONS,
+    FisherOptions,
+    MagnitudeOptions,
+    WandaOptions,
+    WoodFisherOptions,
+)
 from mergeline.registry import entry_and_options
 from mergeline.sources import Batches, batch_size, first_samples, prepared, samples
 from mergeline.spaces.recording import flat_inputs
@@ -229,53 +236,11 @@ def _highest(saliency: Tensor, sparsity: float) -> Tensor:
 # -- magnitude --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class MagnitudeOptions:
-    """Magnitude pruning has no options."""
-
-
 def _magnitude(network: nn.Module, layers: Layers, data: Any, options: MagnitudeOptions) -> Scores:
     return Scores({name: network.get_parameter(name).detach().abs() for name in layers})
 
 
 # -- Fisher -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class FisherOptions:
-    """How the empirical Fisher is estimated; fewer images than asked for are no error."""
-
-    samples: int = 400
-    """Gradients that the Fisher is the mean of (A.3 takes 400 on CIFAR)."""
-    minibatch: int = 1
-    """Images whose mean loss one gradient is taken of (A.3 takes 400 on CIFAR); 1 is the empirical Fisher proper."""
-
-    def __post_init__(self) -> None:
-        _at_least_one(self, "samples", "minibatch")
-
-
-@dataclass(frozen=True)
-class WoodFisherOptions(FisherOptions):
-    """How the inverse of the empirical Fisher is estimated."""
-
-    damping: float = 1e-5
-    """What is added to the diagonal of the Fisher."""
-    block: int = 100
-    """Weights of a diagonal block: that many that follow each other in a layer's flattened weight. Time and memory (8
-    bytes times ``block`` for each weight of a layer) grow with it; from a layer's size on, the layer is one block."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _at_least_one(self, "block")
-        if not isinstance(self.damping, int | float) or not 0 < self.damping < float("inf"):
-            raise ValueError(f"damping must be a number above 0; got {self.damping!r}")
-
-
-def _at_least_one(options: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(options, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer from 1 on; got {value!r}")
 
 
 def _fisher(network: nn.Module, layers: Layers, data: Any, options: FisherOptions) -> Scores:
@@ -410,18 +375,6 @@ def _loss(logits: Any, labels: Tensor) -> Tensor:
 
 
 # -- Wanda ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class WandaOptions:
-    """How the inputs' norms are estimated."""
-
-    samples: int | None = None
-    """Images that the norms are taken over; all that the data has by default."""
-
-    def __post_init__(self) -> None:
-        if self.samples is not None:
-            _at_least_one(self, "samples")
 
 
 def _wanda(network: nn.Module, layers: Layers, data: Any, options: WandaOptions) -> Scores:
@@ -599,13 +552,15 @@ def _labelled(data: Any) -> Iterator[tuple[Any, Tensor]]:
 METHODS: dict[str, Pruner] = {
     pruner.name: pruner
     for pruner in (
-        Pruner("magnitude", "the smallest weights of the whole model", "model", MagnitudeOptions, _magnitude),
-        Pruner("magnitude_layer", "the smallest weights of each layer", "layer", MagnitudeOptions, _magnitude),
+        Pruner("magnitude", "the smallest weights of the whole model", "model", OPTIONS["magnitude"], _magnitude),
+        Pruner(
+            "magnitude_layer", "the smallest weights of each layer", "layer", OPTIONS["magnitude_layer"], _magnitude
+        ),
         Pruner(
             "fisher",
             "the weights that cost the least loss by the diagonal of the empirical Fisher",
             "model",
-            FisherOptions,
+            OPTIONS["fisher"],
             _fisher,
             reads="inputs and labels",
         ),
@@ -613,7 +568,7 @@ METHODS: dict[str, Pruner] = {
             "woodfisher",
             "the weights that cost the least loss by blocks of the inverse Fisher, which also update the others",
             "model",
-            WoodFisherOptions,
+            OPTIONS["woodfisher"],
             _woodfisher,
             reads="inputs and labels",
         ),
@@ -621,7 +576,7 @@ METHODS: dict[str, Pruner] = {
             "wanda",
             "each output unit's smallest products of weight and input norm",
             "unit",
-            WandaOptions,
+            OPTIONS["wanda"],
             _wanda,
             reads="inputs",
         ),

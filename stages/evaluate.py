@@ -33,7 +33,7 @@ from stages.plan import paths
 from stages.plan.keys import Key, Prediction, Sources, parse_edge, parse_merge, parse_sources
 from stages.sources import head_names
 
-__all__ = ["run_edge", "run_ensemble", "run_merge"]
+__all__ = ["run_edge", "run_ensemble", "run_merge", "scores_of", "write_scores"]
 
 MOST_CONFUSED = 50
 """Classes up to which a confusion matrix is kept."""
@@ -58,7 +58,7 @@ def run_merge(context: Context, cell: str) -> None:
             ]
         else:  # one output for all: a single task, or text embeddings that any task's classes are compared with
             logits[task] = [context.readout(name)(outputs) for name in sources.tasks]
-    result = _scores(context, sources, logits)
+    result = scores_of(context, sources, logits)
     source_logits = _source_logits(context, sources)
     for index, task in enumerate(sources.tasks):
         own = _own_head(sources, task, logits[task])
@@ -71,7 +71,7 @@ def run_merge(context: Context, cell: str) -> None:
                 )
             }
         result["tasks"][task] |= {key: value for key, value in values.items() if not math.isnan(value)}
-    _write(context, "merge", Key(sources, merge), result, path, network)
+    write_scores(context, "merge", Key(sources, merge), result, path, network)
 
 
 def run_edge(context: Context, cell: str) -> None:
@@ -80,8 +80,8 @@ def run_edge(context: Context, cell: str) -> None:
     path = context.path(paths.edge_model(edge))
     logits = read_predictions(context.path(paths.prediction(Prediction(edge, edge.task))))
     key = Key(Sources((edge,)))
-    result = _scores(context, key.sources, {edge.task: [logits]})
-    _write(context, "edge", key, result, path, load_edge(path)[0])
+    result = scores_of(context, key.sources, {edge.task: [logits]})
+    write_scores(context, "edge", key, result, path, load_edge(path)[0])
 
 
 def run_ensemble(context: Context, cell: str) -> None:
@@ -93,12 +93,12 @@ def run_ensemble(context: Context, cell: str) -> None:
         logits = {task: [ensemble_logits([source_logits[edge][task] for edge in sources.edges])]}
     else:
         logits = {task: [source_logits[edge][task] for edge in sources.edges] for task in sources.tasks}
-    result = _scores(context, sources, logits)
+    result = scores_of(context, sources, logits)
     models = [load_edge(context.path(paths.edge_model(edge)))[0] for edge in sources.edges]
     example = normalize(torch.from_numpy(context.task(sources.tasks[0]).images[:1]))
     result["parameters"] = sum(parameters(model) for model in models)
     result["flops"] = sum(flops(model, example) for model in models)
-    _write(context, "ensemble", Key(sources), result, None, None)
+    write_scores(context, "ensemble", Key(sources), result, None, None)
 
 
 def _source_logits(context: Context, sources: Sources) -> dict[Any, dict[str, Tensor]]:
@@ -118,7 +118,7 @@ def _own_head(sources: Sources, task: str, heads: list[Tensor]) -> Tensor:
     return own[0] if len(own) == 1 else ensemble_logits(own)
 
 
-def _scores(context: Context, sources: Sources, logits: Logits) -> dict[str, Any]:
+def scores_of(context: Context, sources: Sources, logits: Logits) -> dict[str, Any]:
     """Scores by task, their mean, and the joint accuracy where there are several heads for different tasks."""
     labels = {task: torch.from_numpy(context.task(task).part("test")[1]) for task in sources.tasks}
     tasks: dict[str, dict[str, Any]] = {}
@@ -141,7 +141,8 @@ def _scores(context: Context, sources: Sources, logits: Logits) -> dict[str, Any
     return result
 
 
-def _write(context: Context, kind: str, key: Key, result: dict[str, Any], path: Any, network: Any) -> None:
+def write_scores(context: Context, kind: str, key: Key, result: dict[str, Any], path: Any, network: Any) -> None:
+    """An evaluation's file; ``path``, ``network``: of one that is evaluated itself, in whose place an ensemble has None."""
     if network is not None:
         task = next(iter(result["tasks"]))
         example = normalize(torch.from_numpy(context.task(task).images[:1]))

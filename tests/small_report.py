@@ -68,6 +68,10 @@ def small_params() -> Params:
         "swept": {"tasks": ["bars"], "architectures": ["r17"], "methods": ["permute"], "seeds": [0, 1],
                   "sweep": {"learning_rate": [0.01, 0.5], "epochs": [1]}},
     }  # fmt: skip
+    values["pruning"] = {
+        "both": {"tasks": ["bars"], "architectures": ["r17"], "methods": ["magnitude", "wanda"], "sparsities": [0.5, 0.9],
+                 "normalize": ["none", "reset"]},
+    }  # fmt: skip
     values["report"] = {"title": "a small <report>", "method": "permute", "simplicity_reference": "r35"}
     return parse_params(values)
 
@@ -105,6 +109,9 @@ def _write_evaluations(root: Path, params: Params, plan: Plan) -> None:
                 found = _evaluation(merge.sources, level, rng, merged=True)
                 found["flops"] += 10**5 * int(merge.preserve or 0)
                 write_json(root / paths.evaluation(merge), found)
+        for cell in plan.pruned:
+            level = LEVELS["edge"] - (0.4 if cell.normalize == "none" else 0.1) * cell.sparsity
+            write_json(root / paths.evaluation(cell), _evaluation(Sources((cell.edge,)), level, rng))
 
 
 def _write_measurements(root: Path, plan: Plan) -> None:

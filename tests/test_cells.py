@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergeline.architectures import ARCHITECTURES
+from mergeline.pruning_options import OPTIONS
 from stages.plan.expansion import expand_cells
 from stages.plan.keys import (
     CellError,
@@ -20,14 +21,17 @@ from stages.plan.keys import (
     Edge,
     Merge,
     Prediction,
+    Pruned,
     Sources,
     as_written,
     known,
     parse_cell,
     parse_edge,
+    parse_key,
     parse_match,
     parse_merge,
     parse_prediction,
+    parse_pruned,
     parse_sources,
 )
 from stages.plan.loading import load_params, parse_params
@@ -118,6 +122,35 @@ def test_a_matchs_name_is_read_back_with_its_options(own: Sources, method: Choic
 @given(merges)
 def test_a_merges_name_is_read_back(merge: Merge) -> None:
     assert parse_merge(str(merge)) == merge
+
+
+@given(
+    st.builds(
+        Pruned,
+        edges,
+        st.sampled_from(list(OPTIONS)),
+        st.floats(0, 1, exclude_max=True),
+        st.sampled_from(["none", "reset", "repair", "rescale"]),
+    )
+)
+def test_a_pruned_edges_name_is_read_back(pruned: Pruned) -> None:
+    assert parse_pruned(str(pruned)) == pruned
+    key = parse_key("pruned", str(pruned))
+    assert (key.pruned, key.merge, key.sources.edges, str(key)) == (pruned, None, (pruned.edge,), str(pruned))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digits.r17.s0", "digits.r17.s0.magnitude", "digits.r17.s0.magnitude-sparsity=0.9",
+        "digits.r17.s0.magnitude.repair", "digits.r17.s0.magnitude-sparsity=much.repair",
+        "digits.r17.s0.magnitude-sparsity=0.90.repair", "digits.r17+r17.s0+s1.magnitude-sparsity=0.9.repair",
+        "digits.r17.s0.magnitude-sparsity=0.9-samples=3.repair",
+    ],
+)  # fmt: skip
+def test_what_is_no_pruned_edge_is_refused(name: str) -> None:
+    with pytest.raises(CellError):
+        parse_pruned(name)
 
 
 @given(st.lists(merges, max_size=5))

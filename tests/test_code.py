@@ -113,7 +113,7 @@ def test_there_is_a_hash_file_for_every_stage_and_matcher() -> None:
     stages = {name for name, stage in STAGES.items() if name != "code" and not stage.variants}
     matches = {f"match-{name}" for name in MATCHERS}
     judged = {f"match-judged-{name}" for name, matcher in MATCHERS.items() if matcher.judged is not None}
-    normalised = {f"{stage}-{name}" for stage in ("merge", "curve") for name in NORMALIZATIONS}
+    normalised = {f"{stage}-{name}" for stage in ("merge", "curve", "prune") for name in NORMALIZATIONS}
     assert set(code_names()) == stages | matches | judged | normalised
 
 
@@ -138,6 +138,12 @@ def test_a_merge_depends_on_its_own_normalisation_alone() -> None:
     assert "mergeline.normalization.reset" in stage_code(
         "match-judged-dual_zip"
     )  # merges are judged as they are evaluated
+
+
+def test_a_pruned_edge_depends_on_its_own_normalisation_alone() -> None:
+    assert {"mergeline.pruning", "mergeline.normalization.repair"} <= stage_code("prune-repair").keys()
+    assert "mergeline.normalization.repair" not in stage_code("prune-none")
+    assert "mergeline.pruning" not in stage_code("evaluate")  # an edit of a method makes no other evaluation stale
 
 
 def test_a_closure_holds_its_roots_and_only_modules_of_the_project() -> None:

@@ -101,12 +101,29 @@ def test_what_may_be_set_is_accepted(path: list[str], value: Any) -> None:
 
 # -- one clear line for one mistake ---------------------------------------------------------------------------------
 
+PRUNING = {"tasks": ["bars"], "methods": ["magnitude"], "sparsities": [0.5]}
 CASES: list[tuple[list[Any], Any, str]] = [
     # what merges keep, and normalisations that do nothing
     (["merges", "same", "preserves"], [0], "merges.same.preserves[0]: must be a whole number of layers"),
     (["merges", "same", "preserves"], [1.5], "merges.same.preserves[0]: must be a whole number of layers"),
     (["merges", "same", "normalize"], ["repair"], "merges.same.normalize[0]: repair needs images; add normalize.repair"),
     (["merges", "same", "architectures"], ["vgg11"], "merges.same.normalize[0]: reset would do nothing to vgg11, which"),
+    # pruning
+    (["pruning"], {"p": PRUNING | {"tasks": ["bar"]}}, "pruning.p.tasks[0]: unknown 'bar' (did you mean 'bars'?); allowed: bars"),
+    (["pruning"], {"p": PRUNING | {"architectures": ["r16"]}}, "pruning.p.architectures[0]: unknown 'r16' (did you mean 'r"),
+    (["pruning"], {"p": PRUNING | {"seeds": [4]}}, "pruning.p.seeds[0]: 4 is not one of seeds: [0, 1]"),
+    (["pruning"], {"p": PRUNING | {"methods": ["wonda"]}}, "pruning.p.methods[0]: unknown 'wonda' (did you mean 'wanda'?)"),
+    (["pruning"], {"p": PRUNING | {"sparsities": [0.5, 1.0]}}, "pruning.p.sparsities[1]: Input should be less than 1, got 1.0"),
+    (["pruning"], {"p": PRUNING | {"sparsities": [-0.1]}}, "pruning.p.sparsities[0]: Input should be greater than or equal"),
+    (["pruning"], {"p": PRUNING | {"sparsities": [0, 0.0]}}, "pruning.p.sparsities: 0.0 stands twice"),
+    (["pruning"], {"p": PRUNING | {"sparsity": [0.5]}}, "pruning.p.sparsity: unknown key (did you mean 'sparsities'?)"),
+    (["pruning"], {"p": PRUNING | {"normalize": ["repair"]}}, "pruning.p.normalize[0]: repair needs images; add normalize.repair"),
+    (["pruning"], {"p": PRUNING | {"normalize": ["bias_removal"]}}, "pruning.p.normalize[0]: unknown 'bias_removal'; allowed: no"),
+    (["pruning"], {"p": PRUNING | {"normalize": ["reset"], "architectures": ["vgg11"]}},
+     "pruning.p.normalize[0]: reset would do nothing to vgg11, which has no batch norms"),
+    (["pruners"], {"magic": {}}, "pruners.magic: unknown 'magic'; allowed: magnitude, magnitude_layer, fisher"),
+    (["pruners"], {"wanda": {"sample": 3}}, "pruners.wanda.sample: unknown key (did you mean 'samples'?); allowed: batch_size, im"),
+    (["pruners"], {"wanda": {"samples": 0}}, "pruners.wanda.samples: samples must be an integer from 1 on; got 0"),
     # sweeps
     (["merges", "same", "sweep"], {"learning_rat": [1]}, "merges.same.sweep.learning_rat: unknown setting (did you mean 'learn"),
     (["merges", "same", "sweep"], {"learning_rate": [0.1, 0]}, "merges.same.sweep.learning_rate[1]: Input should be greater"),
@@ -177,7 +194,7 @@ CASES: list[tuple[list[Any], Any, str]] = [
     (["merges", "same", "runs"], "some", "merges.same.runs: Input should be 'all' or 'neighbours', got 'some'"),
     (["merges", "same", "seeds"], [7], "merges.same.seeds[0]: 7 is not one of seeds: [0, 1]"),
     (["similarity", "encoder"], "dinov7", "similarity.encoder: "),
-    (["imports"], {"bars.r17.s9": "x.pth"}, "imports.bars.r17.s9: no merge uses this edge (did you mean 'bars.r17.s"),
+    (["imports"], {"bars.r17.s9": "x.pth"}, "imports.bars.r17.s9: no merge or pruning uses this edge (did you mean 'bars.r17.s"),
     # names that would break files or stage names
     (["tasks", "a/b"], {"source": "folder"}, "tasks.a/b: String should match pattern"),
     (["tasks", "a@b"], {"source": "folder"}, "tasks.a@b: String should match pattern"),

@@ -22,6 +22,7 @@ from stages.plan.keys import (
     parse_match,
     parse_merge,
     parse_prediction,
+    parse_pruned,
     parse_sources,
     parse_task_pair,
 )
@@ -60,6 +61,13 @@ def rich() -> Params:
         "sweep": {"learning_rate": [0.01, 0.5], "shift": [0]},
     }
     values["normalize"]["repair"] = {"images": 8, "batch_size": 4, "sequential": True}
+    values["pruning"] = {
+        "few": {"tasks": ["late"], "architectures": ["r29"], "seeds": [1], "methods": ["magnitude", "wanda"],
+                "sparsities": [0, 0.5], "normalize": ["none", "repair"]},
+        "same": {"tasks": ["bars"], "architectures": ["r17"], "methods": ["wanda"], "sparsities": [0.5]},
+        "again": {"tasks": ["bars"], "architectures": ["r17"], "seeds": [0], "methods": ["wanda"], "sparsities": [0.5]},
+    }  # fmt: skip
+    values["pruners"] = {"wanda": {"images": 8}}
     return parse_params(values)
 
 
@@ -106,6 +114,7 @@ def test_every_cell_is_a_name_that_its_stage_reads(params: Params) -> None:
     readers: dict[str, Any] = {
         "predict": parse_prediction, "layers": parse_prediction, "statistics": parse_sources,
         "evaluate-ensemble": parse_sources, "match": parse_match,
+        "prune": parse_pruned, "evaluate-pruned": parse_pruned,
         "merge": parse_merge, "evaluate": parse_merge, "similarity": parse_task_pair,
     }  # fmt: skip
     for stage in make_plan(params).stages:
@@ -182,10 +191,10 @@ def test_an_evaluation_setting_touches_predictions_and_evaluations_alone(params:
 def test_an_edge_is_trained_finetuned_imported_or_left_untrained() -> None:
     plan = make_plan(rich())
     assert set(cells(plan, "import")) == {"bars.r17.s1", "bars.r29.s0"}
-    assert set(cells(plan, "finetune")) == {"late.r17.s0", "late.r17.s1"}
+    assert set(cells(plan, "finetune")) == {"late.r17.s0", "late.r17.s1", "late.r29.s1"}
     assert set(cells(plan, "untrained")) == {"bars.r29.u0", "bars.r17.u0"}
     swept = {f"bars.r17-learning_rate={rate}-shift=0.s{seed}" for rate in (0.01, 0.5) for seed in (0, 1)}
-    assert set(cells(plan, "train")) == {"bars.r17.s0", "dots.r17.s0", "dots.r17.s1", *swept}
+    assert set(cells(plan, "train")) == {"bars.r17.s0", "dots.r17.s0", "dots.r17.s1", "dots.r29.s1", *swept}
     imported = cells(plan, "import")["bars.r17.s1"]
     assert "mine/model.pth" in imported.deps
     assert not any("history" in out for out in imported.outs)
@@ -199,6 +208,39 @@ def test_a_swept_edge_depends_on_the_settings_that_its_recipe_leaves_alone() -> 
     edge = cells(plan, "train")["bars.r17-learning_rate=0.5-shift=0.s0"]
     assert edge.kind == "train-learning_rate-shift"
     assert [key for key in edge.params if key.startswith("train")] == ["train.batch_size", "train.epochs"]
+
+
+def test_every_pruned_cell_is_made_once_and_scored_from_what_its_setting_reads() -> None:
+    plan = make_plan(rich())
+    wanted = {
+        f"late.r29.s1.{method}-sparsity={sparsity}.{normalize}"
+        for method in ("magnitude", "wanda") for sparsity in ("0", "0.5") for normalize in ("none", "repair")
+    } | {f"bars.r17.s{seed}.wanda-sparsity=0.5.none" for seed in (0, 1)}  # fmt: skip
+    made = cells(plan, "prune")
+    assert [str(cell) for cell in plan.pruned] == list(made)
+    assert set(made) == set(cells(plan, "evaluate-pruned")) == wanted
+    for name, stage in made.items():
+        cell = parse_pruned(name)
+        assert stage.deps[0] == f"artifacts/code/prune-{cell.normalize}.json"
+        assert str(paths.edge_model(cell.edge)) in stage.deps
+        assert ("normalize.repair" in stage.params) == (cell.normalize == "repair")
+        assert ("pruners.wanda" in stage.params) == (cell.method == "wanda")
+        assert "pruners.magnitude" not in stage.params
+
+
+def test_one_more_pruned_cell_is_seen_where_no_parameter_may_name_it(tmp_path: Path) -> None:
+    without = bench_values()
+    more = bench_values(pruning={"few": {"tasks": ["bars"], "methods": ["magnitude"], "sparsities": [0.5]}})
+    read = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["collect"]["deps"])
+    texts = []
+    for values in (without, more):
+        write_pipelines(make_plan(parse_params(values)), tmp_path)
+        texts.append((tmp_path / paths.PLANNED_PRUNED).read_text())
+    assert str(paths.PLANNED_PRUNED) in read
+    assert texts[0] == HEADER
+    assert texts[1].splitlines()[1:] == [
+        f"bars.{name}.s{seed}.magnitude-sparsity=0.5.none" for name in ("r17", "r29") for seed in (0, 1)
+    ]
 
 
 def test_a_base_is_that_of_the_pretrain_task_with_the_same_architecture_and_seed() -> None:
@@ -234,7 +276,10 @@ def test_no_file_of_the_demo_is_too_long_for_dvc() -> None:
 def test_writing_twice_changes_nothing_the_second_time(tmp_path: Path) -> None:
     plan = make_plan(parse_params(bench_values()))
     written, gone = write_pipelines(plan, tmp_path)
-    assert {path.relative_to(tmp_path).as_posix() for path in written} == {str(path) for path in render(plan)}
+    assert {path.relative_to(tmp_path).as_posix() for path in written} == {
+        str(paths.PLANNED_PRUNED),
+        *map(str, render(plan)),
+    }
     assert not gone
     assert write_pipelines(plan, tmp_path) == ([], [])
     assert drift(plan, tmp_path) == ({}, [])

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
 
+from mergeline.architectures import Architecture, build
 from mergeline.normalization.targets import layer_statistics
 from mergeline.pruned import normalise_pruned
 from mergeline.pruning import prune, sparsity_of
 from mergeline.spaces import trace
+from stages.formats.merged import load_merged, save_pruned
+from tests.conftest import Toy
 from tests.networks import images, network
 
 
@@ -59,3 +63,18 @@ def test_what_cannot_be_done_is_an_error() -> None:
         normalise_pruned(deepcopy(original), original, [])
     with pytest.raises(ValueError, match="pruned"):
         normalise_pruned(network("vgg11-bn", 0), original, [images()])
+
+
+def test_biases_that_repair_made_are_in_the_file_and_zeros_stay(tmp_path: Path, toy: Toy) -> None:
+    architecture = Architecture("resnet20-gn", toy.classes, 0.5, 32)
+    original = build(architecture, 0).eval()
+    pruned = normalise_pruned(prune(original, 0.9, "magnitude"), original, [toy.inputs(24)])
+    path = tmp_path / "model.safetensors"
+    save_pruned(path, pruned, "digits", architecture)
+    read = load_merged(path)
+    made = read.state_dict().keys() - original.state_dict().keys()
+    assert made
+    assert all(name.endswith("bias") for name in made)
+    assert all(torch.equal(tensor, read.state_dict()[name]) for name, tensor in pruned.state_dict().items())
+    assert sparsity_of(read) == pytest.approx(0.9, abs=1e-4)
+    torch.testing.assert_close(read(toy.inputs(4)), pruned(toy.inputs(4)), rtol=1e-4, atol=1e-4)

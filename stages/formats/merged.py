@@ -1,4 +1,4 @@
-"""Merged networks: one network, or a trunk with a head per model."""
+"""Networks that were made of edge models: merged ones (one network, or a trunk with a head per model) and pruned ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mergeline.heads import multi_head_from_state, trace_network
 from mergeline.preserving import preserve_first_from_state
 from stages.formats.models import load_strictly, read_model, save_model
 
-__all__ = ["load_merged", "merged_architectures", "save_merged"]
+__all__ = ["load_merged", "merged_architectures", "save_merged", "save_pruned"]
 
 
 def save_merged(
@@ -35,10 +35,19 @@ def save_merged(
     description = {
         "kind": "multi-head" if heads else "merged",
         # A list: the tensors number the heads in this order, and a mapping would come back sorted.
-        "heads": [{"head": name, **asdict(architecture)} for name, architecture in architectures.items()],
+        "heads": _heads(architectures),
         "stop": stop,
     } | ({"preserve": preserve, "stems": stems} if preserve else {})
     save_model(path, model, description)
+
+
+def save_pruned(path: Path, model: nn.Module, task: str, architecture: Architecture) -> None:
+    """A pruned edge model, perhaps with biases that it had not; :func:`load_merged` reads it."""
+    save_model(path, model, {"kind": "pruned", "heads": _heads({task: architecture}), "stop": None})
+
+
+def _heads(architectures: Mapping[str, Architecture]) -> list[dict[str, Any]]:
+    return [{"head": name, **asdict(architecture)} for name, architecture in architectures.items()]
 
 
 def merged_architectures(description: Mapping[str, Any]) -> dict[str, Architecture]:
@@ -50,7 +59,7 @@ def merged_architectures(description: Mapping[str, Any]) -> dict[str, Architectu
 
 
 def load_merged(path: Path) -> nn.Module:
-    """A merged network in eval mode, channels last: a plain network, or a ``MultiHead``."""
+    """A merged or pruned network in eval mode, channels last: a plain network, or a ``MultiHead``."""
     tensors, description = read_model(path)
     architectures = merged_architectures(description)
     models = {task: build(architecture) for task, architecture in architectures.items()}

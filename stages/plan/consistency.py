@@ -17,10 +17,11 @@ from mergeline.depth import PLACEMENTS
 from mergeline.encoder_names import describe_encoder
 from mergeline.matching import MATCHERS
 from mergeline.normalization import NORMALIZATIONS
+from mergeline.pruning_options import OPTIONS as PRUNERS
 from mergeline.tasks import TASKS
-from stages.plan.expansion import expand_cells
-from stages.plan.keys import INITIALIZATION
-from stages.plan.params import MergeSeries, Method, Normalization, Params, Training
+from stages.plan.expansion import expand_cells, pruned_cells
+from stages.plan.keys import INITIALIZATION, UNCHANGED
+from stages.plan.params import MergeSeries, Method, Params, Pruning, Training, WithOptions
 
 __all__ = ["faults_of", "suggestion"]
 
@@ -33,6 +34,8 @@ def faults_of(params: Params) -> list[str]:
         *_methods(params),
         *_normalizations(params),
         *(line for name, series in params.merges.items() for line in _series(params, f"merges.{name}", series)),
+        *_pruners(params),
+        *(line for name, series in params.pruning.items() for line in _pruning(params, f"pruning.{name}", series)),
         *_report(params),
         *_encoder(params),
     ]
@@ -121,12 +124,61 @@ def _normalizations(params: Params) -> Iterator[str]:
         unknown = _unknown(path, name, NORMALIZATIONS)
         yield from unknown
         if not unknown:
-            kind = NORMALIZATIONS[name].options
-            fields = sorted({field.name for field in dataclasses.fields(kind)} | set(Normalization.model_fields))
-            for key, value in settings.options.items():
-                yield from _option(f"{path}.{key}", key, [value], kind, fields, "key")
+            yield from _own_options(path, settings, NORMALIZATIONS[name].options)
     if "reset" not in params.normalize:
         yield "normalize.reset: is missing; networks need it for their batch statistics"
+
+
+def _own_options(path: str, settings: WithOptions, kind: type[Any]) -> Iterator[str]:
+    fields = sorted({field.name for field in dataclasses.fields(kind)} | set(type(settings).model_fields))
+    for key, value in settings.options.items():
+        yield from _option(f"{path}.{key}", key, [value], kind, fields, "key")
+
+
+def _pruners(params: Params) -> Iterator[str]:
+    for name, settings in params.pruners.items():
+        unknown = _unknown(f"pruners.{name}", name, PRUNERS)
+        yield from unknown or _own_options(f"pruners.{name}", settings, PRUNERS[name])
+
+
+def _pruning(params: Params, path: str, series: Pruning) -> Iterator[str]:
+    architectures = series.architectures or params.architectures
+    restoring = [name for name, entry in NORMALIZATIONS.items() if entry.restores or name == UNCHANGED]
+    lists: dict[str, tuple[list[str], Iterable[str]]] = {
+        "tasks": (series.tasks, params.tasks),
+        "architectures": (series.architectures or [], ARCHITECTURES),
+        "methods": (series.methods, PRUNERS),
+        "normalize": (series.normalize, restoring),
+    }
+    yield from _unknown_names(path, lists)
+    yield from _seeds(params, path, series.seeds or [])
+    yield from _unfit(params, path, series.normalize, architectures)
+
+
+def _unknown_names(path: str, lists: dict[str, tuple[list[str], Iterable[str]]]) -> Iterator[str]:
+    for key, (names, allowed) in lists.items():
+        for index, name in enumerate(names):
+            yield from _unknown(f"{path}.{key}[{index}]", name, allowed)
+
+
+def _seeds(params: Params, path: str, seeds: list[int]) -> Iterator[str]:
+    for index, seed in enumerate(seeds):
+        if seed not in params.seeds:
+            yield f"{path}.seeds[{index}]: {seed} is not one of seeds: {params.seeds}"
+
+
+def _unfit(params: Params, path: str, normalize: list[str], architectures: list[str]) -> Iterator[str]:
+    """Normalisations without images, and those that would do nothing."""
+    for index, name in enumerate(normalize):
+        if name in NORMALIZATIONS and NORMALIZATIONS[name].reads_images and name not in params.normalize:
+            yield f"{path}.normalize[{index}]: {name} needs images; add normalize.{name}"
+        for architecture in architectures:
+            known = architecture in ARCHITECTURES and ARCHITECTURES[architecture].batch_norms is False
+            if known and name in NORMALIZATIONS and NORMALIZATIONS[name].needs_batch_norms:
+                yield (
+                    f"{path}.normalize[{index}]: {name} would do nothing to {architecture}, which has no batch norms; "
+                    "choose repair, rescale or none"
+                )
 
 
 def _series(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
@@ -140,28 +192,15 @@ def _series(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
             yield f"{path}.weights: {len(series.weights)} weights for {size} models of {entry}"
     if series.weights is not None and abs(sum(series.weights) - 1) > 1e-6:
         yield f"{path}.weights: must sum to 1, sum to {sum(series.weights):g}"
-    for index, seed in enumerate(series.seeds or []):
-        if seed not in params.seeds:
-            yield f"{path}.seeds[{index}]: {seed} is not one of seeds: {params.seeds}"
+    yield from _seeds(params, path, series.seeds or [])
     lists: dict[str, tuple[list[str], Iterable[str]]] = {
         "architectures": (series.architectures or [], ARCHITECTURES),
         "methods": (series.methods or [], params.methods),
         "normalize": (series.normalize, NORMALIZATIONS),
         "placements": (series.placements, PLACEMENTS),
     }
-    for key, (names, allowed) in lists.items():
-        for index, name in enumerate(names):
-            yield from _unknown(f"{path}.{key}[{index}]", name, allowed)
-    for index, name in enumerate(series.normalize):
-        if name in NORMALIZATIONS and NORMALIZATIONS[name].reads_images and name not in params.normalize:
-            yield f"{path}.normalize[{index}]: {name} needs images; add normalize.{name}"
-        for architecture in series.architectures or params.architectures:
-            known = architecture in ARCHITECTURES and ARCHITECTURES[architecture].batch_norms is False
-            if known and name in NORMALIZATIONS and NORMALIZATIONS[name].needs_batch_norms:
-                yield (
-                    f"{path}.normalize[{index}]: {name} would do nothing to {architecture}, which has no batch norms; "
-                    "choose repair, rescale or none"
-                )
+    yield from _unknown_names(path, lists)
+    yield from _unfit(params, path, series.normalize, series.architectures or params.architectures)
     yield from _measures(params, path, series)
     yield from _sweep(params, path, series)
     if not series.homogeneous_only:
@@ -255,7 +294,7 @@ def _encoder(params: Params) -> Iterator[str]:
 
 def _cells(params: Params) -> Iterator[str]:
     """Faults that only show once cells are made: too few seeds, imports of edges that nothing uses."""
-    used: set[str] = set()
+    used = {str(cell.edge) for cell in pruned_cells(params)}
     for name, series in params.merges.items():
         merges = expand_cells(params, {name: series})
         used |= {str(edge) for merge in merges for edge in merge.edges}
@@ -267,4 +306,4 @@ def _cells(params: Params) -> Iterator[str]:
     for edge in params.imports:
         if edge not in used:
             hint = suggestion(edge, used)
-            yield f"imports.{edge}: no merge uses this edge{hint}; edges are named task.architecture.s0"
+            yield f"imports.{edge}: no merge or pruning uses this edge{hint}; edges are named task.architecture.s0"

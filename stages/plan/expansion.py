@@ -8,10 +8,10 @@ from itertools import combinations, pairwise, permutations, product
 from typing import Any
 
 from mergeline.architectures import stage_blocks
-from stages.plan.keys import PLACEMENT, Choice, Edge, Merge, Options, Sources, as_written
+from stages.plan.keys import PLACEMENT, Choice, Edge, Merge, Options, Pruned, Sources, as_written
 from stages.plan.params import MergeSeries, Params
 
-__all__ = ["base_edge", "expand_cells", "measured_merges"]
+__all__ = ["base_edge", "expand_cells", "measured_merges", "pruned_cells"]
 
 
 def expand_cells(params: Params, merges: Mapping[str, MergeSeries]) -> list[Merge]:
@@ -32,6 +32,17 @@ def measured_merges(params: Params) -> dict[str, list[Merge]]:
             for merge in _real_merges(params, series):
                 known.setdefault(str(merge), merge)
     return {measure: list(known.values()) for measure, known in sorted(found.items())}
+
+
+def pruned_cells(params: Params) -> list[Pruned]:
+    """Every pruned network, in a stable order, each once."""
+    found: dict[Pruned, None] = {}
+    for series in params.pruning.values():
+        models = product(series.tasks, series.architectures or params.architectures, series.seeds or params.seeds)
+        for edge in (Edge(*model) for model in models):
+            for method, sparsity, normalize in product(series.methods, series.sparsities, series.normalize):
+                found.setdefault(Pruned(edge, method, sparsity, normalize))
+    return list(found)
 
 
 def _series_merges(params: Params, series: MergeSeries) -> Iterator[Merge]:

@@ -10,6 +10,7 @@ The grammar, which only this module knows::
     sources    TASK[+TASK].ARCHITECTURE+ARCHITECTURE[-SETTING=VALUE].SEED+SEED[-placement=NAME]
     match      SOURCES.METHOD[-OPTION=VALUE]
     merge      MATCH[-stop=SPACE][-preserve=LAYERS][-weights=SHARE+SHARE].NORMALISATION[-OPTION=VALUE]
+    pruned     EDGE.METHOD-sparsity=SHARE.NORMALISATION
     prediction EDGE.on-TASK
     similarity TASK+TASK
 
@@ -29,9 +30,9 @@ from stages.errors import InputError
 from stages.formats import yaml12
 
 __all__ = [
-    "CellError", "Choice", "Combination", "Edge", "Key", "Merge", "Prediction", "Sources", "TaskPair", "as_written", "known",
-    "parse_cell", "parse_edge", "parse_key", "parse_match", "parse_merge", "parse_method", "parse_prediction",
-    "parse_sources", "parse_task_pair",
+    "CellError", "Choice", "Combination", "Edge", "Key", "Merge", "Prediction", "Pruned", "Sources", "TaskPair", "as_written",
+    "known", "parse_cell", "parse_edge", "parse_key", "parse_match", "parse_merge", "parse_method", "parse_prediction",
+    "parse_pruned", "parse_sources", "parse_task_pair",
 ]  # fmt: skip
 
 Options = tuple[tuple[str, Any], ...]
@@ -39,6 +40,8 @@ Options = tuple[tuple[str, Any], ...]
 
 INITIALIZATION = "initialization"
 """The one setting of a recipe that is no setting of a training: how the weights are drawn."""
+UNCHANGED = "none"
+"""The normalisation that leaves statistics as they are."""
 PLACEMENT = "append"
 """The placement that a name means where it says none."""
 
@@ -239,6 +242,24 @@ class Prediction:
 
 
 @dataclass(frozen=True, order=True)
+class Pruned:
+    """One edge model with a share of its weights set to zero: ``digits.r35.s0.magnitude-sparsity=0.9.repair``."""
+
+    edge: Edge
+    method: str
+    sparsity: float
+    normalize: str
+
+    def __str__(self) -> str:
+        return f"{self.edge}.{Choice(self.method, (('sparsity', self.sparsity),))}.{self.normalize}"
+
+    def label(self, usual: str = "") -> str:
+        """What makes it differ from other prunings of its edge, in words; the ``usual`` normalisation is not said."""
+        normalize = [self.normalize] if self.normalize != usual else []
+        return " ".join([self.method, f"sparsity={_plain(self.sparsity)}", *normalize])
+
+
+@dataclass(frozen=True, order=True)
 class TaskPair:
     """Two tasks whose similarity is measured: ``digits+landcover``."""
 
@@ -251,13 +272,19 @@ class TaskPair:
 
 @dataclass(frozen=True)
 class Key:
-    """An evaluated cell's parts; ``merge`` is None for an edge or an ensemble."""
+    """An evaluated cell's parts; ``merge`` and ``pruned`` are None for an edge or an ensemble."""
 
     sources: Sources
     merge: Merge | None = None
+    pruned: Pruned | None = None
 
     def __str__(self) -> str:
-        return str(self.merge or self.sources)
+        return str(self.made or self.sources)
+
+    @property
+    def made(self) -> Merge | Pruned | None:
+        """What was made of the sources without training."""
+        return self.merge or self.pruned
 
     @property
     def control(self) -> str:
@@ -421,7 +448,7 @@ def parse_merge(name: str) -> Merge:
         elif key == "preserve":
             preserve = value
         elif key == "weights":
-            weights = tuple(_weight(name, part) for part in value.split("+"))
+            weights = tuple(_share(name, part, "weight") for part in value.split("+"))
         else:
             options.append((key, _value(name, value)))
     merge = Merge(sources, Choice(method, tuple(options)), parse_method(found[2]), stop, weights, preserve)
@@ -429,20 +456,37 @@ def parse_merge(name: str) -> Merge:
     return merge
 
 
+def parse_pruned(name: str) -> Pruned:
+    """A pruned network from its name."""
+    sources, rest = parse_cell(name)
+    found = _LAST_PART.fullmatch(rest)
+    method, pairs = _split_options(found[1]) if found is not None else ("", [])
+    if len(sources.edges) != 1 or found is None or [key for key, _ in pairs] != ["sparsity"]:
+        raise CellError(
+            f"{name!r} is no pruned network; they are named like digits.r35.s0.magnitude-sparsity=0.9.repair"
+        )
+    pruned = Pruned(sources.edges[0], method, _share(name, pairs[0][1], "sparsity"), found[2])
+    _check_written(name, pruned)
+    return pruned
+
+
 @lru_cache(maxsize=100_000)
 def parse_key(kind: str, cell: str) -> Key:
-    """The parts of a cell that was evaluated; ``kind``: "edge", "ensemble" or "merge"."""
+    """The parts of a cell that was evaluated; ``kind``: "edge", "ensemble", "merge" or "pruned"."""
     if kind == "merge":
         merge = parse_merge(cell)
         return Key(merge.sources, merge)
+    if kind == "pruned":
+        pruned = parse_pruned(cell)
+        return Key(Sources((pruned.edge,)), pruned=pruned)
     return Key(parse_sources(cell) if kind == "ensemble" else Sources((parse_edge(cell),)))
 
 
-def _weight(name: str, text: str) -> float:
+def _share(name: str, text: str, what: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise CellError(f"{name!r}: {text!r} is not a weight") from None
+        raise CellError(f"{name!r}: {text!r} is not a {what}") from None
 
 
 def _split_options(text: str) -> tuple[str, list[tuple[str, str]]]:

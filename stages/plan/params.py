@@ -27,6 +27,7 @@ __all__ = [
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Sparsity = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -126,8 +127,8 @@ class Statistics(Section):
     """"cross": covariances between the models; "full" adds those within each model, which zip, cca and dual_zip need."""
 
 
-class Normalization(BaseModel):
-    """What a normalisation after merging looks at, and its own options (the fields of its options in mergeline)."""
+class WithOptions(BaseModel):
+    """The images that an entry of a registry looks at, and its own options (the fields of its options in mergeline)."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, frozen=True)
 
@@ -137,8 +138,16 @@ class Normalization(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The normalisation's own options."""
+        """The entry's own options."""
         return dict(self.model_extra or {})
+
+
+class Normalization(WithOptions):
+    """A normalisation after merging or pruning."""
+
+
+class Pruner(WithOptions):
+    """A method of pruning."""
 
 
 class Evaluate(Section):
@@ -206,6 +215,21 @@ class MergeSeries(Section):
     controls: Annotated[list[Control], Distinct] = []
     measures: Annotated[list[Measure], Distinct] = []
     """What is measured of every merge of the series, controls left out, beside its scores."""
+
+
+class Pruning(Section):
+    """A series of pruned edge models: every model with every method, to every sparsity, with every normalisation."""
+
+    tasks: Annotated[list[str], Distinct, Field(min_length=1)]
+    architectures: Annotated[list[str], Distinct, Field(min_length=1)] | None = None
+    """By default the benchmark's."""
+    seeds: Annotated[list[Seed], Distinct, Field(min_length=1)] | None = None
+    """By default all."""
+    methods: Annotated[list[str], Distinct, Field(min_length=1)]
+    """Keys of mergeline.pruning.METHODS."""
+    sparsities: Annotated[list[Sparsity], Distinct, Field(min_length=1)]
+    """Shares of the weights of convolutions and linear layers that go."""
+    normalize: Annotated[list[str], Distinct, Field(min_length=1)] = ["none"]
 
 
 class Curve(Section):
@@ -283,6 +307,10 @@ class Params(Section):
     """Normalisations by name; ``reset`` sets the statistics of untrained networks, too."""
     merges: dict[Name, MergeSeries]
     """Series of merges by name; edge models are trained as they need them."""
+    pruning: dict[Name, Pruning] = {}
+    """Series of pruned edge models by name; edge models are trained as they need them."""
+    pruners: dict[str, Pruner] = {}
+    """What methods of pruning look at, and their options, by method; defaults where none stand here."""
     curve: Curve = Curve()
     landscape: Landscape = Landscape()
     diagnosis: Diagnosis = Diagnosis()

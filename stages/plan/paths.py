@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePath, PurePosixPath
 
-from stages.plan.keys import Edge, Key, Merge, Prediction, Sources, TaskPair
+from stages.plan.keys import Edge, Key, Merge, Prediction, Pruned, Sources, TaskPair
 
 PARAMS = PurePosixPath("params.yaml")
 PROFILES = PurePosixPath("profiles")
@@ -34,6 +34,8 @@ REFRESHES = REPORTS / "history.parquet"
 # -- DVC's own files
 PIPELINES = PurePosixPath("pipelines")
 PIPELINE_FILE = "dvc.yaml"
+PLANNED_PRUNED = PIPELINES / "pruned.txt"
+"""A line for each pruned network, so that the table of results sees one more or less where params.yaml may say nothing."""
 LOCK_FILE = "dvc.lock"
 DVC = PurePosixPath(".dvc")
 DVC_CONFIG = DVC / "config"
@@ -103,6 +105,10 @@ def merged_model(merge: Merge) -> PurePosixPath:
     return ARTIFACTS / "merged" / str(merge) / "model.safetensors"
 
 
+def pruned_model(pruned: Pruned) -> PurePosixPath:
+    return ARTIFACTS / "pruned" / str(pruned) / "model.safetensors"
+
+
 def prediction(cell: Prediction) -> PurePosixPath:
     return ARTIFACTS / "predictions" / f"{cell}.npz"
 
@@ -112,8 +118,8 @@ def layers(cell: Prediction) -> PurePosixPath:
     return ARTIFACTS / "layers" / f"{cell}.parquet"
 
 
-def evaluation(cell: Key | Merge | Sources | Edge) -> PurePosixPath:
-    """Of a merge, of the ensemble of its sources, or of one edge."""
+def evaluation(cell: Key | Merge | Sources | Edge | Pruned) -> PurePosixPath:
+    """Of a merge, of the ensemble of its sources, of one edge, or of a pruned one."""
     return EVALUATIONS / f"{cell}.json"
 
 
@@ -138,6 +144,11 @@ def prediction_pipeline(task_name: str) -> PurePosixPath:
 
 def layers_pipeline(task_name: str) -> PurePosixPath:
     return PIPELINES / "layers" / task_name / PIPELINE_FILE
+
+
+def pruned_pipeline(pruned: Pruned) -> PurePosixPath:
+    """The file with the stages of an edge that is pruned by one method."""
+    return PIPELINES / "pruned" / str(pruned.edge) / pruned.method / PIPELINE_FILE
 
 
 def sources_pipeline(sources: Sources) -> PurePosixPath:

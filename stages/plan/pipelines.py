@@ -18,8 +18,8 @@ import yaml
 from mergeline.normalization import NORMALIZATIONS
 from stages.formats.files import write_bytes
 from stages.plan import paths
-from stages.plan.expansion import base_edge, expand_cells, measured_merges
-from stages.plan.keys import Edge, Merge, Prediction, Sources, TaskPair
+from stages.plan.expansion import base_edge, expand_cells, measured_merges, pruned_cells
+from stages.plan.keys import Edge, Merge, Prediction, Pruned, Sources, TaskPair
 from stages.plan.methods import resolve
 from stages.plan.params import Params
 from stages.registry import STAGES, code_name
@@ -64,6 +64,7 @@ class Plan:
     predictions: tuple[Prediction, ...]
     measured: Mapping[str, tuple[Merge, ...]]
     """By measure, the merges that it is taken of."""
+    pruned: tuple[Pruned, ...]
     stages: tuple[StageCell, ...] = field(repr=False)
 
 
@@ -73,7 +74,8 @@ def make_plan(params: Params) -> Plan:
     by_sources: dict[Sources, list[Merge]] = {}
     for merge in merges:
         by_sources.setdefault(merge.sources, []).append(merge)
-    edges = _all_edges(params, by_sources)
+    pruned = pruned_cells(params)
+    edges = _all_edges(params, [*by_sources, *(Sources((cell.edge,)) for cell in pruned)])
     predictions = list(
         dict.fromkeys(
             [Prediction(edge, edge.task) for edge in edges]
@@ -95,11 +97,13 @@ def make_plan(params: Params) -> Plan:
         stages += _merging_stages(params, sources, own)
     measured = {measure: tuple(own) for measure, own in measured_merges(params).items()}
     stages += [MEASURED[measure](params, merge) for measure, own in measured.items() for merge in own]
-    return Plan(tuple(edges), ensembles, tuple(merges), tuple(predictions), measured, tuple(stages))
+    stages += [_prune_stage(params, cell) for cell in pruned]
+    stages += [_evaluate_pruned_stage(params, cell) for cell in pruned]
+    return Plan(tuple(edges), ensembles, tuple(merges), tuple(predictions), measured, tuple(pruned), tuple(stages))
 
 
 def _all_edges(params: Params, all_sources: Iterable[Sources]) -> list[Edge]:
-    """Every edge that is merged, and the bases these are finetuned from."""
+    """Every edge that is merged or pruned, and the bases these are finetuned from."""
     found: dict[Edge, None] = {}
 
     def add(edge: Edge) -> None:
@@ -280,6 +284,27 @@ def _normalising(params: Params, merge: Merge) -> tuple[list[str], list[str], st
     return layers, keys, "-compared"
 
 
+def _prune_stage(params: Params, cell: Pruned) -> StageCell:
+    deps = [str(paths.edge_model(cell.edge)), str(paths.task(cell.edge.task)), *_target_files(params, [cell.edge.task])]
+    sections = {"plain": f"normalize.{cell.normalize}", "usual": f"pruners.{cell.method}"}
+    declared = {"plain": cell.normalize in params.normalize, "usual": cell.method in params.pruners}
+    keys = ["compute", "seed", "targets", *(key for word, key in sections.items() if declared[word])]
+    kind = "-".join(["prune", *(word for word in sections if not declared[word])])
+    outs = [str(paths.pruned_model(cell))]
+    return _stage("prune", cell, paths.pruned_pipeline(cell), deps, keys, outs, cell.normalize, kind)
+
+
+def _evaluate_pruned_stage(params: Params, cell: Pruned) -> StageCell:
+    deps = [
+        str(paths.pruned_model(cell)),
+        str(paths.edge_model(cell.edge)),
+        str(paths.task(cell.edge.task)),
+        *_target_files(params, [cell.edge.task]),
+    ]
+    keys = ["compute", "evaluate", "targets"]
+    return _stage("evaluate-pruned", cell, paths.pruned_pipeline(cell), deps, keys, [str(paths.evaluation(cell))])
+
+
 def _curve_stage(params: Params, merge: Merge) -> StageCell:
     deps, keys, suffix = _normalising(params, merge)
     models = [str(paths.edge_model(edge)) for edge in dict.fromkeys(merge.edges)]
@@ -420,6 +445,7 @@ def _common_list(items: dict[str, dict[str, str]], lists: Mapping[str, tuple[str
 def drift(plan: Plan, root: Path) -> tuple[dict[Path, str], list[Path]]:
     """Pipeline files that differ from the plan (with the text they should have), and files that it no longer has."""
     wanted = {root / path: text for path, text in render(plan).items()}
+    wanted[root / paths.PLANNED_PRUNED] = HEADER + "".join(f"{cell}\n" for cell in plan.pruned)
     changed = {
         path: text for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text
     }

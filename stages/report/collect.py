@@ -21,7 +21,7 @@ from stages.formats.files import read_json, write_json
 from stages.formats.measurements import MEASURES, gathered
 from stages.formats.tables import write_table
 from stages.plan import paths
-from stages.plan.keys import Key, Merge, Sources, TaskPair, parse_key
+from stages.plan.keys import Key, Merge, Pruned, Sources, TaskPair, parse_key
 from stages.plan.methods import resolve
 from stages.plan.params import Params
 from stages.plan.pipelines import Plan, make_plan
@@ -30,8 +30,12 @@ __all__ = ["SCHEMA", "result_rows", "run", "scopes_of"]
 
 SCHEMA = pa.schema(
     [
-        pa.field("cell", pa.string(), metadata={"about": "name of the merge, its sources (ensemble) or the edge"}),
-        pa.field("kind", pa.string(), metadata={"about": "merge, ensemble or edge"}),
+        pa.field(
+            "cell",
+            pa.string(),
+            metadata={"about": "name of the merge, its sources (ensemble), the edge or the pruned edge"},
+        ),
+        pa.field("kind", pa.string(), metadata={"about": "merge, ensemble, edge or pruned"}),
         pa.field("control", pa.string(), metadata={"about": "self, random, untrained-0, untrained-1, or empty"}),
         pa.field("status", pa.string(), metadata={"about": "ok or missing"}),
         pa.field("tasks", pa.string()),
@@ -41,7 +45,12 @@ SCHEMA = pa.schema(
         pa.field("topology", pa.string(), metadata={"about": "architecture that all models were expanded to"}),
         pa.field("homogeneous", pa.bool_()),
         pa.field("size_mismatch", pa.float64()),
-        pa.field("method", pa.string()),
+        pa.field("method", pa.string(), metadata={"about": "of matching, or of pruning"}),
+        pa.field(
+            "sparsity",
+            pa.float64(),
+            metadata={"about": "share of the prunable weights that pruning set to 0, as planned"},
+        ),
         pa.field("stop", pa.string()),
         pa.field(
             "preserve", pa.string(), metadata={"about": "layers, or share of the multiply-adds, that each model keeps"}
@@ -105,13 +114,15 @@ def run(context: Any, cell: str) -> None:
 
 
 def result_rows(params: Params, plan: Plan, root: Path) -> Iterator[dict[str, Any]]:
-    """The rows of the table, edges first, then ensembles, then merges, in the order of the plan."""
+    """The rows of the table, edges first, then ensembles, merges and pruned edges, in the order of the plan."""
     for edge in plan.edges:
         yield from _rows(params, root, "edge", Key(Sources((edge,))), {})
     for sources in plan.ensembles:
         yield from _rows(params, root, "ensemble", Key(sources), {"method": "ensemble"})
     for merge in plan.merges:
         yield from _rows(params, root, "merge", Key(merge.sources, merge), _of_merge(params, merge))
+    for cell in plan.pruned:
+        yield from _rows(params, root, "pruned", Key(Sources((cell.edge,)), pruned=cell), _of_pruned(params, cell))
 
 
 def _of_merge(params: Params, merge: Merge) -> dict[str, Any]:
@@ -126,6 +137,17 @@ def _of_merge(params: Params, merge: Merge) -> dict[str, Any]:
         "normalize": str(merge.normalize),
         "placement": merge.sources.placement,
         "images_statistics": params.statistics.images if needs_moments else None,
+        "images_reset": None if declared is None else declared.images,
+    }
+
+
+def _of_pruned(params: Params, cell: Pruned) -> dict[str, Any]:
+    """The columns that only a pruned edge has."""
+    declared = params.normalize.get(cell.normalize)
+    return {
+        "method": cell.method,
+        "sparsity": cell.sparsity,
+        "normalize": cell.normalize,
         "images_reset": None if declared is None else declared.images,
     }
 
@@ -212,8 +234,8 @@ def headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for row in rows:
         if row["status"] == "ok" and not row["control"] and row["scope"] in (row["tasks"], "mean"):
-            merge = parse_key(row["kind"], row["cell"]).merge
-            label = row["kind"] if merge is None else merge.label()
+            made = parse_key(row["kind"], row["cell"]).made
+            label = row["kind"] if made is None else made.label()
             by_pair = found.setdefault(row["tasks"], {}).setdefault(row["architectures"], {})
             by_pair.setdefault(label, []).append(row["accuracy"])
     return {

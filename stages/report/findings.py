@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
+from stages.plan.keys import UNCHANGED
 from stages.report.analysis import (
     Correlation,
     Deviation,
@@ -19,6 +21,7 @@ from stages.report.analysis import (
 from stages.report.between import barriers
 from stages.report.diagnosed import Group, before_last, groups
 from stages.report.figures import FigureData
+from stages.report.pruned import PrunedResult, pruned_results
 from stages.report.rows import combination_of, method_label
 
 __all__ = ["sentences"]
@@ -26,11 +29,20 @@ __all__ = ["sentences"]
 
 MOST_COMPARED = 12
 """Other methods that the main one is compared with in sentences; the tables have all."""
+MOST_PRUNED = 12
+"""Sentences on pruned networks; the table has all."""
 
 
 def sentences(data: FigureData) -> list[str]:
     """The findings, most important first."""
-    return [*_one_task(data), *_one_side(data), *_task_pairs(data), *_barriers(data), *_features(data)]
+    return [
+        *_one_task(data),
+        *_one_side(data),
+        *_task_pairs(data),
+        *_barriers(data),
+        *_features(data),
+        *islice(_pruning(data), MOST_PRUNED),
+    ]
 
 
 def _points(value: float) -> str:
@@ -224,3 +236,26 @@ def _settings(group: Group) -> str:
     """A merge's method and settings, without the normalisation."""
     merge = next(iter(group.merges.values()))
     return merge.label(usual=str(merge.normalize))
+
+
+def _pruning(data: FigureData) -> Iterator[str]:
+    """What each normalisation does to pruned networks, at the highest sparsity that has numbers with it and without."""
+    highest: dict[tuple[str, str, str, str], tuple[PrunedResult, PrunedResult]] = {}
+    found = [result for result in pruned_results(data.rows) if result.runs]
+    plain = {(r.task, r.model, r.method, r.sparsity): r for r in found if r.normalize == UNCHANGED}
+    for result in found:
+        partner = plain.get((result.task, result.model, result.method, result.sparsity))
+        key = (result.task, result.model, result.method, result.normalize)
+        if partner is None or partner is result or not partner.runs.keys() & result.runs.keys():
+            continue
+        if key not in highest or highest[key][0].sparsity < result.sparsity:
+            highest[key] = result, partner
+    for result, partner in highest.values():
+        paired = paired_difference(result.runs, partner.runs)
+        shared = [run for run in result.runs if run in partner.runs]
+        after, before = (100 * float(np.mean([r.runs[run] for run in shared])) for r in (result, partner))
+        verdict = "" if paired.evident else ", no evidence of a difference"
+        yield (
+            f"At sparsity {result.sparsity:g}, {result.normalize} changes {result.model} on {result.task}, pruned by "
+            f"{result.method}, from {before:.1f} % to {after:.1f} %: {_points(paired.difference)} ({_interval(paired)}){verdict}."
+        )

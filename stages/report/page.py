@@ -68,10 +68,12 @@ def _facts(root: Path, data: FigureData, timings: list[dict[str, Any]]) -> list[
     )
     merges = {row["cell"] for row in data.rows if row["kind"] == "merge"}
     edges = {row["cell"] for row in data.rows if row["kind"] == "edge"}
+    pruned = {row["cell"] for row in data.rows if row["kind"] == "pruned"}
     seconds = sum(entry["seconds"] for entry in timings)
     versions = ", ".join(f"{name} {version}" for name in PACKAGES if (version := _version(name)))
     return [
         ("merges", f"{len(merges)} of {len(edges)} edge models"),
+        *([("pruned networks", str(len(pruned)))] if pruned else []),
         ("commit", commit + dirty),
         ("machine", f"{platform.machine()}, {os.cpu_count()} cores, {_device()}, Python {platform.python_version()}"),
         ("versions", versions),

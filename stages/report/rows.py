@@ -19,6 +19,7 @@ __all__ = [
     "main_scope",
     "method_label",
     "run_of",
+    "setting_label",
     "source_edges",
 ]
 
@@ -49,6 +50,14 @@ def method_label(row: Row) -> str:
     return merge.label(usual="reset")
 
 
+def setting_label(row: Row) -> str:
+    """What makes cells of one combination comparable: how a merge or a pruned edge was made, else the kind."""
+    key = key_of(row)
+    if key.merge is not None:
+        return method_label(row)
+    return key.pruned.label() if key.pruned is not None else str(row["kind"])
+
+
 def main_scope(row: Row) -> str:
     """The scope of the headline accuracy: the task, or the mean over tasks."""
     own = combination_of(row)
@@ -56,7 +65,7 @@ def main_scope(row: Row) -> str:
 
 
 def source_edges(row: Row) -> list[str]:
-    """Names of the edges behind a merge or ensemble."""
+    """Names of the edges behind a merge, an ensemble or a pruned edge."""
     return [str(edge) for edge in key_of(row).sources.edges]
 
 

@@ -14,6 +14,7 @@ from stages.report.analysis import PairResult, Sample, deviations, pair_results,
 from stages.report.between import barriers
 from stages.report.diagnosed import groups, layer_lines
 from stages.report.figures import FigureData
+from stages.report.pruned import pruned_results
 from stages.report.rows import combination_of
 
 __all__ = ["TABLES", "TableSpec", "percent"]
@@ -242,6 +243,18 @@ def _diagnosis(data: FigureData) -> Lines:
     return header, lines
 
 
+def _pruned(data: FigureData) -> Lines:
+    header = ["task", "model", "method", "sparsity (%)", "normalisation", "runs", "accuracy (%)", "not pruned (%)"]
+    lines = [
+        [
+            r.task, r.model, r.method, f"{100 * r.sparsity:g}", r.normalize, _runs(r.accuracy), percent(r.accuracy),
+            percent(r.unpruned),
+        ]
+        for r in pruned_results(data.rows)
+    ]  # fmt: skip
+    return header, lines
+
+
 def _digits(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
@@ -269,4 +282,8 @@ TABLES: tuple[TableSpec, ...] = (
               "Means over merges. Features: how much of a layer's output comes from the input, in percent of the source models'; "
               "the bound never rises. Variance: of the units over images; weight, bias: root mean square. CKA: with the same "
               "layer of the first source. Part: merged, or kept by each model (head, stem).", _diagnosis),
+    TableSpec("pruned", "Pruned networks",
+              "Accuracy in percent, mean ± standard deviation over runs, of edge models with a share of their weights set to "
+              "zero, without training afterwards, and of the same models before. Normalisation: what set their statistics.",
+              _pruned),
 )  # fmt: skip
