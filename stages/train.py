@@ -154,7 +154,8 @@ def _recipe(context: Context, edge: Edge, options: Training) -> Recipe:
     task = context.params.tasks[edge.task]
     flip = TASKS[task.source or edge.task].mirror_safe if task.flip is None else task.flip
     own = {key: value for key, value in edge.recipe if key != INITIALIZATION}
-    return Recipe(**{**options.model_dump(), **own}, flip=flip)
+    usual = {name: getattr(options, name) for name in Training.model_fields if name not in own}
+    return Recipe(**usual, **own, flip=flip)
 
 
 def _train(

@@ -94,7 +94,7 @@ def column(page: Tab, name: str) -> list[str]:
     place = page.value(f"[...document.querySelectorAll('{TABLE} th')].findIndex(e => e.textContent === '{name}')")
     assert place >= 0
     cells = page.value(f"[...document.querySelectorAll('{TABLE} tbody tr')].map(r => r.cells[{place}].textContent)")
-    assert len(cells) == 6
+    assert len(cells) == 8
     return cells
 
 
