@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mergeline.depth.alignment import known_placement, to_one_depth
 from mergeline.heads import cut, stop_space
 from mergeline.maps import UnitMap
 from mergeline.matching import MATCHERS, Matcher, Problem
@@ -52,6 +53,7 @@ def merge(
     weights: Sequence[float] | None = None,
     stop: str | None = None,
     preserve: int | float | str | None = None,
+    depth: str = "append",
     seed: int = 0,
     check: bool = True,
 ) -> MergeResult:
@@ -61,7 +63,7 @@ def merge(
     ----------
     models: a list (one task: everything is merged, the classifier too), or a mapping from names to models (several tasks:
         everything below the classifiers is merged, each keeps its own). Any network that ``mergeline.spaces.trace`` follows;
-        models of different depth are expanded first (``mergeline.depth.expansion``). They are copied, not changed.
+        models of different depth are expanded first, see ``depth``. They are copied, not changed.
     data: batches of inputs as the models take them: a tensor, or an iterable of tensors, of ``(inputs, labels)`` pairs (labels
         are not used), of tuples or of dicts of tensors; with several tasks, a mapping from the models' names to such.
     method: a key of ``mergeline.matching.MATCHERS``; ``options`` are its options.
@@ -70,6 +72,8 @@ def merge(
     weights: each model's weight; uniform by default.
     stop: the last space that is merged, or a share of the multiply-adds ("0.5"), as for ``mergeline.heads.cut``.
     preserve: how many of the first layers each model keeps, or a share of the multiply-adds (0.25).
+    depth: where the blocks of shallower models stand, a key of ``mergeline.depth.PLACEMENTS``: "append", "spread", or by the
+        similarity of the blocks on ``data`` "sma" and "lma".
     seed: for methods that draw.
     check: prove the trace first, by random permutations of all units (``mergeline.spaces.verify``).
 
@@ -82,9 +86,10 @@ def merge(
     matcher, chosen = entry_and_options("method", method, MATCHERS, options)
     normalizer, settings = entry_and_options("normalisation", normalize, NORMALIZATIONS, normalize_options)
     networks = _networks(models)
+    check_normalization(normalize, next(iter(networks.values())))
+    parts = _parts(data, list(networks), several, again=normalizer.reads_images or known_placement(depth).compares)
+    networks, placed = to_one_depth(networks, depth, parts)
     reference = next(iter(networks.values()))
-    check_normalization(normalize, reference)
-    parts = _parts(data, list(networks), several, again=normalizer.reads_images)
     spaces, verified = _traced(networks, parts, several, check)
     check_normalization(normalize, reference, spaces)
     cuts = _cuts(reference, spaces, stop, preserve, several)
@@ -94,7 +99,7 @@ def merge(
     _as_given(merged, next(iter(models.values() if isinstance(models, Mapping) else models)))
     report = {
         "method": method, "options": chosen, "normalize": normalize, "images": sum(part.images for part in parts.values()),
-        "objective": matching.objective, "verified": verified,
+        "objective": matching.objective, "verified": verified, "depth": placed,
     }  # fmt: skip
     return MergeResult(merged, matching.maps, report, spaces, preserved=cuts[1])
 

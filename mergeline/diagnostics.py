@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
-from mergeline.moments import DEAD
+from mergeline.cka import SMALLEST_BATCH, MinibatchCka, centred_gram
 from mergeline.sources import batch_size, samples
 from mergeline.spaces import Spaces, Walk
 from mergeline.spaces.layers import Layer, layers
@@ -37,9 +37,6 @@ __all__ = [
 ]
 
 Float64 = NDArray[np.float64]
-
-SMALLEST_BATCH = 4
-"""Images below which the unbiased HSIC is not defined: it divides by ``n (n - 3)``."""
 
 
 # -- the outputs of layers --------------------------------------------------------------------------------------------
@@ -291,39 +288,21 @@ def cka_map(
     ValueError: no batches, or one of fewer than 4 images.
     """
     pair: tuple[_Outputs, _Outputs] | None = None
-    sums: dict[str, Tensor] = {}
+    similarity = MinibatchCka()
     for batch in batches:
         if batch_size(batch) < SMALLEST_BATCH:
             raise ValueError(f"CKA needs batches of at least {SMALLEST_BATCH} images, got one of {batch_size(batch)}")
         if pair is None:
             pair = (_Outputs(first, first_spaces, batch), _Outputs(second, second_spaces, batch))
-        a, b = (_centred_grams(outputs, batch) for outputs in pair)
-        for name, value in (("ab", a @ b.T), ("aa", a.square().sum(1)), ("bb", b.square().sum(1))):
-            _add(sums, name, value)
-    if pair is None:
-        raise ValueError("layers are compared on images, and there are none")
-    scale = sums["aa"].sqrt()[:, None] * sums["bb"].sqrt()
-    matrix = torch.where(scale > 0, sums["ab"] / torch.where(scale > 0, scale, 1.0), 0.0)
-    return pair[0].names, pair[1].names, matrix.cpu().numpy()
+        similarity.add(*(_centred_grams(outputs, batch) for outputs in pair))
+    matrix = similarity.matrix()
+    assert pair is not None
+    return pair[0].names, pair[1].names, matrix
 
 
-def _centred_grams(outputs: _Outputs, batch: Any) -> Tensor:
-    """Each layer's Gram matrix, flattened, such that products of two are their unbiased HSIC, ``(layers, n * n)`` float64."""
-    n = batch_size(batch)
+def _centred_grams(outputs: _Outputs, batch: Any) -> list[Tensor]:
+    """Each layer's centred Gram matrix, ``(n, n)`` float64; the sum over its uses."""
     grams: dict[str, Tensor] = {}
     for layer, rows in outputs.features(batch):
-        # HSIC does not see a shift of the features; without their mean the products keep their digits.
-        centred = rows - rows.mean(0)
-        varies = centred.square().sum() > DEAD * rows.square().sum()
-        _add(grams, layer.name, (centred @ centred.T).double() * varies)
-    return torch.stack([_u_centred(grams[name]) for name in outputs.names]).flatten(1) / (n * (n - 3)) ** 0.5
-
-
-def _u_centred(gram: Tensor) -> Tensor:
-    """A Gram matrix without its diagonal, and with rows and columns that sum to 0: ``(K*, L*) / (n (n - 3))`` is then the
-    unbiased HSIC of ``K`` and ``L``."""
-    n = len(gram)
-    hollow = gram - torch.diag(gram.diagonal())
-    rows = hollow.sum(0) / (n - 2)
-    centred = hollow - rows[:, None] - rows + hollow.sum() / ((n - 1) * (n - 2))
-    return centred.fill_diagonal_(0)
+        _add(grams, layer.name, centred_gram(rows))
+    return [grams[name] for name in outputs.names]

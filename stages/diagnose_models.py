@@ -16,13 +16,14 @@ from mergeline.comparison import compare
 from mergeline.depth.expansion import expand_to
 from mergeline.heads import trace_network
 from mergeline.readings import source_names
-from stages.diagnosis import comparable_batches, diagnosis_rows
+from stages.diagnosis import diagnosis_rows
 from stages.errors import InputError, StageError
 from stages.formats.files import file_hash, writing
 from stages.formats.measurements import MEASURES, write_measurement
 from stages.formats.merged import load_merged, merged_architectures
 from stages.formats.models import read_model
 from stages.own_models import check_architectures, check_target, load_checkpoint, own_task, some_images
+from stages.sources import comparable_batches
 
 __all__ = ["check_table", "diagnose_files", "write_rows"]
 

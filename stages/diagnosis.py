@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from mergeline.comparison import batch_norm_readings, by_head, compare
-from mergeline.images import batches
 from mergeline.readings import BEFORE, Reading, source_names
 from stages.assembling import assembled, matched_maps
 from stages.context import Context, Progress
@@ -22,12 +20,9 @@ from stages.formats.measurements import write_measurement
 from stages.formats.merged import load_merged
 from stages.plan import paths
 from stages.plan.keys import Merge, parse_merge
-from stages.sources import head_names, load_sources, training_images
+from stages.sources import comparable_batches, head_names, load_sources, training_images
 
-__all__ = ["comparable_batches", "diagnosis_rows", "run"]
-
-SMALLEST_BATCH = 4
-"""Images that two networks can be compared on."""
+__all__ = ["diagnosis_rows", "run"]
 
 
 def run(context: Context, cell: str) -> None:
@@ -70,15 +65,6 @@ def _scopes(
         return
     for head, edge, own in zip(head_names(merge.sources), merge.edges, names, strict=True):
         yield head, edge.task, head, own
-
-
-def comparable_batches(images: torch.Tensor, size: int) -> list[torch.Tensor]:
-    """Normalised batches of nearly ``size`` images, as many in each: none is too small to compare networks on.
-
-    ``images``: ``(N, H, W, C)`` uint8.
-    """
-    number = max(1, min(-(-len(images) // size), len(images) // SMALLEST_BATCH))
-    return [batch for part in images.tensor_split(number) for batch in batches(part, max(1, len(part)))]
 
 
 def diagnosis_rows(readings: list[Reading], scope: str) -> Iterator[dict[str, Any]]:

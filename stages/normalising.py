@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
-from mergeline.depth import PLACEMENTS
 from mergeline.depth.expansion import expand_statistics
 from mergeline.images import batches
 from mergeline.normalization import NORMALIZATIONS
@@ -53,15 +53,18 @@ def source_layers(context: Context, merge: Merge, loaded: LoadedSources) -> list
             by_head[head] = own
         found.append((edge.architecture, by_head))
     deep = next(by_head for architecture, by_head in found if architecture == sources.topology)
-    placement = PLACEMENTS[sources.placement]
-    return [
-        {
-            head: own if architecture == sources.topology
-            else expand_statistics(own, deep[head], architecture, sources.topology, placement)
+    result: list[Mapping[str, LayerStatistics]] = []
+    for (name, by_head), topology, similarity in zip(found, loaded.architectures, loaded.similarity, strict=True):
+        expanded = {
+            head: own if name == topology.name
+            else expand_statistics(own, deep[head], replace(topology, name=name), topology, sources.placement, similarity)
             for head, own in by_head.items()
-        }
-        for architecture, by_head in found
-    ]  # fmt: skip
+        }  # fmt: skip
+        known = {head: own for head, own in expanded.items() if own is not None}
+        if len(known) < len(expanded):
+            return []  # the normalisation takes them itself, of the expanded networks
+        result.append(known)
+    return result
 
 
 def mix(parts: list[torch.Tensor], seed: int) -> torch.Tensor:

@@ -43,6 +43,7 @@ STAGES: dict[str, Stage] = {
     "evaluate-edge": Stage("stages.evaluate", "run_edge", "score an edge", _EDGE),
     "embed": Stage("stages.similarity", "run_embed", "moments of a task's embeddings", "TASK", gpu=True, seconds=20),
     "similarity": Stage("stages.similarity", "run_similarity", "Fréchet distance of two tasks", "TASK+TASK"),
+    "blocks": Stage("stages.blocks", "run", "compare two edges' blocks", _SOURCES, gpu=True, seconds=4),
     "statistics": Stage("stages.statistics", "run", "moments of a merge's sources", _SOURCES, gpu=True, seconds=4),
     "layers": Stage("stages.layers", "run", "statistics of an edge's layers", f"{_EDGE}.on-task", gpu=True),
     "match": Stage(

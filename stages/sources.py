@@ -10,20 +10,22 @@ import torch
 from torch import nn
 
 from mergeline.architectures import Architecture
+from mergeline.cka import SMALLEST_BATCH
 from mergeline.depth import PLACEMENTS
-from mergeline.depth.expansion import expand_to
+from mergeline.depth.expansion import Similarity, expand_to
 from mergeline.heads import trace_network
-from mergeline.images import to_device
+from mergeline.images import batches, to_device
 from mergeline.seeds import numpy_generator
 from mergeline.spaces import Spaces
 from stages.context import Context
 from stages.errors import StageError
+from stages.formats.blocks import read_similarity
 from stages.formats.files import file_hash
 from stages.formats.models import load_edge
 from stages.plan import paths
-from stages.plan.keys import Sources, known
+from stages.plan.keys import Edge, Sources, known
 
-__all__ = ["LoadedSources", "head_names", "load_sources", "training_images", "training_samples"]
+__all__ = ["LoadedSources", "comparable_batches", "head_names", "load_sources", "training_images", "training_samples"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class LoadedSources:
     architectures: list[Architecture]
     spaces: Spaces
     hashes: list[str]
+    similarity: list[Similarity]
+    """Of each model's blocks with those of the topology; empty where it was not expanded by it."""
     same_outputs: bool
     """Whether the models' outputs mean the same: one task, or text embeddings that any task's classes have."""
 
@@ -45,13 +49,15 @@ def load_sources(context: Context, sources: Sources) -> LoadedSources:
     ------
     StageError: widths or input sizes differ.
     """
-    models, architectures, hashes = [], [], []
+    models, architectures, hashes, compared = [], [], [], []
     placement = known("placement", sources.placement, PLACEMENTS)
+    similarity = _similarities(context, sources)
     for edge in sources.edges:
         path = context.path(paths.edge_model(edge))
         model, architecture = load_edge(path)
+        compared.append(similarity.get(edge, ()))
         try:
-            expanded, topology = expand_to(model, architecture, sources.topology, placement)
+            expanded, topology = expand_to(model, architecture, sources.topology, placement, compared[-1])
         except ValueError as error:
             raise StageError(f"{sources}: {edge} cannot be expanded by {placement!r}: {error}") from error
         models.append(expanded.to(memory_format=torch.channels_last))
@@ -69,8 +75,23 @@ def load_sources(context: Context, sources: Sources) -> LoadedSources:
         architectures,
         trace_network(models[0], first.input_size),
         hashes,
+        compared,
         sources.same_task or context.outputs_are_text,
     )
+
+
+def _similarities(context: Context, sources: Sources) -> dict[Edge, Similarity]:
+    """Of the blocks of each edge that is expanded, if the placement reads it."""
+    if not PLACEMENTS[sources.placement].compares:
+        return {}
+    found: dict[Edge, Similarity] = {}
+    for pair in sources.depth_pairs:
+        path = context.path(paths.blocks(pair))
+        similarity, description = read_similarity(path)
+        if description["models"] != [file_hash(context.path(paths.edge_model(edge))) for edge in pair.edges]:
+            raise StageError(f"{path} was made from other models; run again: mergeline run")
+        found[pair.edges[1]] = similarity
+    return found
 
 
 def training_images(context: Context, tasks: Iterable[str], purpose: str, count: int) -> dict[str, torch.Tensor]:
@@ -98,3 +119,12 @@ def head_names(sources: Sources) -> list[str]:
     if len(sources.tasks) == len(sources.edges):
         return list(sources.tasks)
     return [f"{edge.task}#{index}" for index, edge in enumerate(sources.edges)]
+
+
+def comparable_batches(images: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """Normalised batches of nearly ``size`` images, as many in each: none is too small to compare networks on.
+
+    ``images``: ``(N, H, W, C)`` uint8.
+    """
+    number = max(1, min(-(-len(images) // size), len(images) // SMALLEST_BATCH))
+    return [batch for part in images.tensor_split(number) for batch in batches(part, max(1, len(part)))]

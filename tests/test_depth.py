@@ -11,7 +11,6 @@ from torch import nn
 
 from mergeline.architectures import ARCHITECTURES, BLOCKS, Architecture, build, deepest, size_mismatch, stage_blocks
 from mergeline.depth import place_append
-from mergeline.depth.append import APPEND
 from mergeline.depth.expansion import expand, expand_statistics, expand_to
 from mergeline.heads import trace_network
 from mergeline.images import normalize
@@ -66,7 +65,8 @@ def test_the_statistics_of_an_expanded_model_are_its_own(
     expanded, _ = expand_to(model, architecture(shallow), deep)
     seen = images(32)
     own, expected, other = (layer_statistics(m, trace(m, seen[:2]), [seen]) for m in (model, expanded, like))
-    found = expand_statistics(own, other, shallow, deep, APPEND)
+    found = expand_statistics(own, other, architecture(shallow), architecture(deep), "append")
+    assert found is not None
     assert set(found) == set(expected)
     for name, statistics in expected.items():
         torch.testing.assert_close(found[name].mean, statistics.mean, rtol=1e-5, atol=1e-6)
@@ -97,9 +97,8 @@ def test_expansion_leaves_the_source_as_it_was() -> None:
 
 
 def test_identity_blocks_have_a_residual_branch_of_zero() -> None:
-    state = build(architecture("r17"), 0).state_dict()
-    expanded = expand(state, architecture("r29"), place_append(BLOCKS["r17"], BLOCKS["r29"]))
-    added = {name: tensor for name, tensor in expanded.items() if name.startswith("layer1.1.")}
+    expanded = expand(build(architecture("r17"), 0), build(architecture("r29")))
+    added = {name: tensor for name, tensor in expanded.state_dict().items() if name.startswith("layer1.1.")}
     assert len(added) == 18
     for name, tensor in added.items():
         assert torch.equal(
@@ -116,33 +115,42 @@ def test_blocks_may_stand_anywhere_behind_the_first(
     placement: tuple[tuple[int | None, ...], ...], enliven: Callable[..., nn.Module]
 ) -> None:
     model = channels_last(enliven(build(architecture("r17"), 0)))
-    deep = build(architecture("r29"))
-    deep.load_state_dict(expand(model.state_dict(), architecture("r29"), placement))
+    expanded = expand(model, build(architecture("r29")), placement)
     with torch.no_grad():
-        assert torch.equal(channels_last(deep)(images()), model(images()))
+        assert torch.equal(channels_last(expanded)(images()), model(images()))
 
 
 # -- what cannot be is refused --------------------------------------------------------------------------------------
 
 
 def test_the_block_with_the_projection_must_stay_first() -> None:
-    state = build(architecture("r17"), 0).state_dict()
     placement = ((None, 0), (0, None), (0, 1, None), (0, None))
     with pytest.raises(ValueError, match="stage 1: its first block, the one with the projection, must stay first"):
-        expand(state, architecture("r29"), placement)
+        expand(build(architecture("r17"), 0), build(architecture("r29")), placement)
 
 
-def test_a_block_that_the_shallow_model_lacks_is_named() -> None:
-    state = build(architecture("r17"), 0).state_dict()
-    with pytest.raises(ValueError, match=r"'layer1\.1\.conv1\.weight' is missing .* expanded to r29"):
-        expand(state, architecture("r29"), ((0, 1), (0, None), (0, 1, None), (0, None)))
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ((0, 1, None), "places blocks 0 to 1 among 3"),
+        ((1, 0, None), "does not place"),
+        ((0, 1), "among 3"),
+        ((0, None, None), "0 to 1"),
+    ],
+)
+def test_what_is_no_placement_is_refused(stage: tuple[int | None, ...], said: str) -> None:
+    placement = ((0, None), (0, None), stage, (0, None))
+    model, deep = build(architecture("r17"), 0), build(architecture("r29"))
+    if stage == (0, 1, None):
+        assert len(expand(model, deep, placement).layer3) == 3  # type: ignore[arg-type]
+        return
+    with pytest.raises(ValueError, match=f"stage 3.*{said}"):
+        expand(model, deep, placement)
 
 
-def test_a_model_of_another_width_is_named_with_both_shapes() -> None:
-    state = build(architecture("r17"), 0).state_dict()
-    wide = Architecture("r29", 10, 1 / 8, 32)
-    with pytest.raises(ValueError, match=r"'conv1\.weight' has shape \(4, 3, 3, 3\), r29 at width 0\.125 has \(8,"):
-        expand(state, wide, place_append(BLOCKS["r17"], BLOCKS["r29"]))
+def test_a_model_with_a_longer_stage_is_refused_with_both_block_counts() -> None:
+    with pytest.raises(ValueError, match=r"blocks \(2,\) of 'layer1' do not fit into \(1,\)"):
+        expand(build(architecture("r29")), build(architecture("r17")))
 
 
 @pytest.mark.parametrize(("shallow", "deep"), [((1, 2), (2, 1)), ((1, 1), (1, 1, 1)), ((3,), (2,))])

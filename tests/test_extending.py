@@ -59,9 +59,9 @@ ADDITIONS = {
     "a placement": Addition(
         {
             "mergeline/depth/dummy.py": f"{OPTIONS}from mergeline.depth.placer import Placer\n"
-            "def _place(shallow, deep, options):\n"
+            "def _place(depths, options):\n"
             "    pad = lambda s, d: (0, *[None] * (d - s), *range(1, s))\n"
-            "    return tuple(pad(s, d) for s, d in zip(shallow, deep))\n"
+            "    return tuple(pad(s, d) for s, d in zip(depths.shallow, depths.deep))\n"
             "LAST = Placer('dummy', 'a test', Options, _place)\n"
         },
         registered("mergeline.depth", "LAST", '"mergeline.placements", Placer, ('),

@@ -70,7 +70,7 @@ def _load(files):
 
 TURN = Matcher("turn", "turns every space", "none", Options, _turn)
 LOUDER = Normalizer("louder", "scales everything", Options, _louder)
-LAST = Placer("last", "a test", Options, lambda shallow, deep, options: ())
+LAST = Placer("last", "a test", Options, lambda depths, options: ())
 LINE = Design("line", _make)
 STRIPES = Adapter("stripes", "stripes, made", lambda root: {}, _load)
 """

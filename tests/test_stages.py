@@ -37,7 +37,6 @@ from mergeline.images import normalize
 from mergeline.normalization.reset import batch_norms
 from stages.__main__ import main
 from stages.context import Context
-from stages.diagnosis import comparable_batches
 from stages.formats.maps import read_maps
 from stages.formats.measurements import read_measurement
 from stages.formats.merged import load_merged
@@ -52,7 +51,7 @@ from stages.plan.loading import load_params, parse_params
 from stages.plan.params import Params, Training
 from stages.plan.pipelines import StageCell, make_plan
 from stages.registry import STAGES
-from stages.sources import training_images
+from stages.sources import comparable_batches, training_images
 from stages.train import _Checkpoint
 from tests.conftest import bench_values
 

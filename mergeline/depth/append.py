@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mergeline.depth.placer import Placement, Placer
+from mergeline.depth.placer import Depths, Placement, Placer, at_starts
 
 __all__ = ["APPEND", "AppendOptions", "place_append"]
 
@@ -16,12 +16,7 @@ def place_append(shallow: Sequence[int], deep: Sequence[int]) -> Placement:
     >>> place_append((1, 2), (2, 2))
     ((0, None), (0, 1))
     """
-    if len(shallow) != len(deep) or any(s > d for s, d in zip(shallow, deep, strict=True)):
-        raise ValueError(f"blocks {tuple(shallow)} do not fit into {tuple(deep)}")
-    return tuple(
-        tuple(position if position < own else None for position in range(total))
-        for own, total in zip(shallow, deep, strict=True)
-    )
+    return _place(Depths(tuple(shallow), tuple(deep)), AppendOptions())
 
 
 @dataclass(frozen=True)
@@ -29,8 +24,8 @@ class AppendOptions:
     """``append`` has no options."""
 
 
-def _place(shallow: Sequence[int], deep: Sequence[int], options: AppendOptions) -> Placement:
-    return place_append(shallow, deep)
+def _place(depths: Depths, options: AppendOptions) -> Placement:
+    return tuple(at_starts(range(own), total) for own, total in zip(depths.shallow, depths.deep, strict=True))
 
 
 APPEND = Placer("append", "identity blocks at the end of each stage", AppendOptions, _place)

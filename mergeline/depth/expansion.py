@@ -1,100 +1,213 @@
 """Expanding a shallow network to a deep topology.
 
 An expanded network has identity blocks where no block of its own stands and computes the same function, bit for bit in
-eval mode on the same device (depth_heterogeneity App. C; heterogeneous_merging III-B).
+eval mode on the same device where blocks add to their input or a plain network's activation allows it, to rounding where
+a layer norm follows the sum (depth_heterogeneity App. C; heterogeneous_merging III-B and S1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from mergeline.architectures import Architecture, build, stage_blocks
+from mergeline.architectures import Architecture, build
 from mergeline.depth import PLACEMENTS
-from mergeline.depth.placer import Placement, Placer
+from mergeline.depth.blocks import Block, Chain, find_chains, stages_of
+from mergeline.depth.identities import plain_identity, residual_identity, run, settle_norms
+from mergeline.depth.placer import Depths, Placement
 from mergeline.unit_statistics import LayerStatistics, UnitStatistics
 
-__all__ = ["expand", "expand_statistics", "expand_to"]
+__all__ = ["Similarity", "block_counts", "expand", "expand_statistics", "expand_to", "own_names", "place"]
+
+Similarity = Sequence[Any]
+"""For each stage ``(deep blocks, shallow blocks)``, how alike the blocks are; see :mod:`mergeline.depth.similarity`."""
+
+SAME = 1e-5
+"""How far an expanded network's outputs may be from its own, relative to their size."""
 
 
-def expand(state: Mapping[str, Tensor], deep: Architecture, placement: Placement) -> dict[str, Tensor]:
-    """The state dict of a shallow bottleneck ResNet, expanded to ``deep``'s topology.
+def block_counts(chains: Sequence[Chain]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The blocks of each stage, of the shallow network and of the deep one."""
+    stages = stages_of(chains)
+    return tuple(len(stage.shallow) for stage in stages), tuple(len(stage.deep) for stage in stages)
 
-    Identity blocks have residual branch 0: convolutions 0, batch-norm weight and bias 0, running mean 0, running
-    variance 1, no projection.
+
+@torch.no_grad()
+def expand(model: nn.Module, deep: nn.Module, placement: Placement | None = None, example: Any = None) -> nn.Module:
+    """A copy of ``model`` with as many blocks as ``deep`` has, and the names of ``deep``.
+
+    Identity blocks have residual branch 0: convolutions and linear layers 0, batch-norm weight and bias 0, running mean 0,
+    running variance 1, no projection. In a plain network an identity is a convolution whose kernel is 1 at its centre.
+
+    Parameters
+    ----------
+    deep: a network of the deep topology; its weights are not read.
+    placement: for each stage of :func:`mergeline.depth.blocks.find_chains`; ``append`` by default.
+    example: a batch on which the function is compared with the model's.
 
     Raises
     ------
-    ValueError: the projection of a stage is not on its first block, or a tensor does not fit ``deep``.
+    ValueError: the networks cannot be matched, the placement is none, or no identity block exists for them.
     """
-    target = build(deep).state_dict()
-    moved = _moved_blocks(placement)
-    result: dict[str, Tensor] = {}
-    for name, like in target.items():
-        source = _own_name(name, moved)
-        if source is None:
-            result[name] = torch.ones_like(like) if name.endswith("running_var") else torch.zeros_like(like)
-            continue
-        if source not in state:
-            raise ValueError(f"{source!r} is missing from the state dict that is to be expanded to {deep.name}")
-        if state[source].shape != like.shape:
+    chains = find_chains(model, deep)
+    if not chains:
+        return model
+    counts = block_counts(chains)
+    if placement is None:
+        append = PLACEMENTS["append"]
+        placement = append.place(Depths(*counts), append.options())
+    _check_placement(placement, *counts)
+    expanded = deepcopy(model)
+    own = iter(placement)
+    inserted: list[tuple[nn.Module, nn.Module]] = []
+    for chain in chains:
+        inserted += _extend(expanded, deep, chain, [next(own) for _ in chain.stages])
+    if example is not None:
+        settle_norms(expanded, inserted, example)
+        _check_function(model, expanded, example)
+    return expanded
+
+
+def own_names(deep_names: Sequence[str], chains: Sequence[Chain], placement: Placement) -> dict[str, str | None]:
+    """For each tensor or layer of the deep topology, the shallow network's name of it; None in an identity block."""
+    prefixes: dict[str, str | None] = {}
+    own = iter(placement)
+    for chain in chains:
+        for at, source in _children(chain, [next(own) for _ in chain.stages]).items():
+            prefixes[f"{chain.path}.{at}."] = None if source is None else f"{chain.path}.{source}."
+    found: dict[str, str | None] = {}
+    for name in deep_names:
+        prefix = next((prefix for prefix in prefixes if f"{name}.".startswith(prefix)), "")
+        source = prefixes[prefix] if prefix else ""
+        found[name] = None if source is None else f"{source}{f'{name}.'[len(prefix) :]}".removesuffix(".")
+    return found
+
+
+def _children(chain: Chain, placed: Sequence[Sequence[int | None]]) -> dict[str, str | None]:
+    """For each child of the deep network's container, in order, the shallow network's child that stands there."""
+    found: dict[str, str | None] = {deep: shallow for shallow, deep in chain.others}
+    for stage, blocks in zip(chain.stages, placed, strict=True):
+        for names, block in zip(stage.deep, blocks, strict=True):
+            source: Sequence[str | None] = [None] * len(names) if block is None else stage.shallow[block]
+            found |= dict(zip(names, source, strict=True))
+    return found
+
+
+def _check_placement(placement: Placement, shallow: tuple[int, ...], deep: tuple[int, ...]) -> None:
+    """Each stage has its own blocks, all of them, in order, the first where it was."""
+    if len(placement) != len(deep):
+        raise ValueError(f"a placement of {len(placement)} stages, where blocks {shallow} go into {deep}")
+    for number, (blocks, own, total) in enumerate(zip(placement, shallow, deep, strict=True), 1):
+        stands = [block for block in blocks if block is not None]
+        if len(blocks) != total or stands != list(range(own)):
             raise ValueError(
-                f"{source!r} has shape {tuple(state[source].shape)}, {deep.name} at width {deep.width} "
-                f"has {tuple(like.shape)}"
+                f"stage {number}: {blocks} does not place blocks 0 to {own - 1} among {total}, each once, in order"
             )
-        result[name] = state[source].clone()
-    return result
+        if blocks[0] != 0:
+            raise ValueError(f"stage {number}: its first block, the one with the projection, must stay first")
 
 
-def _moved_blocks(placement: Placement) -> dict[str, str]:
-    """For each block of the deep topology that is one of the shallow network's, that block's name."""
-    moved: dict[str, str] = {}
-    for stage, blocks in enumerate(placement):
-        if blocks and blocks[0] != 0:
-            raise ValueError(f"stage {stage + 1}: its first block, the one with the projection, must stay first")
-        for position, own in enumerate(blocks):
-            if own is not None:
-                moved[f"layer{stage + 1}.{position}."] = f"layer{stage + 1}.{own}."
-    return moved
+def _extend(
+    model: nn.Module, deep: nn.Module, chain: Chain, placed: Sequence[Sequence[int | None]]
+) -> list[tuple[nn.Module, nn.Module]]:
+    """Put identities into a container of ``model``; each residual one with the module that it follows."""
+    container, like = model.get_submodule(chain.path), deep.get_submodule(chain.path)
+    own, theirs = dict(container.named_children()), dict(like.named_children())
+    children: dict[str, nn.Module] = {
+        at: own[name] for at, name in _children(chain, placed).items() if name is not None
+    }
+    inserted = []
+    for stage, blocks in zip(chain.stages, placed, strict=True):
+        before: Block = stage.deep[0]
+        for names, block in zip(stage.deep, blocks, strict=True):
+            if block is None and chain.residual:
+                pattern = own[stage.shallow[1][0]] if len(stage.shallow) > 1 else theirs[names[0]]
+                children[names[0]] = residual_identity(pattern)
+                inserted.append((children[before[0]], children[names[0]]))
+            elif block is None:
+                made = plain_identity([children[name] for name in before], [theirs[name] for name in names], chain.path)
+                children |= dict(zip(names, made, strict=True))
+            before = names
+    container._modules = {name: children[name] for name in theirs}
+    return inserted
 
 
-def _own_name(name: str, moved: Mapping[str, str]) -> str | None:
-    """What the shallow network calls a tensor of the deep topology; None in an identity block."""
-    prefix = ".".join(name.split(".")[:2]) + "." if name.startswith("layer") else ""
-    if prefix and prefix not in moved:
-        return None
-    return moved[prefix] + name[len(prefix) :] if prefix else name
+def _check_function(model: nn.Module, expanded: nn.Module, example: Any) -> None:
+    training = [network.training for network in (model, expanded)]
+    outputs = [pytree.tree_leaves(run(network.eval(), example)) for network in (model, expanded)]
+    for network, was in zip((model, expanded), training, strict=True):
+        network.train(was)
+    for one, two in zip(*outputs, strict=True):
+        if isinstance(one, Tensor) and one.is_floating_point():
+            scale = float(one.abs().max()) or 1.0
+            apart = float((one - two).abs().max()) if one.shape == two.shape else float("inf")
+            if not apart <= SAME * scale:
+                raise ValueError(
+                    f"the network cannot be expanded: with identity blocks its outputs differ by {apart:.2g}, so that its blocks "
+                    "do not add to what they are given"
+                )
 
 
-def expand_statistics(
-    own: LayerStatistics, like: LayerStatistics, shallow: str, deep: str, placer: Placer
-) -> dict[str, UnitStatistics]:
-    """A shallow network's statistics by layer as its expansion has them: the residual branch of an identity block is 0.
-
-    ``like``: statistics of a network of the deep topology, for its layers' names and sizes.
-    """
-    moved = _moved_blocks(placer.place(stage_blocks(shallow), stage_blocks(deep), placer.options()))
-    n = max((statistics.n for statistics in own.values()), default=0)
-    result = {}
-    for name, statistics in like.items():
-        source = _own_name(name, moved)
-        zeros = torch.zeros_like(statistics.mean)
-        result[name] = UnitStatistics(n, zeros, zeros) if source is None else own[source]
-    return result
+# -- the benchmark's architectures ------------------------------------------------------------------------------------
 
 
 def expand_to(
-    model: nn.Module, architecture: Architecture, deep_name: str, placement: str = "append"
+    model: nn.Module, architecture: Architecture, deep_name: str, placement: str = "append", similarity: Similarity = ()
 ) -> tuple[nn.Module, Architecture]:
     """``model`` in the topology of ``deep_name``, its blocks placed by a placement of :data:`PLACEMENTS`; itself where
-    nothing is to be added."""
+    nothing is to be added.
+
+    ``similarity``: of the blocks, for a placement that compares them.
+    """
     if architecture.name == deep_name:
         return model, architecture
     deep = Architecture(deep_name, architecture.num_classes, architecture.width, architecture.input_size)
+    like = build(deep)
+    placed = place(find_chains(model, like), placement, similarity)
+    return expand(model, like, placed).train(model.training), deep
+
+
+def place(chains: Sequence[Chain], placement: str, similarity: Similarity = ()) -> Placement:
+    """Where the blocks of the shallow network stand, by the placement of that name.
+
+    Raises
+    ------
+    ValueError: it compares blocks and was given no similarity, or that of other blocks.
+    """
     placer = PLACEMENTS[placement]
-    placed = placer.place(stage_blocks(architecture.name), stage_blocks(deep_name), placer.options())
-    expanded = build(deep)
-    expanded.load_state_dict(expand(model.state_dict(), deep, placed))
-    return expanded.train(model.training), deep
+    if placer.compares and not similarity and chains:
+        raise ValueError(f"placement {placement!r} needs the similarity of the blocks")
+    depths = Depths(*block_counts(chains), tuple(similarity) if placer.compares else ())
+    return placer.place(depths, placer.options())
+
+
+def expand_statistics(
+    own: LayerStatistics,
+    like: LayerStatistics,
+    shallow: Architecture,
+    deep: Architecture,
+    placement: str,
+    similarity: Similarity = (),
+) -> dict[str, UnitStatistics] | None:
+    """A shallow network's statistics by layer as its expansion has them: the residual branch of an identity block is 0.
+
+    ``like``: statistics of a network of the deep topology, for its layers' names and sizes. None for plain networks, whose
+    identities give what lies between the layers, of which there are no statistics.
+    """
+    with torch.device("meta"):
+        chains = find_chains(build(shallow), build(deep))
+    if not all(chain.residual for chain in chains):
+        return None
+    names = own_names(list(like), chains, place(chains, placement, similarity))
+    n = max((statistics.n for statistics in own.values()), default=0)
+    result = {}
+    for name, statistics in like.items():
+        source = names[name]
+        zeros = torch.zeros_like(statistics.mean)
+        result[name] = UnitStatistics(n, zeros, zeros) if source is None else own[source]
+    return result

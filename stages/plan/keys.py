@@ -148,6 +148,13 @@ class Sources:
         return deepest([edge.architecture for edge in self.edges])
 
     @property
+    def depth_pairs(self) -> tuple[Sources, ...]:
+        """Of each edge that is expanded, itself with the first edge of the topology, which stands first."""
+        deep = next((edge for edge in self.edges if edge.architecture == self.topology), None)
+        shallow = dict.fromkeys(edge for edge in self.edges if edge.architecture != self.topology)
+        return () if deep is None else tuple(Sources((deep, edge)) for edge in shallow)
+
+    @property
     def recipe_label(self) -> str | None:
         """``learning_rate=0.05``; None where the models were trained as usual."""
         return str(Choice("", self.edges[0].recipe)).removeprefix("-") or None

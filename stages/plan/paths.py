@@ -17,6 +17,7 @@ AUDIT = ARTIFACTS / "audit.json"
 EVALUATIONS = ARTIFACTS / "evaluations"
 MEASUREMENTS = ARTIFACTS / "measurements"
 SIMILARITY = ARTIFACTS / "similarity"
+BLOCKS = ARTIFACTS / "blocks"
 HISTORIES = ARTIFACTS / "histories.parquet"
 SIMILARITIES = ARTIFACTS / "similarities.parquet"
 MEASURED = ARTIFACTS / "measured"
@@ -118,6 +119,11 @@ def layers(cell: Prediction) -> PurePosixPath:
     return ARTIFACTS / "layers" / f"{cell}.parquet"
 
 
+def blocks(pair: Sources) -> PurePosixPath:
+    """How alike the blocks of two edges of different depth are."""
+    return BLOCKS / f"{pair}.parquet"
+
+
 def evaluation(cell: Key | Merge | Sources | Edge | Pruned) -> PurePosixPath:
     """Of a merge, of the ensemble of its sources, of one edge, or of a pruned one."""
     return EVALUATIONS / f"{cell}.json"
@@ -131,6 +137,11 @@ def measurement(measure: str, merge: Merge) -> PurePosixPath:
 def measurements(measure: str) -> PurePosixPath:
     """The table of all measurements of one kind."""
     return MEASURED / f"{measure}.parquet"
+
+
+def similarities_of_blocks() -> PurePosixPath:
+    """The table of all pairs of edges whose blocks were compared."""
+    return MEASURED / "blocks.parquet"
 
 
 def edge_pipeline(task_name: str) -> PurePosixPath:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
+from mergeline.depth import PLACEMENTS
 from mergeline.normalization import NORMALIZATIONS
 from stages.formats.files import write_bytes
 from stages.plan import paths
@@ -65,6 +66,8 @@ class Plan:
     measured: Mapping[str, tuple[Merge, ...]]
     """By measure, the merges that it is taken of."""
     pruned: tuple[Pruned, ...]
+    block_pairs: tuple[Sources, ...]
+    """Two edges of different depth, the deeper first, whose blocks are compared."""
     stages: tuple[StageCell, ...] = field(repr=False)
 
 
@@ -93,13 +96,17 @@ def make_plan(params: Params) -> Plan:
     ensembles = tuple(dict.fromkeys(sources.unplaced for sources in by_sources))
     stages += [_ensemble_stage(sources) for sources in ensembles]
     stages += [_layers_stage(cell) for cell in _compared(merges)]
+    pairs = dict.fromkeys(pair for sources in by_sources for pair in _placed_by(sources))
+    stages += [_blocks_stage(pair) for pair in pairs]
     for sources, own in by_sources.items():
         stages += _merging_stages(params, sources, own)
     measured = {measure: tuple(own) for measure, own in measured_merges(params).items()}
     stages += [MEASURED[measure](params, merge) for measure, own in measured.items() for merge in own]
     stages += [_prune_stage(params, cell) for cell in pruned]
     stages += [_evaluate_pruned_stage(params, cell) for cell in pruned]
-    return Plan(tuple(edges), ensembles, tuple(merges), tuple(predictions), measured, tuple(pruned), tuple(stages))
+    return Plan(
+        tuple(edges), ensembles, tuple(merges), tuple(predictions), measured, tuple(pruned), tuple(pairs), tuple(stages)
+    )
 
 
 def _all_edges(params: Params, all_sources: Iterable[Sources]) -> list[Edge]:
@@ -196,6 +203,23 @@ def _layers_stage(cell: Prediction) -> StageCell:
     return _stage("layers", cell, file, deps, ["compute", "seed", "statistics"], [str(paths.layers(cell))])
 
 
+def _placed_by(sources: Sources) -> tuple[Sources, ...]:
+    """The pairs of edges by the similarity of whose blocks those of the shallow ones are placed."""
+    return sources.depth_pairs if PLACEMENTS[sources.placement].compares else ()
+
+
+def _blocks_stage(pair: Sources) -> StageCell:
+    deps = [*(str(paths.edge_model(edge)) for edge in pair.edges), *(str(paths.task(task)) for task in pair.tasks)]
+    keys = ["compute", "seed", "statistics"]
+    return _stage("blocks", pair, paths.sources_pipeline(pair), deps, keys, [str(paths.blocks(pair))])
+
+
+def _source_files(sources: Sources) -> list[str]:
+    """What it takes to load sources in one topology."""
+    models = [str(paths.edge_model(edge)) for edge in dict.fromkeys(sources.edges)]
+    return [*models, *(str(paths.blocks(pair)) for pair in _placed_by(sources))]
+
+
 def _evaluate_edge_stage(edge: Edge) -> StageCell:
     deps = [
         str(paths.edge_model(edge)),
@@ -229,7 +253,7 @@ def _ensemble_stage(sources: Sources) -> StageCell:
 
 def _merging_stages(params: Params, sources: Sources, merges: list[Merge]) -> list[StageCell]:
     file = paths.sources_pipeline(sources)
-    models = [str(paths.edge_model(edge)) for edge in dict.fromkeys(sources.edges)]
+    models = _source_files(sources)
     tasks = [str(paths.task(task)) for task in sources.tasks]
     stages = []
     if any(resolve(params, merge.method).moments != "none" for merge in merges):
@@ -307,7 +331,7 @@ def _evaluate_pruned_stage(params: Params, cell: Pruned) -> StageCell:
 
 def _curve_stage(params: Params, merge: Merge) -> StageCell:
     deps, keys, suffix = _normalising(params, merge)
-    models = [str(paths.edge_model(edge)) for edge in dict.fromkeys(merge.edges)]
+    models = _source_files(merge.sources)
     tasks = merge.sources.tasks
     deps = [*models, str(paths.match(merge.match)), *(str(paths.task(task)) for task in tasks),
             *_target_files(params, tasks), *deps]  # fmt: skip
@@ -322,7 +346,7 @@ def _landscape_stage(params: Params, merge: Merge) -> StageCell:
     tasks = merge.sources.tasks
     deps = [
         str(paths.merged_model(merge)),
-        *(str(paths.edge_model(edge)) for edge in dict.fromkeys(merge.edges)),
+        *_source_files(merge.sources),
         *(str(paths.task(task)) for task in tasks),
         *_target_files(params, tasks),
     ]
@@ -335,7 +359,7 @@ def _diagnosis_stage(params: Params, merge: Merge) -> StageCell:
     deps = [
         str(paths.merged_model(merge)),
         str(paths.match(merge.match)),
-        *(str(paths.edge_model(edge)) for edge in dict.fromkeys(merge.edges)),
+        *_source_files(merge.sources),
         *(str(paths.task(task)) for task in merge.sources.tasks),
     ]
     keys = ["compute", "seed", "targets", *_section(params, "diagnosis")]
@@ -458,7 +482,7 @@ def write_pipelines(plan: Plan, root: Path) -> tuple[list[Path], list[Path]]:
     """Bring ``pipelines/`` up to date: the files written, and those removed (only files that a plan wrote)."""
     changed, gone = drift(plan, root)
     # The tables of results read these folders, which a benchmark of one task, or of scores alone, would not have.
-    for made in (paths.SIMILARITY, paths.MEASUREMENTS):
+    for made in (paths.SIMILARITY, paths.BLOCKS, paths.MEASUREMENTS):
         (root / made).mkdir(parents=True, exist_ok=True)
     for path, text in changed.items():
         write_bytes(path, text.encode())

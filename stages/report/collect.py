@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from mergeline.architectures import size_mismatch
 from mergeline.metrics import METRICS
+from stages.formats.blocks import gathered_blocks
 from stages.formats.files import read_json, write_json
 from stages.formats.measurements import MEASURES, gathered
 from stages.formats.tables import write_table
@@ -109,6 +110,8 @@ def run(context: Any, cell: str) -> None:
             str(merge): context.path(paths.measurement(measure, merge)) for merge in plan.measured.get(measure, ())
         }
         write_table(context.path(paths.measurements(measure)), gathered(measure, cells))
+    pairs = {str(pair): context.path(paths.blocks(pair)) for pair in plan.block_pairs}
+    write_table(context.path(paths.similarities_of_blocks()), gathered_blocks(pairs))
     write_table(context.path(paths.SIMILARITIES), _similarities(context.params, context.root))
     write_json(context.path(paths.METRICS), headline(rows))
 

@@ -52,6 +52,8 @@ class FigureData:
     """By measure, the rows of its table (:data:`stages.formats.measurements.MEASURES`)."""
     method: str
     reference: str
+    blocks: Sequence[Row] = ()
+    """How alike the blocks of two edges of different depth are (:mod:`stages.formats.blocks`), by ``cell``."""
 
     @cached_property
     def usual(self) -> list[Row]:

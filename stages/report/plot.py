@@ -42,6 +42,7 @@ def figure_data(params: Params, root: Path) -> FigureData:
         histories=pq.read_table(root / paths.HISTORIES).to_pylist(),
         similarities=pq.read_table(root / paths.SIMILARITIES).to_pylist(),
         measured={measure: pq.read_table(root / paths.measurements(measure)).to_pylist() for measure in MEASURES},
+        blocks=pq.read_table(root / paths.similarities_of_blocks()).to_pylist(),
         method=method,
         reference=params.report.simplicity_reference or params.architectures[-1],
     )

@@ -1,0 +1,102 @@
+"""CKA: how alike two representations of the same samples are, whatever the order and the scale of their units.
+
+Linear centred kernel alignment from HSIC of the samples' Gram matrices. The unbiased one is averaged over minibatches
+before the ratio is taken, so that nothing but sums is kept between batches (docs/numerics.md, "CKA").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mergeline.moments import DEAD
+
+__all__ = ["SMALLEST_BATCH", "MinibatchCka", "centred_gram", "cka"]
+
+SMALLEST_BATCH = 4
+"""Samples below which the unbiased HSIC is not defined: it divides by ``n (n - 3)``."""
+
+
+def cka(x: Tensor | NDArray[np.floating], y: Tensor | NDArray[np.floating], unbiased: bool = True) -> float:
+    """Linear CKA of two representations of the same ``n`` samples.
+
+    Parameters
+    ----------
+    x, y: ``(n, p)`` and ``(n, q)``. unbiased: from the unbiased HSIC, at most about 1 and about 0 for what is unrelated;
+        else from the biased one, in [0, 1], which is large for few samples of many units.
+
+    Raises
+    ------
+    ValueError: not two matrices of as many rows, or fewer samples than HSIC is defined for.
+    """
+    first, second = (torch.as_tensor(value).detach().double() for value in (x, y))
+    if first.dim() != 2 or second.dim() != 2 or len(first) != len(second):
+        raise ValueError(f"CKA compares (n, p) with (n, q), got shapes {tuple(first.shape)} and {tuple(second.shape)}")
+    if len(first) < (SMALLEST_BATCH if unbiased else 2):
+        raise ValueError(f"CKA needs at least {SMALLEST_BATCH if unbiased else 2} samples, got {len(first)}")
+    if not unbiased:
+        first, second = (_product(value - value.mean(0)).flatten() for value in (first, second))
+    else:
+        first, second = (centred_gram(value).flatten() for value in (first, second))
+    scale = float(first.norm() * second.norm())
+    return float(first @ second) / scale if scale > 0 else 0.0
+
+
+def _product(rows: Tensor) -> Tensor:
+    return rows @ rows.T
+
+
+def centred_gram(features: Tensor) -> Tensor:
+    """The Gram matrix ``(n, n)`` of ``n`` samples' features ``(n, p)``, such that the sum of the product of two, entry by
+    entry, is ``n (n - 3)`` times their unbiased HSIC; float64, 0 where the features do not depend on the sample."""
+    # HSIC does not see a shift of the features; without their mean the products keep their digits.
+    centred = features - features.mean(0)
+    varies = centred.square().sum() > DEAD * features.square().sum()
+    return _u_centred(_product(centred).double() * varies)
+
+
+def _u_centred(gram: Tensor) -> Tensor:
+    """A Gram matrix without its diagonal, and with rows and columns that sum to 0: ``(K*, L*) / (n (n - 3))`` is then the
+    unbiased HSIC of ``K`` and ``L``."""
+    n = len(gram)
+    hollow = gram - torch.diag(gram.diagonal())
+    rows = hollow.sum(0) / (n - 2)
+    centred = hollow - rows[:, None] - rows + hollow.sum() / ((n - 1) * (n - 2))
+    return centred.fill_diagonal_(0)
+
+
+class MinibatchCka:
+    """CKA of every representation of one model with every one of another, over minibatches of the same samples."""
+
+    def __init__(self) -> None:
+        self._sums: list[Tensor] = []
+
+    def add(self, first: Iterable[Tensor], second: Iterable[Tensor]) -> None:
+        """Add a minibatch of ``n`` samples: the centred Gram matrices of either model's representations, ``(n, n)`` each."""
+        a, b = (torch.stack(list(grams)) for grams in (first, second))
+        n = a.shape[-1]
+        if n < SMALLEST_BATCH:
+            raise ValueError(f"CKA needs batches of at least {SMALLEST_BATCH} images, got one of {n}")
+        a, b = (grams.flatten(1) / (n * (n - 3)) ** 0.5 for grams in (a, b))
+        found = [a @ b.T, a.square().sum(1), b.square().sum(1)]
+        self._sums = [one + two for one, two in zip(self._sums, found, strict=True)] if self._sums else found
+
+    def matrix(self) -> NDArray[np.float64]:
+        """``(first, second)``; 0 for a representation that does not depend on the sample.
+
+        Raises
+        ------
+        ValueError: no minibatch was added.
+        """
+        if not self._sums:
+            raise ValueError("layers are compared on images, and there are none")
+        both, one, two = self._sums
+        scale = one.sqrt()[:, None] * two.sqrt()
+        result: NDArray[np.float64] = (
+            torch.where(scale > 0, both / torch.where(scale > 0, scale, 1.0), 0.0).cpu().numpy()
+        )
+        return result

@@ -1,0 +1,53 @@
+"""Where placements put the blocks of shallow models, and how alike the blocks are that stand together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergeline.depth import PLACEMENTS, Depths
+from stages.report.rows import Row
+
+__all__ = ["Blocks", "block_pairs", "likeness", "segments"]
+
+
+class Blocks(NamedTuple):
+    """Two edges of different depth, the deeper first. ``similarity``: for each stage ``(deep, shallow)``."""
+
+    cell: str
+    similarity: tuple[NDArray[np.float64], ...]
+
+
+def block_pairs(rows: Iterable[Row]) -> list[Blocks]:
+    """All pairs of edges whose blocks were compared, in the order of the rows."""
+    found: dict[str, dict[int, list[Row]]] = {}
+    for row in rows:
+        found.setdefault(row["cell"], {}).setdefault(row["stage"], []).append(row)
+    return [Blocks(cell, tuple(map(_matrix, stages.values()))) for cell, stages in found.items()]
+
+
+def _matrix(rows: Sequence[Row]) -> NDArray[np.float64]:
+    matrix = np.zeros((1 + max(row["deep"] for row in rows), 1 + max(row["shallow"] for row in rows)))
+    for row in rows:
+        matrix[row["deep"], row["shallow"]] = row["cka"]
+    return matrix
+
+
+def segments(blocks: Blocks, placement: str) -> tuple[tuple[int, ...], ...]:
+    """For each stage and deep block, the shallow block whose segment it lies in."""
+    shapes = [matrix.shape for matrix in blocks.similarity]
+    depths = Depths(tuple(s for _, s in shapes), tuple(d for d, _ in shapes), blocks.similarity)
+    placer = PLACEMENTS[placement]
+    placed = placer.place(depths, placer.options())
+    return tuple(
+        tuple(int(at) for at in np.maximum.accumulate([-1 if b is None else b for b in own])) for own in placed
+    )
+
+
+def likeness(blocks: Blocks, placement: str) -> float:
+    """Mean CKA of every deep block with the shallow block in whose segment it lies (heterogeneous_merging Sec. IV-D)."""
+    pairs = zip(blocks.similarity, segments(blocks, placement), strict=True)
+    return float(np.mean([matrix[deep, own] for matrix, at in pairs for deep, own in enumerate(at)]))

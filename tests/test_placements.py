@@ -1,0 +1,339 @@
+"""Placements by similarity: the exact optimum, for every family of networks, and through the whole of a merge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import nn
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.vision_transformer import VisionTransformer
+
+import mergeline
+from mergeline.cka import MinibatchCka, centred_gram, cka
+from mergeline.depth import PLACEMENTS, Depths, place_lma, place_sma, place_spread
+from mergeline.depth.alignment import to_one_depth
+from mergeline.depth.blocks import find_chains
+from mergeline.depth.expansion import block_counts, expand, own_names, place
+from mergeline.depth.similarity import block_similarity
+
+Matrix = NDArray[np.float64]
+
+
+# -- the dynamic programs -------------------------------------------------------------------------------------------
+
+
+def all_starts(n_deep: int, n_shallow: int) -> Iterator[tuple[int, ...]]:
+    """In lexicographic order."""
+    return ((0, *rest) for rest in combinations(range(1, n_deep), n_shallow - 1))
+
+
+def gain(similarity: Matrix, starts: tuple[int, ...], members: bool) -> float:
+    total = 0.0
+    for block, (start, end) in enumerate(zip(starts, [*starts[1:], len(similarity)], strict=True)):
+        total += similarity[start:end, block].sum() if members else similarity[end - 1, block]
+    return total
+
+
+@st.composite
+def similarities(draw: st.DrawFn) -> Matrix:
+    """Up to 8 deep and 4 shallow blocks, in eighths: sums are exact, and ties are common."""
+    n_deep = draw(st.integers(1, 8))
+    n_shallow = draw(st.integers(1, min(4, n_deep)))
+    values = draw(st.lists(st.integers(-4, 8), min_size=n_deep * n_shallow, max_size=n_deep * n_shallow))
+    return np.array(values, dtype=np.float64).reshape(n_deep, n_shallow) / 8
+
+
+@pytest.mark.parametrize(("find", "members"), [(place_sma, False), (place_lma, True)], ids=["sma", "lma"])
+@settings(max_examples=300, deadline=None)
+@given(similarity=similarities())
+def test_a_placement_is_the_best_of_all_and_the_first_of_equals(
+    find: Callable[[Matrix], tuple[int, ...]], members: bool, similarity: Matrix
+) -> None:
+    candidates = list(all_starts(*similarity.shape))
+    best = max(gain(similarity, starts, members) for starts in candidates)
+    assert find(similarity) == next(s for s in candidates if gain(similarity, s, members) == best)
+
+
+@pytest.mark.parametrize("find", [place_sma, place_lma])
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((2, 3)), np.zeros(3), np.full((3, 2), np.nan), np.zeros((3, 0))],
+    ids=["wide", "flat", "nan", "empty"],
+)
+def test_what_is_no_similarity_is_refused(find: Callable[[Matrix], object], wrong: Matrix) -> None:
+    with pytest.raises(ValueError, match="similarit"):
+        find(wrong)
+
+
+@given(counts=st.integers(1, 40).flatmap(lambda deep: st.tuples(st.integers(1, deep), st.just(deep))))
+def test_spread_segments_differ_in_length_by_one_at_most(counts: tuple[int, int]) -> None:
+    ((*blocks,),) = place_spread(counts[:1], counts[1:])
+    starts = [at for at, block in enumerate(blocks) if block is not None]
+    lengths = np.diff([*starts, counts[1]])
+    assert starts[0] == 0
+    assert [blocks[at] for at in starts] == list(range(counts[0]))
+    assert lengths.max() - lengths.min() <= 1
+
+
+def test_depths_that_do_not_fit_are_refused_with_both_block_counts() -> None:
+    with pytest.raises(ValueError, match=r"blocks \(3, 1\) do not fit into \(2, 2\)"):
+        Depths((3, 1), (2, 2))
+    with pytest.raises(ValueError, match=r"shapes \[\(2, 2\)\], the blocks of the stages are \[\(3, 2\)\]"):
+        Depths((2,), (3,), (np.zeros((2, 2)),))
+
+
+# -- CKA --------------------------------------------------------------------------------------------------------------
+
+
+def literal_hsic(k: Matrix, m: Matrix) -> float:
+    """The unbiased estimator as it is printed (Song et al. 2012, eq. 5)."""
+    n = len(k)
+    k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+    ones = np.ones(n)
+    whole = (
+        np.trace(k @ m)
+        + (ones @ k @ ones) * (ones @ m @ ones) / ((n - 1) * (n - 2))
+        - 2 * (ones @ k @ m @ ones) / (n - 2)
+    )
+    return float(whole / (n * (n - 3)))
+
+
+@pytest.mark.parametrize("n", [4, 5, 12])
+def test_cka_is_the_literal_one(n: int) -> None:
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(n, 7))
+    y = np.tanh(x[:, :3] @ rng.normal(size=(3, 5))) + 0.3 * rng.normal(size=(n, 5))
+    k, m = x @ x.T, y @ y.T
+    expected = literal_hsic(k, m) / np.sqrt(literal_hsic(k, k) * literal_hsic(m, m))
+    assert cka(x, y) == pytest.approx(expected, rel=1e-10)
+    h = np.eye(n) - 1 / n
+    biased = np.trace(k @ h @ m @ h) / np.sqrt(np.trace(k @ h @ k @ h) * np.trace(m @ h @ m @ h))
+    assert cka(x, y, unbiased=False) == pytest.approx(biased, rel=1e-10)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_a_permuted_scaled_and_shifted_copy_has_a_cka_of_one(unbiased: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 6))
+    copy = 3 * x[:, rng.permutation(6)] + 100
+    assert cka(x, copy, unbiased) == pytest.approx(1, abs=1e-9)
+    assert cka(x, np.ones((20, 3)), unbiased) == 0
+
+
+def test_minibatch_cka_depends_on_no_order_and_little_on_the_size_of_batches() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(240, 6, generator=generator)
+    y = torch.tanh(x[:, :4]) + 0.5 * torch.randn(240, 4, generator=generator)
+
+    def value(batches: list[torch.Tensor]) -> float:
+        similarity = MinibatchCka()
+        for rows in batches:
+            similarity.add([centred_gram(x[rows])], [centred_gram(y[rows])])
+        return float(similarity.matrix()[0, 0])
+
+    order = torch.randperm(240, generator=generator)
+    batches = list(order.split(40))
+    assert value(batches) == pytest.approx(value(batches[::-1]), rel=1e-12)
+    assert value(batches) == pytest.approx(value([rows.flip(0) for rows in batches]), rel=1e-6)
+    assert value(batches) == pytest.approx(cka(x, y), abs=0.02)
+    assert value(list(order.split(20))) == pytest.approx(cka(x, y), abs=0.03)
+
+
+@pytest.mark.parametrize(("x", "y"), [((3, 2), (3, 2)), ((5, 2), (6, 2)), ((5,), (5, 2))])
+def test_what_cannot_be_compared_is_refused(x: tuple[int, ...], y: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="CKA"):
+        cka(np.zeros(x), np.zeros(y))
+
+
+# -- families ---------------------------------------------------------------------------------------------------------
+
+
+def resnets() -> tuple[nn.Module, nn.Module]:
+    block = torchvision.models.resnet.BasicBlock
+    return tuple(torchvision.models.ResNet(block, blocks, 5) for blocks in ([2, 1, 1, 2], [3, 1, 4, 2]))  # type: ignore[return-value]
+
+
+def vggs(norm: bool) -> tuple[nn.Module, nn.Module]:
+    def make(*plan: int | str) -> nn.Module:
+        features = torchvision.models.vgg.make_layers(list(plan), norm)  # type: ignore[arg-type]
+        return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+
+    return make(8, "M", 16, 16, "M"), make(8, 8, 8, "M", 16, 16, 16, "M")
+
+
+def convnexts() -> tuple[nn.Module, nn.Module]:
+    settings = [[CNBlockConfig(8, 16, n), CNBlockConfig(16, None, 1)] for n in (2, 4)]
+    return tuple(ConvNeXt(own, num_classes=5) for own in settings)  # type: ignore[return-value]
+
+
+def vits() -> tuple[nn.Module, nn.Module]:
+    return tuple(VisionTransformer(32, 8, depth, 4, 16, 32, num_classes=5) for depth in (2, 5))  # type: ignore[return-value]
+
+
+class PostNormBlock(nn.Module):
+    """As BERT has them: the sum is normed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.norm = nn.LayerNorm(16)
+        self.inner, self.outer = nn.Linear(16, 32), nn.Linear(32, 16)
+        self.last = nn.LayerNorm(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x + self.attention(x, x, x, need_weights=False)[0])
+        return self.last(x + self.outer(torch.nn.functional.gelu(self.inner(x))))
+
+
+class PostNorm(nn.Module):
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(48, 16)
+        self.layer = nn.ModuleList(PostNormBlock() for _ in range(depth))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.embed(
+            images.unflatten(2, (8, 4)).unflatten(4, (8, 4)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2)
+        )
+        for block in self.layer:
+            x = block(x)
+        return self.head(x.mean(1))
+
+
+FAMILIES: dict[str, tuple[Callable[[], tuple[nn.Module, nn.Module]], float]] = {
+    "resnet": (resnets, 0), "vgg": (lambda: vggs(False), 0), "vgg-bn": (lambda: vggs(True), 0), "convnext": (convnexts, 0),
+    "vit": (vits, 0), "post-norm": (lambda: (PostNorm(2), PostNorm(5)), 2e-6),
+}  # fmt: skip
+
+
+def batch(n: int = 8) -> torch.Tensor:
+    return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("placement", list(PLACEMENTS))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_expanded_network_is_the_same_function_for_every_placement_and_family(
+    family: str, placement: str, enliven: Callable[..., nn.Module]
+) -> None:
+    make, apart = FAMILIES[family]
+    torch.manual_seed(0)
+    shallow, deep = (enliven(model).eval() for model in make())
+    chains = find_chains(shallow, deep)
+    similarity = block_similarity(shallow, deep, chains, [batch()]) if PLACEMENTS[placement].compares else ()
+    before = {name: tensor.clone() for name, tensor in shallow.state_dict().items()}
+    expanded = expand(shallow, deep, place(chains, placement, similarity), batch(2))
+    with torch.no_grad():
+        difference = (expanded(batch()) - shallow(batch())).abs().max()
+    assert difference <= apart
+    shapes = [{name: tensor.shape for name, tensor in model.state_dict().items()} for model in (expanded, deep)]
+    assert shapes[0] == shapes[1]
+    assert list(expanded.state_dict()) == list(deep.state_dict())
+    assert all(torch.equal(before[name], tensor) for name, tensor in shallow.state_dict().items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_own_name_of_every_tensor_is_the_tensor_that_stands_there(
+    family: str, enliven: Callable[..., nn.Module]
+) -> None:
+    shallow, deep = FAMILIES[family][0]()
+    enliven(shallow)
+    chains = find_chains(shallow, deep)
+    placed = place(chains, "spread")
+    expanded, state = expand(shallow, deep, placed).state_dict(), shallow.state_dict()
+    names = own_names(list(expanded), chains, placed)
+    assert {source for source in names.values() if source is not None} == set(state)
+    assert all(torch.equal(expanded[name], state[source]) for name, source in names.items() if source is not None)
+
+
+@pytest.mark.parametrize("family", ["resnet", "vgg", "vit"])
+def test_blocks_are_like_themselves(family: str, enliven: Callable[..., nn.Module]) -> None:
+    shallow, deep = (enliven(model).eval() for model in FAMILIES[family][0]())
+    chains = find_chains(shallow, deep)
+    expanded = expand(shallow, deep, place(chains, "spread"), batch(2))
+    similarity = block_similarity(shallow, expanded, chains, [batch(6), batch(5)])
+    shallow_counts, deep_counts = block_counts(chains)
+    assert [matrix.shape for matrix in similarity] == list(zip(deep_counts, shallow_counts, strict=True))
+    for matrix, blocks in zip(similarity, place(chains, "spread"), strict=True):
+        own = np.maximum.accumulate([-1 if block is None else block for block in blocks])
+        np.testing.assert_allclose(matrix[np.arange(len(own)), own], 1, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shallow", "deep", "said"),
+    [
+        (nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GELU())),
+         nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GELU(), nn.Conv2d(4, 4, 3, padding=1), nn.GELU())),
+         "GELU stands behind the layers of '0', and it changes what it gave"),
+        (nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())),
+         nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 4), nn.ReLU())),
+         "can be no identity"),
+        (nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU())),
+         nn.Sequential(nn.Sequential(*[m for c in (3, 4) for m in
+                                       (nn.Conv2d(c, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU())])),
+         "GroupNorm"),
+        (nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3))),
+         nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))),
+         r"one has \(1, 1\) blocks, one \(2,\)"),
+        (nn.Sequential(nn.Linear(3, 3)), nn.Sequential(nn.Conv2d(3, 3, 1)), "one is a Linear, one a Conv2d"),
+    ],
+)  # fmt: skip
+def test_networks_that_cannot_be_matched_are_refused(shallow: nn.Module, deep: nn.Module, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        expand(shallow, deep, example=batch(2))
+
+
+# -- merging ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", list(PLACEMENTS))
+def test_models_of_different_depth_are_merged_in_one_call(depth: str, enliven: Callable[..., nn.Module]) -> None:
+    shallow, deep = (enliven(model) for model in resnets())
+    result = mergeline.merge([shallow, deep], [batch(), batch(6)], depth=depth)
+    assert {k: t.shape for k, t in result.model.state_dict().items()} == {
+        k: t.shape for k, t in deep.state_dict().items()
+    }
+    placed = result.report["depth"]["0"]  # type: ignore[index]
+    assert placed.shallow == (2, 1)
+    assert placed.deep == (3, 4)
+    assert [len(own) for own in placed.starts] == [2, 1]
+    assert len(placed.similarity) == (2 if PLACEMENTS[depth].compares else 0)
+
+
+def test_a_model_merged_with_its_own_expansion_is_itself(enliven: Callable[..., nn.Module]) -> None:
+    shallow, deep = (enliven(model).eval() for model in resnets())
+    expanded = expand(shallow, deep)
+    with torch.no_grad():
+        merged = mergeline.merge([expanded, shallow], [batch()], normalize="none", method="identity").model
+        torch.testing.assert_close(merged(batch()), shallow(batch()))
+
+
+def test_three_models_and_several_tasks_of_different_depth(enliven: Callable[..., nn.Module]) -> None:
+    models = {"a": vits()[1], "b": vits()[0], "c": vits()[0]}
+    networks, placed = to_one_depth(
+        {name: enliven(model).eval() for name, model in models.items()}, "lma", {"all": [batch()]}
+    )
+    assert sorted(placed) == ["b", "c"]
+    assert len({tuple(network.state_dict()) for network in networks.values()}) == 1
+    result = mergeline.merge(models, {name: [batch()] for name in models}, depth="lma", normalize="none")
+    with torch.no_grad():
+        assert sorted(result.model(batch(2))) == ["a", "b", "c"]
+
+
+def test_faults_in_depth_are_named_before_any_work(enliven: Callable[..., nn.Module]) -> None:
+    shallow, deep = resnets()
+    with pytest.raises(ValueError, match="unknown depth 'best'; known: append, spread, sma, lma"):
+        mergeline.merge([shallow, deep], [batch()], depth="best")
+    crossing = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [4, 1, 1, 2], 5)
+    with pytest.raises(ValueError, match=r"another topology.*blocks \(4,\) of 'layer3' do not fit into \(1,\)"):
+        mergeline.merge([crossing, deep], [batch()])
+    with pytest.raises(ValueError, match="batches of at least 4"):
+        mergeline.merge([shallow, deep], [batch(3)], depth="lma")
