@@ -38,6 +38,14 @@ BLOCKS: dict[str, tuple[int, int, int, int]] = {
 }
 """Bottleneck blocks in each of the four stages (depth_heterogeneity Table 1)."""
 
+VGG_BLOCKS: dict[str, tuple[int, int, int, int, int]] = {
+    "vgg11": (1, 1, 2, 2, 2),
+    "vgg13": (2, 2, 2, 2, 2),
+    "vgg16": (2, 2, 3, 3, 3),
+    "vgg19": (2, 2, 4, 4, 4),
+}
+"""Convolutions between the poolings."""
+
 INPUT_SIZES = (32, 64, 224)
 """Pixels; each has a stem of its own."""
 
@@ -48,9 +56,9 @@ GROUP_NORM_GROUPS = 8
 class Design:
     """An architecture: what makes its networks, and what is known of it without building one.
 
-    ``make``: called with ``num_classes``, ``width`` and ``input_size``; loads torch only then. ``blocks``: residual
-    blocks per stage, empty where depth is not counted so. ``batch_norms``: whether it has any, if that is known.
-    ``check``: raises ValueError for a description that it cannot build.
+    ``make``: called with ``num_classes``, ``width`` and ``input_size``; loads torch only then. ``blocks``: per stage, empty
+    where depth is not counted so. ``batch_norms``: whether it has any, if that is known. ``check``: raises ValueError for a
+    description that it cannot build. ``family``: its architectures differ in their blocks alone.
     """
 
     name: str
@@ -58,6 +66,7 @@ class Design:
     blocks: tuple[int, ...] = ()
     batch_norms: bool | None = None
     check: Callable[[Architecture], None] | None = None
+    family: str = ""
 
 
 def _bottleneck(name: str) -> Design:
@@ -66,7 +75,7 @@ def _bottleneck(name: str) -> Design:
 
         return BottleneckResNet(BLOCKS[name], **sizes)
 
-    return Design(name, make, BLOCKS[name], batch_norms=True)
+    return Design(name, make, BLOCKS[name], batch_norms=True, family="bottleneck")
 
 
 def _resnet20(**sizes: Any) -> nn.Module:
@@ -99,11 +108,11 @@ def _vgg(layers: str, norm: str) -> Design:
     def make(**sizes: Any) -> nn.Module:
         from torch import nn
 
-        from mergeline.models.vgg import LAYERS, VGG, ChannelNorm
+        from mergeline.models.vgg import VGG, ChannelNorm, layer_plan
 
-        return VGG(LAYERS[layers], {"": None, "-bn": nn.BatchNorm2d, "-ln": ChannelNorm}[norm], **sizes)
+        return VGG(layer_plan(VGG_BLOCKS[layers]), {"": None, "-bn": nn.BatchNorm2d, "-ln": ChannelNorm}[norm], **sizes)
 
-    return Design(layers + norm, make, batch_norms=norm == "-bn")
+    return Design(layers + norm, make, VGG_BLOCKS[layers], norm == "-bn", family=f"vgg{norm}")
 
 
 def _linear(name: str, depth: int, residual: bool = False) -> Design:
@@ -124,7 +133,7 @@ ARCHITECTURES: Registry[Design] = Registry(
         Design("resnet20", _resnet20, batch_norms=True),
         Design("resnet20x4", _resnet20x4, batch_norms=True),
         Design("resnet20-gn", _resnet20_gn, batch_norms=False, check=_check_groups),
-        *(_vgg(layers, norm) for layers in ("vgg11", "vgg16") for norm in ("", "-bn", "-ln")),
+        *(_vgg(layers, norm) for layers in VGG_BLOCKS for norm in ("", "-bn", "-ln")),
         _linear("linear5", 5),
         _linear("linear5-res", 5, residual=True),
         _linear("linear8", 8),
@@ -191,6 +200,10 @@ def stage_blocks(name: str) -> tuple[int, ...]:
     return ARCHITECTURES[name].blocks if name in ARCHITECTURES else ()
 
 
+def _family(name: str) -> str:
+    return ARCHITECTURES[name].family if name in ARCHITECTURES else ""
+
+
 def deepest(names: Sequence[str]) -> str:
     """The architecture whose topology holds all the others.
 
@@ -202,13 +215,16 @@ def deepest(names: Sequence[str]) -> str:
     'r50'
     """
     for name in names:
-        if all(other == name or _holds(stage_blocks(name), stage_blocks(other)) for other in names):
+        if all(other == name or _holds(name, other) for other in names):
             return name
     raise ValueError(f"none of {', '.join(names)} can hold the others: depths can differ only within one family")
 
 
-def _holds(deep: tuple[int, ...], shallow: tuple[int, ...]) -> bool:
-    return len(deep) == len(shallow) > 0 and all(d >= s for d, s in zip(deep, shallow, strict=True))
+def _holds(deep: str, shallow: str) -> bool:
+    if _family(deep) != _family(shallow):
+        return False
+    counts = stage_blocks(deep), stage_blocks(shallow)
+    return len(counts[0]) == len(counts[1]) > 0 and all(d >= s for d, s in zip(*counts, strict=True))
 
 
 def size_mismatch(first: str, second: str) -> float:

@@ -16,7 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mergeline.architectures import stage_blocks
 from stages.context import Context
+from stages.formats.blocks import write_similarity
 from stages.formats.files import write_json
 from stages.formats.measurements import write_measurement
 from stages.plan import paths
@@ -63,6 +65,8 @@ def small_params() -> Params:
         "pairs": {"tasks": [["bars", "dots"], ["bars", "late"]], "both_directions": True, "runs": "neighbours"},
         "kept": {"tasks": [["dots", "late"]], "architectures": ["r17"], "methods": ["permute"], "preserves": [2, 4],
                  "seeds": [0, 1]},
+        "placed": {"tasks": ["bars"], "architectures": ["r17", "r35"], "methods": ["permute"], "placements": ["spread", "lma"],
+                   "seeds": [0, 1]},
         "between": {"tasks": ["bars"], "architectures": ["r17"], "measures": ["curve"]},
         "around": {"tasks": ["bars"], "architectures": ["r17"], "methods": ["permute"], "measures": ["landscape"]},
         "swept": {"tasks": ["bars"], "architectures": ["r17"], "methods": ["permute"], "seeds": [0, 1],
@@ -116,7 +120,12 @@ def _write_evaluations(root: Path, params: Params, plan: Plan) -> None:
 
 def _write_measurements(root: Path, plan: Plan) -> None:
     makers = {"diagnosis": diagnosis, "curve": _curve, "landscape": _landscape}
+    rng = np.random.default_rng(1)
     with contextlib.chdir(root):
+        for pair in plan.block_pairs:
+            counts = [stage_blocks(edge.architecture) for edge in pair.edges]
+            likeness = [rng.uniform(0, 1, shape) for shape in zip(*counts, strict=True) if shape[0] != shape[1]]
+            write_similarity(root / paths.blocks(pair), likeness, {})
         for measure, merges in plan.measured.items():
             for merge in merges:
                 write_measurement(root / paths.measurement(measure, merge), measure, makers[measure](merge), {})

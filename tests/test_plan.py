@@ -112,7 +112,7 @@ def test_every_stage_is_named_once(params: Params) -> None:
 
 def test_every_cell_is_a_name_that_its_stage_reads(params: Params) -> None:
     readers: dict[str, Any] = {
-        "predict": parse_prediction, "layers": parse_prediction, "statistics": parse_sources,
+        "predict": parse_prediction, "layers": parse_prediction, "statistics": parse_sources, "blocks": parse_sources,
         "evaluate-ensemble": parse_sources, "match": parse_match,
         "prune": parse_pruned, "evaluate-pruned": parse_pruned,
         "merge": parse_merge, "evaluate": parse_merge, "similarity": parse_task_pair,

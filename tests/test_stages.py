@@ -104,6 +104,7 @@ def bench_params() -> dict[str, Any]:
         "methods": ["permute"],
         "measures": ["curve", "landscape", "diagnosis"],
     }
+    values["merges"]["placed"] = {"tasks": ["bars"], "seeds": [0], "methods": ["permute"], "placements": ["lma"]}
     values["merges"]["swept"] = {
         "tasks": ["bars"],
         "architectures": ["r17"],
@@ -243,6 +244,9 @@ CELLS = [
     ("predict", f"{EDGE}.on-late"),
     ("statistics", GROUP),
     ("statistics", "bars.r29+r17.s0+s0"),
+    ("blocks", "bars.r29+r17.s0+s0"),
+    ("statistics", "bars.r29+r17.s0+s0-placement=lma"),
+    ("merge", "bars.r29+r17.s0+s0-placement=lma.permute.reset"),
     ("match", f"{GROUP}.permute"),
     ("match", f"{GROUP}.identity"),
     ("match", f"{GROUP}.random"),

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mergeline.models.init import init_convolutions
 
-__all__ = ["LAYERS", "VGG", "ChannelNorm"]
+__all__ = ["VGG", "ChannelNorm", "layer_plan"]
 
-LAYERS: dict[str, tuple[int | str, ...]] = {
-    "vgg11": (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
-    "vgg16": (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"),
-}
-"""Channels of the 3x3 convolutions at width 1, and "M" for a 2x2 max pool."""
+CHANNELS = (64, 128, 256, 512, 512)
+"""Of the convolutions of each stage, at width 1."""
+
+
+def layer_plan(blocks: Sequence[int]) -> tuple[int | str, ...]:
+    """Channels of the 3x3 convolutions at width 1, and "M" for a 2x2 max pool, from the convolutions of each stage."""
+    plan: list[int | str] = []
+    for channels, count in zip(CHANNELS, blocks, strict=True):
+        plan += [*[channels] * count, "M"]
+    return tuple(plan)
 
 
 class ChannelNorm(nn.Module):
@@ -34,7 +39,7 @@ class VGG(nn.Module):
 
     Parameters
     ----------
-    layers: as in :data:`LAYERS`.
+    layers: as from :func:`layer_plan`.
     norm: makes a normalisation layer for a number of channels, or None (then convolutions have biases).
     num_classes: size of the output.
     width: multiplier of every channel count.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mergeline.depth import PLACEMENTS, Depths
 from stages.report.rows import Row
 
-__all__ = ["Blocks", "block_pairs", "likeness", "segments"]
+__all__ = ["Blocks", "block_pairs", "likeness", "placement_lines", "segments"]
 
 
 class Blocks(NamedTuple):
@@ -51,3 +51,17 @@ def likeness(blocks: Blocks, placement: str) -> float:
     """Mean CKA of every deep block with the shallow block in whose segment it lies (heterogeneous_merging Sec. IV-D)."""
     pairs = zip(blocks.similarity, segments(blocks, placement), strict=True)
     return float(np.mean([matrix[deep, own] for matrix, at in pairs for deep, own in enumerate(at)]))
+
+
+def placement_lines(rows: Iterable[Row]) -> list[list[str]]:
+    """For each pair and placement its name, the positions of the shallow blocks, and :func:`likeness`."""
+    return [
+        [pair.cell, name, _positions(segments(pair, name)), f"{likeness(pair, name):.3f}"]
+        for pair in block_pairs(rows)
+        for name in PLACEMENTS
+    ]
+
+
+def _positions(found: Iterable[Sequence[int]]) -> str:
+    stages = [[str(at + 1) for at, block in enumerate(own) if at == 0 or block != own[at - 1]] for own in found]
+    return "; ".join(" ".join(starts) for starts in stages)

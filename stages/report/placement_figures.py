@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["PLACEMENT_FIGURES"]
 
 MOST_PANELS = 3
-STYLES = {"append": (PINK, ":"), "spread": (BLUE, "-."), "sma": (ORANGE, "--"), "lma": (RED, "-")}
+STYLES = {"append": (PINK, 6.0), "spread": (BLUE, 4.5), "sma": (ORANGE, 3.0), "lma": (RED, 1.5)}
+"""Colour and width of each line: where several lie on each other, all can be seen."""
 
 
 def _shown(data: FigureData) -> list[Blocks]:
@@ -37,11 +38,11 @@ def placements(data: FigureData) -> Figure | None:
     for axes, pair in zip(axes_[0], shown, strict=True):
         image = _map(axes, pair)
         axes.set(title=pair.cell, xlabel="block of the shallow model", ylabel="block of the deep model")
-        for name, (color, line) in STYLES.items():
+        for name, (color, width) in STYLES.items():
             if name in PLACEMENTS:
                 xs, ys = _path(pair, name)
-                axes.plot(xs, ys, color=color, ls=line, lw=2, label=f"{name} ({likeness(pair, name):.3f})")
-        axes.legend(loc="lower left", frameon=True, framealpha=0.9)
+                axes.plot(xs, ys, color=color, lw=width, label=f"{name} ({likeness(pair, name):.3f})")
+        axes.legend(loc="upper left", frameon=True, framealpha=0.9)
     figure.colorbar(image, ax=axes_[0].tolist(), label="CKA", shrink=0.8)
     return figure
 

@@ -14,6 +14,7 @@ from stages.report.analysis import PairResult, Sample, deviations, pair_results,
 from stages.report.between import barriers
 from stages.report.diagnosed import groups, layer_lines
 from stages.report.figures import FigureData
+from stages.report.placed import placement_lines
 from stages.report.pruned import pruned_results
 from stages.report.rows import combination_of
 
@@ -259,6 +260,10 @@ def _digits(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
+def _placements(data: FigureData) -> Lines:
+    return ["models", "placement", "positions", "mean CKA"], placement_lines(data.blocks)
+
+
 TABLES: tuple[TableSpec, ...] = (
     TableSpec("merges_same_task", "Merges on one task",
               "Accuracy in percent, mean ± standard deviation over runs. «Against homogeneous»: difference to the mean of the two "
@@ -282,6 +287,10 @@ TABLES: tuple[TableSpec, ...] = (
               "Means over merges. Features: how much of a layer's output comes from the input, in percent of the source models'; "
               "the bound never rises. Variance: of the units over images; weight, bias: root mean square. CKA: with the same "
               "layer of the first source. Part: merged, or kept by each model (head, stem).", _diagnosis),
+    TableSpec("placements", "Placements of blocks",
+              "Where the blocks of the shallow model stand among those of the deep one (the first model named), stage by stage, "
+              "counted from 1; identity blocks stand everywhere else. Mean CKA: of every deep block with the shallow one in whose "
+              "segment it lies.", _placements),
     TableSpec("pruned", "Pruned networks",
               "Accuracy in percent, mean ± standard deviation over runs, of edge models with a share of their weights set to "
               "zero, without training afterwards, and of the same models before. Normalisation: what set their statistics.",
