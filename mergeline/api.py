@@ -14,6 +14,7 @@ from mergeline.depth.alignment import known_placement, to_one_depth
 from mergeline.heads import cut, stop_space
 from mergeline.maps import UnitMap
 from mergeline.matching import MATCHERS, Matcher, Problem
+from mergeline.matching.problem import solve
 from mergeline.moments import Moments, collect_moments, cross_pairs, full_pairs
 from mergeline.network import assemble, check_maps, check_normalization, normalise
 from mergeline.normalization import NORMALIZATIONS, Normalizer
@@ -72,8 +73,7 @@ def merge(
     weights: each model's weight; uniform by default.
     stop: the last space that is merged, or a share of the multiply-adds ("0.5"), as for ``mergeline.heads.cut``.
     preserve: how many of the first layers each model keeps, or a share of the multiply-adds (0.25).
-    depth: where the blocks of shallower models stand, a key of ``mergeline.depth.PLACEMENTS``: "append", "spread", or by the
-        similarity of the blocks on ``data`` "sma" and "lma".
+    depth: where the blocks of shallower models stand, a key of ``mergeline.depth.PLACEMENTS`` ("sma", "lma" compare blocks).
     seed: for methods that draw.
     check: prove the trace first, by random permutations of all units (``mergeline.spaces.verify``).
 
@@ -93,13 +93,14 @@ def merge(
     spaces, verified = _traced(networks, parts, several, check)
     check_normalization(normalize, reference, spaces)
     cuts = _cuts(reference, spaces, stop, preserve, several)
-    matching = matcher.match(_problem(matcher, list(networks.values()), spaces, parts, several, seed), chosen)
+    problem = _problem(matcher, list(networks.values()), spaces, parts, several, seed)
+    matching = solve(matcher, problem, chosen)
     check_maps(spaces, matching.maps, normalize)
     merged = _finished(networks, spaces, matching.maps, parts, several, *cuts, weights, normalizer, settings)
     _as_given(merged, next(iter(models.values() if isinstance(models, Mapping) else models)))
     report = {
         "method": method, "options": chosen, "normalize": normalize, "images": sum(part.images for part in parts.values()),
-        "objective": matching.objective, "verified": verified, "depth": placed,
+        "objective": matching.objective, "verified": verified, "depth": placed, "without_partner": problem.without_partner,
     }  # fmt: skip
     return MergeResult(merged, matching.maps, report, spaces, preserved=cuts[1])
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergeline.assignment import match_permutation
-from mergeline.maps import Dense, Groups, Permutation, UnitMap
+from mergeline.maps import Absent, Dense, Groups, Permutation, UnitMap
 
 if TYPE_CHECKING:
     from mergeline.spaces import Space, Spaces
@@ -105,7 +105,8 @@ def with_bundles(spaces: Spaces, maps: Mapping[str, UnitMap]) -> dict[str, UnitM
     for name, unit_map in maps.items():
         space = spaces[name]
         if space.bundle_space and space.bundle_space not in result:
-            result[space.bundle_space] = Permutation(_bundle_order(unit_map, space.bundles))
+            kind = Absent if isinstance(unit_map, Absent) else Permutation
+            result[space.bundle_space] = kind(_bundle_order(unit_map, space.bundles))
     return result
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # matching is planned and tested without torch; only tensors that come in are
     from torch import Tensor
 
-__all__ = ["Dense", "Groups", "Permutation", "UnitMap"]
+__all__ = ["Absent", "Dense", "Groups", "Permutation", "UnitMap"]
 
 Index = NDArray[np.int64]
 Float64 = NDArray[np.float64]
@@ -115,6 +115,22 @@ class Permutation(UnitMap):
     def compose(self, then: Permutation) -> Permutation:
         """This permutation followed by ``then``."""
         return Permutation(self.index[then.index])
+
+
+class Absent(Permutation):
+    """Units that are there in name only, as in the identity blocks of an expanded network: they have no part in the merged
+    ones, which are the other models' alone. All tensors that make them are 0, and nothing reads them."""
+
+    def merge(self, tensor: Tensor, axis: int) -> Tensor:
+        return tensor.new_zeros(tensor.shape)
+
+    unmerge = merge
+
+    def deviations(self, tensor: Tensor, axis: int) -> Tensor:
+        return self.merge(tensor, axis)
+
+    def mass(self) -> Float64:
+        return np.zeros(self.size)
 
 
 @dataclass(frozen=True, eq=False)

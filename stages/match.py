@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mergeline.matching import Problem
-from mergeline.matching.problem import Judge
+from mergeline.matching.problem import Judge, solve
 from mergeline.seeds import numpy_generator
 from stages.context import Context
 from stages.errors import StageError
@@ -46,7 +46,7 @@ def match(context: Context, cell: str, make_judge: Callable[[Sources, LoadedSour
         None if make_judge is None else make_judge(sources, loaded),
         same_outputs=loaded.same_outputs,
     )
-    matching = matcher.match(problem, resolved.options)
+    matching = solve(matcher, problem, resolved.options)
     description = {
         "cell": cell,
         "models": loaded.hashes,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from mergeline.depth.alignment import to_one_depth
 from mergeline.depth.blocks import find_chains
 from mergeline.depth.expansion import block_counts, expand, own_names, place
 from mergeline.depth.similarity import block_similarity
+from mergeline.normalization.reset import reset
 
 Matrix = NDArray[np.float64]
 
@@ -337,3 +339,30 @@ def test_faults_in_depth_are_named_before_any_work(enliven: Callable[..., nn.Mod
         mergeline.merge([crossing, deep], [batch()])
     with pytest.raises(ValueError, match="batches of at least 4"):
         mergeline.merge([shallow, deep], [batch(3)], depth="lma")
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [*product(["vit"], ["identity", "permute", "zip", "weight"]), ("resnet", "identity"), ("resnet", "weight")],
+)
+def test_of_a_block_that_one_model_lacks_the_residual_branch_is_halved_and_no_more(
+    family: str, method: str, enliven: Callable[..., nn.Module]
+) -> None:
+    """A deep network, and itself without its last blocks: what the two share is whole, what one lacks is halved."""
+    shallow, deep = (enliven(model).eval() for model in FAMILIES[family][0]())
+    state = dict(deep.state_dict())
+    shallow.load_state_dict({name: state[name] for name in shallow.state_dict()})
+    norms = "reset" if family == "resnet" else "none"
+    result = mergeline.merge([deep, shallow], [batch(16)], method=method, normalize=norms)
+    added = set(state) - set(shallow.state_dict())
+    ends = ("bn2.weight", "bn2.bias", "out_proj.weight", "out_proj.bias", "mlp.3.weight", "mlp.3.bias")
+    expected = {n: t / 2 if n in added and n.endswith(ends) and t.is_floating_point() else t for n, t in state.items()}
+    inner = copy.deepcopy(deep)
+    inner.load_state_dict(expected)
+    if norms == "reset":
+        reset(inner, [batch(16)])
+    with torch.no_grad():
+        torch.testing.assert_close(result.model(batch()), inner(batch()), rtol=1e-3, atol=1e-4)
+    lacking = result.report["without_partner"]
+    assert lacking[0] == 0  # type: ignore[index]
+    assert lacking[1] > 0  # type: ignore[index]

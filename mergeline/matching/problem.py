@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mergeline.bundles import assign_bundles, moves
-from mergeline.maps import UnitMap
+from mergeline.maps import Absent, Permutation, UnitMap
+from mergeline.matching.idle import idle_spaces
 
 if TYPE_CHECKING:  # so that the registry can be read without torch
     from torch import Tensor
@@ -18,7 +20,7 @@ if TYPE_CHECKING:  # so that the registry can be read without torch
     from mergeline.moments import Moments
     from mergeline.spaces import Space, Spaces
 
-__all__ = ["Matcher", "Matching", "Problem", "per_space"]
+__all__ = ["Matcher", "Matching", "Problem", "per_space", "solve"]
 
 MomentsNeeded = Literal["none", "cross", "full"]
 
@@ -56,6 +58,18 @@ class Problem:
     def n_models(self) -> int:
         return len(self.states)
 
+    @cached_property
+    def idle(self) -> tuple[frozenset[str], ...]:
+        """For each model, the spaces in which it has units in name only, while another has real ones."""
+        found = [idle_spaces(self.spaces, state) for state in self.states]
+        everywhere = frozenset.intersection(*found)
+        return tuple(own - everywhere for own in found)
+
+    @property
+    def without_partner(self) -> tuple[int, ...]:
+        """For each model, how many of the others' units have no partner in it."""
+        return tuple(sum(self.spaces[name].size for name in own) for own in self.idle)
+
 
 @dataclass(frozen=True)
 class Matching:
@@ -89,6 +103,19 @@ class Matcher:
         return self.judged is not None and self.judged(options)
 
 
+def solve(matcher: Matcher, problem: Problem, options: Any) -> Matching:
+    """What a matcher answers, with the units that models have in name only taken out (:class:`mergeline.maps.Absent`)."""
+    matching = matcher.match(problem, options)
+    maps: list[dict[str, UnitMap]] = []
+    for own, idle in zip(matching.maps, problem.idle, strict=True):
+        maps.append({name: _absent(unit_map) if name in idle else unit_map for name, unit_map in own.items()})
+    return Matching(tuple(maps), matching.objective)
+
+
+def _absent(unit_map: UnitMap) -> UnitMap:
+    return Absent(Permutation.identity(unit_map.size).index) if unit_map.size == unit_map.merged else unit_map
+
+
 Index = NDArray[np.int64]
 SpaceMatcher = Callable[["Space", "Moments", Sequence[Index], Any], tuple[list[UnitMap], float]]
 Similarity = Callable[["Moments", int], NDArray[np.float64]]
@@ -113,7 +140,8 @@ def per_space(match: SpaceMatcher, similarity: Similarity = _correlation) -> Cal
             seen = [(space, bundles) for space, bundles in together if space.observations]
             partners = _partners(problem, together, similarity)
             for space, _ in seen:
-                found[space.name] = match(space, problem.moments[space.name], partners, options)
+                live = [model for model, idle in enumerate(problem.idle) if space.name not in idle]
+                found[space.name] = _among(live, match, space, problem.moments[space.name], partners, options)
         for space in problem.spaces.free:
             own, objective[space.name] = found[space.name]
             for model, unit_map in enumerate(own):
@@ -121,6 +149,21 @@ def per_space(match: SpaceMatcher, similarity: Similarity = _correlation) -> Cal
         return Matching(maps, objective)
 
     return matching
+
+
+def _among(
+    live: Sequence[int], match: SpaceMatcher, space: Space, moments: Moments, partners: Sequence[Index], options: Any
+) -> tuple[list[UnitMap], float]:
+    """What is found between the models that have units of a space; those of the others stay where they are."""
+    if len(live) == len(partners):
+        return match(space, moments, partners, options)
+    identities: list[UnitMap] = [Permutation.identity(size) for size in moments.sizes]
+    if len(live) < 2 or len(partners[0]) > 1:
+        return identities, 1.0
+    own, objective = match(space, moments.select(live), [partners[model] for model in live], options)
+    for model, unit_map in zip(live, own, strict=True):
+        identities[model] = unit_map
+    return identities, objective
 
 
 def _partners(problem: Problem, together: Sequence[tuple[Space, int]], similarity: Similarity) -> list[Index]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mergeline.maps import Dense, Groups, Permutation, UnitMap
+from mergeline.maps import Absent, Dense, Groups, Permutation, UnitMap
 from stages.formats import FORMAT, KEY, check_format
 from stages.formats.files import reading
 from stages.formats.tables import list_values, write_table
@@ -37,7 +37,9 @@ def write_maps(path: Path, maps: Sequence[Mapping[str, UnitMap]], description: M
         for space, unit_map in own.items():
             row: dict[str, Any] = {"space": space, "model": model, "merged": unit_map.merged}
             row |= {"index": [], "to_merged": [], "to_own": []}
-            if isinstance(unit_map, Permutation):
+            if isinstance(unit_map, Absent):
+                row |= {"kind": "absent", "index": unit_map.index}
+            elif isinstance(unit_map, Permutation):
                 row |= {"kind": "permutation", "index": unit_map.index}
             elif isinstance(unit_map, Groups):
                 row |= {"kind": "groups", "index": unit_map.labels}
@@ -69,6 +71,8 @@ def read_maps(path: Path) -> tuple[list[dict[str, UnitMap]], dict[str, Any]]:
         unit_map: UnitMap
         if kind == "permutation":
             unit_map = Permutation(index)
+        elif kind == "absent":
+            unit_map = Absent(index)
         elif kind == "groups":
             unit_map = Groups(index, merged)
         else:
