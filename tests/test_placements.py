@@ -211,9 +211,17 @@ class PostNorm(nn.Module):
         return self.head(x.mean(1))
 
 
+def mlps() -> tuple[nn.Module, nn.Module]:
+    def make(depth: int) -> nn.Module:
+        hidden = [module for _ in range(depth) for module in (nn.Linear(12, 12), nn.ReLU())]
+        return nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), *hidden, nn.Linear(12, 5))
+
+    return make(2), make(4)
+
+
 FAMILIES: dict[str, tuple[Callable[[], tuple[nn.Module, nn.Module]], float]] = {
     "resnet": (resnets, 0), "vgg": (lambda: vggs(False), 0), "vgg-bn": (lambda: vggs(True), 0), "convnext": (convnexts, 0),
-    "vit": (vits, 0), "post-norm": (lambda: (PostNorm(2), PostNorm(5)), 2e-6),
+    "vit": (vits, 0), "mlp": (mlps, 0), "post-norm": (lambda: (PostNorm(2), PostNorm(5)), 2e-6),
 }  # fmt: skip
 
 
@@ -284,7 +292,7 @@ def test_blocks_are_like_themselves(family: str, enliven: Callable[..., nn.Modul
          "GroupNorm"),
         (nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3))),
          nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))),
-         r"one has \(1, 1\) blocks, one \(2,\)"),
+         r"one has \(1,\) blocks and beside them MaxPool2d Conv2d, one \(1,\) and Conv2d"),
         (nn.Sequential(nn.Linear(3, 3)), nn.Sequential(nn.Conv2d(3, 3, 1)), "one is a Linear, one a Conv2d"),
     ],
 )  # fmt: skip

@@ -91,7 +91,11 @@ def _chain(own: dict[str, nn.Module], theirs: dict[str, nn.Module], path: str) -
     parts = [[type(module) for _, module in others] for _, others in (first, second)]
     counts = [tuple(map(len, blocks)) for blocks, _ in (first, second)]
     if parts[0] != parts[1] or len(counts[0]) != len(counts[1]):
-        raise ValueError(f"the stages of {path!r} cannot be matched: one has {counts[0]} blocks, one {counts[1]}")
+        between = [" ".join(kind.__name__ for kind in own) or "nothing" for own in parts]
+        raise ValueError(
+            f"the stages of {path!r} cannot be matched: one has {counts[0]} blocks and beside them {between[0]}, one {counts[1]} "
+            f"and {between[1]}"
+        )
     stages = [Stage(tuple(a), tuple(b)) for a, b in zip(first[0], second[0], strict=True)]
     _check_counts(path, stages)
     others = tuple((a, b) for (a, _), (b, _) in zip(first[1], second[1], strict=True))
@@ -103,7 +107,7 @@ def _has_layers(own: dict[str, nn.Module], theirs: dict[str, nn.Module]) -> bool
 
 
 def _runs(children: dict[str, nn.Module]) -> tuple[list[list[Block]], list[tuple[str, nn.Module]]]:
-    """The blocks of each stage of a plain chain, and the children between them."""
+    """The blocks of each stage of a plain chain, and the children that are none: those between them, and a last layer."""
     stages: list[list[Block]] = [[]]
     others: list[tuple[str, nn.Module]] = []
     for name, module in children.items():
@@ -115,6 +119,9 @@ def _runs(children: dict[str, nn.Module]) -> tuple[list[list[Block]], list[tuple
             others.append((name, module))
             if stages[-1]:
                 stages.append([])
+    if stages[-1] and stages[-1][-1] == tuple(children)[-1:]:  # nothing follows the last layer: it makes the outputs
+        name = stages[-1].pop()[0]
+        others.append((name, children[name]))
     return [stage for stage in stages if stage], others
 
 

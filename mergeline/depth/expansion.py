@@ -78,8 +78,9 @@ def own_names(deep_names: Sequence[str], chains: Sequence[Chain], placement: Pla
     prefixes: dict[str, str | None] = {}
     own = iter(placement)
     for chain in chains:
+        start = f"{chain.path}." if chain.path else ""
         for at, source in _children(chain, [next(own) for _ in chain.stages]).items():
-            prefixes[f"{chain.path}.{at}."] = None if source is None else f"{chain.path}.{source}."
+            prefixes[f"{start}{at}."] = None if source is None else f"{start}{source}."
     found: dict[str, str | None] = {}
     for name in deep_names:
         prefix = next((prefix for prefix in prefixes if f"{name}.".startswith(prefix)), "")

@@ -40,7 +40,7 @@ def block_similarity(
     """
     places = [(chain.path, stage) for chain in chains for stage in chain.stages]
     ends = [
-        [[f"{path}.{block[-1]}" for block in blocks] for blocks in (stage.deep, stage.shallow)]
+        [[f"{path}.{block[-1]}".removeprefix(".") for block in blocks] for blocks in (stage.deep, stage.shallow)]
         for path, stage in places
     ]
     found = [MinibatchCka() for _ in places]
