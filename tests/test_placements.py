@@ -24,6 +24,7 @@ from mergeline.depth.alignment import to_one_depth
 from mergeline.depth.blocks import find_chains
 from mergeline.depth.expansion import block_counts, expand, own_names, place
 from mergeline.depth.similarity import block_similarity
+from mergeline.models.bert import Bert, BertShape
 from mergeline.normalization.reset import reset
 
 Matrix = NDArray[np.float64]
@@ -374,3 +375,17 @@ def test_of_a_block_that_one_model_lacks_the_residual_branch_is_halved_and_no_mo
     lacking = result.report["without_partner"]
     assert lacking[0] == 0  # type: ignore[index]
     assert lacking[1] > 0  # type: ignore[index]
+
+
+def test_berts_of_different_depth_are_merged(enliven: Callable[..., nn.Module]) -> None:
+    shapes = [BertShape(vocabulary=40, layers=layers, dim=16, heads=4, hidden=32, positions=12) for layers in (3, 6)]
+    torch.manual_seed(0)
+    shallow, deep = (enliven(Bert(shape, 3)).eval() for shape in shapes)
+    tokens = torch.randint(1, 40, (8, 12))
+    expanded = expand(shallow, deep, example=tokens[:2])
+    with torch.no_grad():
+        torch.testing.assert_close(expanded(tokens), shallow(tokens), rtol=1e-4, atol=1e-5)
+    result = mergeline.merge([deep, shallow], [tokens], normalize="none", depth="lma")
+    assert result.report["depth"]["1"].shallow == (3,)  # type: ignore[index]
+    with torch.no_grad():
+        assert result.model(tokens).shape == (8, 3)
