@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
-NAMES = ("training", "moments", "zip", "weight", "encoder", "orchestration", "tracing", "normalization")
+NAMES = ("training", "moments", "zip", "weight", "encoder", "orchestration", "tracing", "normalization", "cka")
 TABLES = ("architectures",)
 """Benchmarks that print a table and a line."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mergeline.moments import DEAD
 
-__all__ = ["SMALLEST_BATCH", "MinibatchCka", "centred_gram", "cka"]
+__all__ = ["SMALLEST_BATCH", "MinibatchCka", "centred_gram", "cka", "sample_rows"]
 
 SMALLEST_BATCH = 4
 """Samples below which the unbiased HSIC is not defined: it divides by ``n (n - 3)``."""
@@ -46,6 +46,14 @@ def cka(x: Tensor | NDArray[np.floating], y: Tensor | NDArray[np.floating], unbi
     return float(first @ second) / scale if scale > 0 else 0.0
 
 
+def sample_rows(values: Tensor, axis: int = 0) -> Tensor:
+    """A value with the samples along ``axis`` as ``(samples, entries)``, the entries in the order in which they lie in memory:
+    neither a Gram matrix nor a norm depends on it, and nothing is copied."""
+    rows = values.movedim(axis, 0)
+    order = sorted(range(1, rows.dim()), key=rows.stride, reverse=True)
+    return rows.permute(0, *order).flatten(1)
+
+
 def _product(rows: Tensor) -> Tensor:
     return rows @ rows.T
 
@@ -54,9 +62,11 @@ def centred_gram(features: Tensor) -> Tensor:
     """The Gram matrix ``(n, n)`` of ``n`` samples' features ``(n, p)``, such that the sum of the product of two, entry by
     entry, is ``n (n - 3)`` times their unbiased HSIC; float64, 0 where the features do not depend on the sample."""
     # HSIC does not see a shift of the features; without their mean the products keep their digits.
-    centred = features - features.mean(0)
-    varies = centred.square().sum() > DEAD * features.square().sum()
-    return _u_centred(_product(centred).double() * varies)
+    mean = features.mean(0)
+    gram = _product(features - mean).double()
+    spread = gram.diagonal().sum()
+    varies = spread > DEAD * (spread + len(features) * mean.double().square().sum())
+    return _u_centred(gram * varies)
 
 
 def _u_centred(gram: Tensor) -> Tensor:

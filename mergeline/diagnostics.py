@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
-from mergeline.cka import SMALLEST_BATCH, MinibatchCka, centred_gram
+from mergeline.cka import SMALLEST_BATCH, MinibatchCka, centred_gram, sample_rows
 from mergeline.sources import batch_size, samples
 from mergeline.spaces import Spaces, Walk
 from mergeline.spaces.layers import Layer, layers
@@ -74,10 +74,9 @@ class _Outputs:
 
     def features(self, batch: Any) -> Iterator[tuple[Layer, Tensor]]:
         """The same with all entries of a sample in a row, ``(samples, entries)``."""
-        count = batch_size(batch)
         for node, value in self.walk.values(batch):
             if node in self._axes:
-                yield self._layers[node], value.movedim(self._axes[node], 0).reshape(count, -1)
+                yield self._layers[node], sample_rows(value, self._axes[node])
 
 
 def _differing(first: Sequence[int], second: Sequence[int]) -> list[int]:

@@ -384,3 +384,28 @@ def test_a_benchmark_of_one_task_has_the_folder_that_its_table_reads(tmp_path: P
     values["merges"] = {"same": values["merges"]["same"]}
     write_pipelines(make_plan(parse_params(values)), tmp_path)
     assert (tmp_path / paths.SIMILARITY).is_dir()
+
+
+def test_another_placement_adds_cells_and_touches_no_others(params: Params) -> None:
+    values = yaml.safe_load((ROOT / "profiles" / "demo.yaml").read_text(encoding="utf-8"))
+    before = make_plan(parse_params(values))
+    for series in values["merges"].values():
+        series["placements"] = ["append", "lma"]
+    after = make_plan(parse_params(values))
+    known = {(stage.kind, stage.cell): stage for stage in after.stages}
+    assert all(known[stage.kind, stage.cell] == stage for stage in before.stages)
+    added = [stage for stage in after.stages if stage not in set(before.stages)]
+    assert {stage.stage for stage in added} >= {"blocks", "statistics", "match", "merge", "evaluate"}
+    assert all(stage.stage == "blocks" or "placement=lma" in stage.cell for stage in added)
+    assert not {stage.stage for stage in added} & {"train", "finetune", "predict", "evaluate-ensemble", "layers"}
+
+
+def test_blocks_are_compared_once_whatever_is_done_with_them_after() -> None:
+    values = bench_values()
+    values["merges"] = {"depth": {"tasks": ["bars"], "seeds": [0], "normalize": ["none", "reset"], "placements": ["sma", "lma"]}}
+    plan = make_plan(parse_params(values))
+    assert [str(pair) for pair in plan.block_pairs] == ["bars.r29+r17.s0+s0"]
+    made = "artifacts/blocks/bars.r29+r17.s0+s0.parquet"
+    assert [stage.cell for stage in plan.stages if made in stage.outs] == ["bars.r29+r17.s0+s0"]
+    readers = {stage.stage for stage in plan.stages if made in stage.deps}
+    assert readers == {"statistics", "match", "merge"}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from mergeline.cka import MinibatchCka, centred_gram
+from mergeline.cka import MinibatchCka, centred_gram, sample_rows
 from mergeline.depth.blocks import Chain
 from mergeline.depth.identities import run
 
@@ -75,7 +75,7 @@ def _watched(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tenso
 
         def keep(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
             tensor = next(leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor))
-            seen[name] = centred_gram(tensor.flatten(1).float())
+            seen[name] = centred_gram(sample_rows(tensor).float())
 
         handles.append(model.get_submodule(name).register_forward_hook(keep))
     try:
