@@ -409,3 +409,14 @@ def test_blocks_are_compared_once_whatever_is_done_with_them_after() -> None:
     assert [stage.cell for stage in plan.stages if made in stage.outs] == ["bars.r29+r17.s0+s0"]
     readers = {stage.stage for stage in plan.stages if made in stage.deps}
     assert readers == {"statistics", "match", "merge"}
+
+
+def test_normalising_another_way_takes_no_moments_of_pairs_and_matches_nothing_again() -> None:
+    values = bench_values()
+    values["normalize"]["repair"] = {"images": 24, "batch_size": 12}
+    before = make_plan(parse_params(values))
+    values["merges"]["same"]["normalize"] = ["reset", "repair"]
+    after = make_plan(parse_params(values))
+    assert set(before.stages) <= set(after.stages)
+    added = {stage.stage for stage in set(after.stages) - set(before.stages)}
+    assert added == {"layers", "merge", "evaluate"}
