@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mergeline.depth.alignment import known_placement, to_one_depth
+from mergeline.depth.alignment import Placed, known_placement, to_one_depth
 from mergeline.heads import cut, stop_space
 from mergeline.maps import UnitMap
 from mergeline.matching import MATCHERS, Matcher, Problem
@@ -33,7 +33,7 @@ class MergeResult:
 
     ``model``: one network, or (for models of different tasks, or with ``stop``) a trunk with a head per model whose
     ``forward`` gives logits by head. ``report``: method, options, images, the matcher's objective by space.
-    ``preserved``: the number of first layers that each model keeps.
+    ``preserved``: the number of first layers that each model keeps. ``placed``: how models of fewer blocks were expanded.
     """
 
     model: nn.Module
@@ -41,6 +41,7 @@ class MergeResult:
     report: dict[str, object]
     spaces: Spaces = field(repr=False)
     preserved: int = 0
+    placed: Mapping[str, Placed] = field(default_factory=dict)
 
 
 def merge(
@@ -100,9 +101,9 @@ def merge(
     _as_given(merged, next(iter(models.values() if isinstance(models, Mapping) else models)))
     report = {
         "method": method, "options": chosen, "normalize": normalize, "images": sum(part.images for part in parts.values()),
-        "objective": matching.objective, "verified": verified, "depth": placed, "without_partner": problem.without_partner,
+        "objective": matching.objective, "verified": verified, "depth": depth, "without_partner": problem.without_partner,
     }  # fmt: skip
-    return MergeResult(merged, matching.maps, report, spaces, preserved=cuts[1])
+    return MergeResult(merged, matching.maps, report, spaces, preserved=cuts[1], placed=placed)
 
 
 def _finished(

@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from mergeline.architectures import Architecture
+from mergeline.architectures import Architecture, build
 from mergeline.comparison import compare
-from mergeline.depth.expansion import expand_to
+from mergeline.depth import Placement
+from mergeline.depth.expansion import expand
 from mergeline.heads import trace_network
 from mergeline.readings import source_names
 from stages.diagnosis import diagnosis_rows
@@ -52,11 +53,15 @@ def diagnose_files(
     InputError: an unknown name, a file that does not fit, a merged network with heads, too few images.
     """
     check_architectures(architectures)
-    topology = _topology(merged)
+    topology, placements = _topology(merged)
+    if placements and len(placements) != len(files):
+        raise InputError(f"{merged} was made from {len(placements)} networks, not {len(files)}")
     task = own_task(source, root, topology.input_size)
     models = [
-        _expanded(path, name, topology)
-        for path, name in zip(files, architectures or [topology.name] * len(files), strict=True)
+        _expanded(path, name, topology, placement)
+        for path, name, placement in zip(
+            files, architectures or [topology.name] * len(files), placements or [None] * len(files), strict=True
+        )
     ]
     spaces = trace_network(models[0], topology.input_size)
     sources = dict(zip(source_names(len(models)), models, strict=True))
@@ -67,8 +72,8 @@ def diagnose_files(
         raise InputError(str(error)) from None
 
 
-def _topology(merged: Path) -> Architecture:
-    """What a merged network's file says of it."""
+def _topology(merged: Path) -> tuple[Architecture, list[Placement | None]]:
+    """What a merged network's file says of it, and where its sources' blocks stand in it (nothing, if it says nothing)."""
     wanted = "name a network that mergeline merge wrote"
     if not merged.is_file():
         raise InputError(f"{merged} is missing; {wanted}")
@@ -82,13 +87,15 @@ def _topology(merged: Path) -> Architecture:
         )
     if description.get("kind") != "merged":
         raise InputError(f"{merged} is no merged network but one of kind {description.get('kind')!r}; {wanted}")
-    return next(iter(merged_architectures(description).values()))
+    architecture = next(iter(merged_architectures(description).values()))
+    placements = description.get("placements") or []
+    return architecture, [None if own is None else tuple(map(tuple, own)) for own in placements]
 
 
-def _expanded(path: Path, name: str, topology: Architecture) -> nn.Module:
+def _expanded(path: Path, name: str, topology: Architecture, placement: Placement | None) -> nn.Module:
     architecture = Architecture(name, topology.num_classes, topology.width, topology.input_size)
     try:
-        return expand_to(load_checkpoint(path, architecture).eval(), architecture, topology.name)[0]
+        return expand(load_checkpoint(path, architecture).eval(), build(topology), placement)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from mergeline.api import merge
 from mergeline.architectures import ARCHITECTURES, Architecture, build, deepest
-from mergeline.depth.expansion import expand_to
+from mergeline.depth import PLACEMENTS
 from mergeline.evaluation import predict, score
 from mergeline.images import batches, to_device
 from mergeline.tasks import TASKS, prepare
@@ -39,6 +39,7 @@ def merge_files(
     normalize: str = "reset",
     normalize_options: Mapping[str, Any] | None = None,
     preserve: str | None = None,
+    depth: str = "append",
     batch_size: int = 100,
 ) -> dict[str, Any]:
     """Merge checkpoints of one task and score them and the result on its test images.
@@ -49,25 +50,29 @@ def merge_files(
     """
     check_architectures(architectures)
     check_target(target)
+    if depth not in PLACEMENTS:
+        raise InputError(f"unknown depth {depth!r}; known: {', '.join(PLACEMENTS)}")
     task = own_task(source, root, input_size)
-    topology = deepest(architectures)
+    deep = Architecture(deepest(architectures), task.n_classes, width, input_size)
     models: list[nn.Module] = []
     sources = []
     for path, name in zip(files, architectures, strict=True):
         architecture = Architecture(name, task.n_classes, width, input_size)
         model = load_checkpoint(path, architecture)
         sources.append(_accuracy(model, task, batch_size))
-        expanded, deep = expand_to(model.eval(), architecture, topology)
-        models.append(expanded)
+        models.append(model.eval())
     inputs = list(batches(some_images(task, images), batch_size))
     try:
         result = merge(
-            models, inputs, method, normalize, options=options, normalize_options=normalize_options, preserve=preserve
-        )
+            models, inputs, method, normalize, options=options, normalize_options=normalize_options, preserve=preserve,
+            depth=depth,
+        )  # fmt: skip
     except ValueError as error:
         raise InputError(str(error)) from None
     kept = result.preserved
-    save_merged(target, result.model, {source: deep}, None, False, kept, len(models) if kept else 0)
+    placed = [result.placed.get(str(place)) for place in range(len(models))]
+    placements = [None if own is None else own.placement for own in placed]
+    save_merged(target, result.model, {source: deep}, None, False, kept, len(models) if kept else 0, placements)
     return {
         "sources": dict(zip(map(str, files), sources, strict=True)),
         "merged": _accuracy(result.model, task, batch_size),

@@ -19,7 +19,7 @@ from mergeline.heads import trace_network
 from mergeline.preserving import PreserveFirst
 from stages.formats.measurements import read_measurement
 from stages.formats.merged import load_merged, save_merged
-from stages.formats.models import save_edge
+from stages.formats.models import read_model, save_edge
 
 WIDTH = 0.0625
 
@@ -78,6 +78,34 @@ def test_options_of_the_normalisation_are_taken(own: Path, tmp_path: Path) -> No
     assert call(own, "vgg11-bn", tmp_path / "other.safetensors") == 0  # reset, as usual
 
 
+def test_networks_of_different_depth_are_placed_and_diagnosed_where_they_stand(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(build(Architecture("vgg16", 2, WIDTH, 32), seed=2).state_dict(), own / "deep.pth")
+    files = [str(own / "deep.pth"), str(own / "vgg11.0.pth")]
+    given = ["--data", "folder", "--root", str(own / "data"), "--images", "16", "-a", "vgg16", "-a", "vgg11"]
+    merged = tmp_path / "merged.safetensors"
+    more = [
+        "--input-size",
+        "32",
+        "--width",
+        str(WIDTH),
+        "--normalize",
+        "repair",
+        "--depth",
+        "spread",
+        "--out",
+        str(merged),
+    ]
+    for command in (["merge", *files, *given, *more], ["diagnose", str(merged), *files, *given]):
+        with pytest.raises(SystemExit) as ended:
+            app(command)
+        assert not ended.value.code
+    assert "features.0.weight" in capsys.readouterr().out
+    _, description = read_model(merged)
+    assert description["placements"] == [None, [[0, None], [0, None], [0, 1, None], [0, 1, None], [0, 1, None]]]
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -85,6 +113,7 @@ def test_options_of_the_normalisation_are_taken(own: Path, tmp_path: Path) -> No
         (("--normalize", "repare"), "unknown normalisation 'repare'; known: none, reset, repair"),
         (("--normalize", "repair", "--normalize-option", "layers=2"), "--normalize-option"),
         (("--normalize", "repair", "--preserve", "12"), "the network has 9"),
+        (("--normalize", "repair", "--depth", "best"), "unknown depth 'best'; known: append, spread, sma, lma"),
         (("--normalize", "repair", "--preserve", "some"), "neither a number of layers nor a share"),
     ],
 )

@@ -312,7 +312,7 @@ def test_models_of_different_depth_are_merged_in_one_call(depth: str, enliven: C
     assert {k: t.shape for k, t in result.model.state_dict().items()} == {
         k: t.shape for k, t in deep.state_dict().items()
     }
-    placed = result.report["depth"]["0"]  # type: ignore[index]
+    placed = result.placed["0"]
     assert placed.shallow == (2, 1)
     assert placed.deep == (3, 4)
     assert [len(own) for own in placed.starts] == [2, 1]
@@ -386,6 +386,6 @@ def test_berts_of_different_depth_are_merged(enliven: Callable[..., nn.Module]) 
     with torch.no_grad():
         torch.testing.assert_close(expanded(tokens), shallow(tokens), rtol=1e-4, atol=1e-5)
     result = mergeline.merge([deep, shallow], [tokens], normalize="none", depth="lma")
-    assert result.report["depth"]["1"].shallow == (3,)  # type: ignore[index]
+    assert result.placed["1"].shallow == (3,)
     with torch.no_grad():
         assert result.model(tokens).shape == (8, 3)

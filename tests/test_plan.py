@@ -402,7 +402,9 @@ def test_another_placement_adds_cells_and_touches_no_others(params: Params) -> N
 
 def test_blocks_are_compared_once_whatever_is_done_with_them_after() -> None:
     values = bench_values()
-    values["merges"] = {"depth": {"tasks": ["bars"], "seeds": [0], "normalize": ["none", "reset"], "placements": ["sma", "lma"]}}
+    values["merges"] = {
+        "depth": {"tasks": ["bars"], "seeds": [0], "normalize": ["none", "reset"], "placements": ["sma", "lma"]}
+    }
     plan = make_plan(parse_params(values))
     assert [str(pair) for pair in plan.block_pairs] == ["bars.r29+r17.s0+s0"]
     made = "artifacts/blocks/bars.r29+r17.s0+s0.parquet"

@@ -34,6 +34,9 @@ def merge(
         str | None,
         typer.Option(metavar="LAYERS", help="First layers that each model keeps, or a share (0.25) of the cost."),
     ] = None,
+    depth: Annotated[
+        str, typer.Option(help="Where the blocks of shallower networks stand; see mergeline placements.")
+    ] = "append",
     input_size: Annotated[int, typer.Option(help="32, 64 or 224 pixels.")] = 224,
     width: Annotated[float, typer.Option(help="Width multiplier of the networks.")] = 1.0,
     images: Annotated[int, typer.Option(help="Training images for the statistics.")] = 1000,
@@ -58,7 +61,7 @@ def merge(
     result = merge_files(
         files, names, data, root, out_file,
         method=method, options=options, input_size=input_size, width=width, images=images,
-        normalize=normalize, normalize_options=settings, preserve=preserve,
+        normalize=normalize, normalize_options=settings, preserve=preserve, depth=depth,
     )  # fmt: skip
     if as_json:
         print(json.dumps(result, indent=2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 
 from mergeline.architectures import Architecture, build
 from mergeline.biases import add_missing_biases
+from mergeline.depth.placer import Placement
 from mergeline.heads import multi_head_from_state, trace_network
 from mergeline.preserving import preserve_first_from_state
 from stages.formats.models import load_strictly, read_model, save_model
@@ -27,10 +28,12 @@ def save_merged(
     heads: bool,
     preserve: int = 0,
     stems: int = 0,
+    placements: Sequence[Placement | None] = (),
 ) -> None:
     """A merged network: one network where ``heads`` is false, else a trunk with a head per task.
 
     ``architectures``: each task's topology. ``preserve``: the first layers that each of ``stems`` models keeps.
+    ``placements``: where each source's blocks stand, None for one of the topology; of none if empty.
     """
     description = {
         "kind": "multi-head" if heads else "merged",
@@ -38,7 +41,7 @@ def save_merged(
         "heads": _heads(architectures),
         "stop": stop,
     } | ({"preserve": preserve, "stems": stems} if preserve else {})
-    save_model(path, model, description)
+    save_model(path, model, description | ({"placements": list(placements)} if any(placements) else {}))
 
 
 def save_pruned(path: Path, model: nn.Module, task: str, architecture: Architecture) -> None:
