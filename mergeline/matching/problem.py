@@ -18,9 +18,10 @@ if TYPE_CHECKING:  # so that the registry can be read without torch
     from mergeline.moments import Moments
     from mergeline.spaces import Space, Spaces
 
-__all__ = ["Matcher", "Matching", "Problem", "per_space"]
+__all__ = ["Matcher", "Matching", "Problem", "Widths", "per_space"]
 
 MomentsNeeded = Literal["none", "cross", "full"]
+Widths = Literal["equal", "models", "any"]
 
 
 Judge = Callable[[Sequence[Mapping[str, UnitMap]]], float]
@@ -31,10 +32,11 @@ Judge = Callable[[Sequence[Mapping[str, UnitMap]]], float]
 class Problem:
     """Models of one topology that are to be matched; model 0 is the reference.
 
-    ``states``: each model's state dict. ``moments``: by space name, read when asked for (it may come from disk);
-    empty for matchers that need none. ``generator``: for matchers that draw. ``judge``: how good the merge by some maps
-    is, one per model (``mergeline.matching.judge``), for options that are chosen by it. ``same_outputs``: the models'
-    outputs mean the same (one task), so that classifiers can be compared.
+    ``spaces``: the merged network's, with each model's own where widths differ. ``states``: each model's state dict.
+    ``moments``: by space name, read when asked for (it may come from disk); empty for matchers that need none.
+    ``generator``: for matchers that draw. ``judge``: how good the merge by some maps is, one per model
+    (``mergeline.matching.judge``), for options that are chosen by it. ``same_outputs``: the models' outputs mean the same
+    (one task), so that classifiers can be compared.
     """
 
     spaces: Spaces
@@ -74,7 +76,8 @@ class Matcher:
 
     ``moments``: "none", those between models ("cross"), or also within each model ("full").
     ``options``: a frozen dataclass; its fields are the keys that params.yaml may set. ``judged``: for a method with
-    options that ``Problem.judge`` chooses, whether some given options are such.
+    options that ``Problem.judge`` chooses, whether some given options are such. ``widths``: which it can do: models and a
+    merged network of "equal" widths, models of different ones and the width of one of the "models", or "any".
     """
 
     name: str
@@ -83,6 +86,7 @@ class Matcher:
     options: type
     match: Callable[[Problem, Any], Matching]
     judged: Callable[[Any], bool] | None = None
+    widths: Widths = "equal"
 
     def needs_judge(self, options: Any) -> bool:
         """Whether these options leave a choice to the judge."""
