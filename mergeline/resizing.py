@@ -108,6 +108,7 @@ def _fit_convolution(module: _ConvNd) -> None:
     """Groups keep their number of rows, so that depthwise convolutions stay depthwise."""
     rows, inside = module.weight.shape[:2]
     transposed = isinstance(module, _ConvTransposeNd)
-    module.groups = rows // ((module.in_channels if transposed else module.out_channels) // module.groups)
+    if module.groups > 1:
+        module.groups = rows // ((module.in_channels if transposed else module.out_channels) // module.groups)
     other = inside * module.groups
     module.in_channels, module.out_channels = (rows, other) if transposed else (other, rows)

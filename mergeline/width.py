@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from numbers import Real
 
 from torch import nn
 
@@ -111,7 +110,7 @@ def merged_sizes(spaces: Spaces, units: Sizes, width: Width | None = None) -> di
 
 
 def _share(width: object) -> float:
-    if isinstance(width, bool) or not isinstance(width, Real) or not width > 0:
+    if isinstance(width, bool) or not isinstance(width, int | float) or not width > 0:
         raise ValueError(f"width must be a share of the widest model's units above 0, or units by space, got {width!r}")
     return float(width)
 
