@@ -249,6 +249,28 @@ def test_one_network_is_zipped_to_half_its_width() -> None:
     assert merged(inputs).isfinite().all()
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("wide", [0, 1])
+def test_a_model_of_all_the_weight_keeps_its_function_where_none_of_its_units_are_joined(name: str, wide: int) -> None:
+    inputs = NETWORKS[name][1]
+    makes = (
+        [lambda: mlp(4, 5), lambda: mlp(7, 6)] if name == "mlp" else [lambda: Residual(3, 4), lambda: Residual(5, 7)]
+    )
+    models = [trained(make(), seed) for seed, make in enumerate(makes if wide else reversed(makes))]
+    merged = merge(models, inputs, "zip", "none", options={"beta": 0.0}, weights=(1.0, 0.0)).model
+    assert difference(models[0], merged, inputs) < 1e-4
+
+
+def test_biases_of_models_of_different_widths_are_calibrated_and_removed() -> None:
+    inputs, models = NETWORKS["mlp"][1], [trained(mlp(4, 8), 0), trained(mlp(7, 6), 1)]
+    plain, calibrated, removed = (
+        merge(models, inputs, "zip", normalize).model for normalize in ("none", "bias_calibration", "bias_removal")
+    )
+    assert torch.allclose(calibrated[0].bias, plain[0].bias)  # of depth 1: as it was
+    assert torch.allclose(calibrated[4].bias, sum(model[4].bias / 8 for model in models))  # of depth 3: 1/2 to the 3rd
+    assert not any(removed[layer].bias.any() for layer in (0, 2, 4))
+
+
 # -- heads, stops, stems -----------------------------------------------------------------------------------------------
 
 
@@ -280,6 +302,16 @@ def test_models_of_several_tasks_and_widths_are_normalised(normalize: str, choic
     found = merge(models, inputs, "zip", normalize, **choice).model(inputs)
     assert {name: values.shape[1] for name, values in found.items()} == {"a": 4, "b": 2, "c": 3}
     assert all(values.isfinite().all() for values in found.values())
+
+
+def test_one_model_of_a_task_gets_a_trunk_of_another_width_and_its_head() -> None:
+    inputs, model = NETWORKS["residual"][1], network("residual")
+    spaces = trace(model, inputs[:2])
+    wide = widened(model, spaces, copies_of(spaces, np.random.default_rng(0), 2))
+    merged = merge({"a": wide}, {"a": inputs}, "zip", "none", width=sizes(model, inputs)).model
+    with torch.no_grad():
+        assert torch.allclose(merged(inputs)["a"], model(inputs), rtol=1e-3, atol=1e-4)
+    assert sum(p.numel() for p in merged.parameters()) == sum(p.numel() for p in model.parameters())
 
 
 # -- what people have --------------------------------------------------------------------------------------------------
