@@ -176,7 +176,11 @@ def _other_spaces(ours: Spaces, theirs: Spaces) -> str:
         return "its operations are called differently"
     odd = [name for name in [*ours, *theirs] if name not in ours or name not in theirs]
     if odd or list(ours) != list(theirs):
-        return f"one of them has a space {odd[0]!r} that the other has not" if odd else "its spaces have another order"
+        return (
+            f"one of them has a space {odd[0]!r} that the other has not (one unit alone is none)"
+            if odd
+            else "its spaces have another order"
+        )
     return next(
         (
             f"the units of space {name!r} stand in other places"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from mergeline import merge
+from mergeline.architectures import Architecture, build
 from mergeline.heads import MultiHead
 from mergeline.matching import MATCHERS, Problem
 from mergeline.merging import counterparts, merge_folded
@@ -327,6 +328,15 @@ def test_a_wide_resnet_of_torchvision_merges_with_a_plain_one(method: str) -> No
     assert merged(images).shape == (4, 3)
 
 
+@pytest.mark.parametrize(("name", "normalize"), [("resnet20", "reset"), ("r17", "reset"), ("vgg11", "repair")])
+def test_architectures_of_the_benchmark_merge_at_two_widths(name: str, normalize: str) -> None:
+    narrow, wide = (build(Architecture(name, 3, width, 32), seed=0).eval() for width in (0.125, 0.1875))
+    images = torch.randn(4, 3, 32, 32)
+    merged = merge([narrow, wide], images, "zip", normalize).model
+    assert [p.shape for p in merged.parameters()] == [p.shape for p in wide.parameters()]
+    assert merged(images).isfinite().all()
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -378,6 +388,10 @@ def test_more_than_widths_that_differ_is_refused() -> None:
     inputs = NETWORKS["mlp"][1]
     with pytest.raises(ValueError, match=r"model '1' has 4 units in 'output', '0' 3; models of\s+different outputs"):
         merge([mlp(6), mlp(8, classes=4)], inputs, "zip", "none")
+    with pytest.raises(
+        ValueError, match=r"one of them has a space '0' that the other has not \(one unit alone is none"
+    ):
+        merge([mlp(6), mlp(1)], inputs, "zip", "none")
     relu = mlp(8)
     relu[1] = nn.ReLU()
     with pytest.raises(ValueError, match="model '1' differs from '0' in more than its widths: in '1' relu stands in"):
@@ -424,13 +438,15 @@ def test_a_cut_through_a_concatenation_of_other_widths_is_refused() -> None:
         merge([Residual(3), Residual(4)], inputs, "zip", stop="up")
 
 
-def test_the_hidden_layer_of_a_transformer_may_have_another_width() -> None:
+@pytest.mark.parametrize("method", ELASTIC)
+def test_the_hidden_layer_of_a_transformer_may_have_another_width(method: str) -> None:
     inputs = torch.randn(16, 5, 4)
     models = [trained(Tokens(8, 2, hidden), hidden) for hidden in (10, 20)]
-    merged = merge(models, inputs, "zip", "none").model
+    merged = merge(models, inputs, method, "none").model
     assert merged.block.up.out_features == 20
-    narrow = merge(models, inputs, "zip", "none", width={"block.up": 6}).model
-    assert narrow.block.up.out_features == narrow.block.down.in_features == 6
+    units = 6 if method == "zip" else 10
+    narrow = merge(models, inputs, method, "none", width={"block.up": units}).model
+    assert narrow.block.up.out_features == narrow.block.down.in_features == units
     assert narrow(inputs).isfinite().all()
 
 
