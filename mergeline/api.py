@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from mergeline.network import assemble, check_maps, check_normalization, normali
 from mergeline.normalization import NORMALIZATIONS, Normalizer
 from mergeline.preserving import preserved_layers, stem_nodes
 from mergeline.registry import entry_and_options
-from mergeline.sources import Batches, check_same_topology, first_samples, mixed_batches, prepared
+from mergeline.sources import Batches, first_samples, mixed_batches, prepared
 from mergeline.spaces import Spaces, trace
 from mergeline.spaces.verifying import check_spaces
+from mergeline.width import Width, fitted
 
 __all__ = ["MergeResult", "merge"]
 
@@ -56,6 +57,7 @@ def merge(
     stop: str | None = None,
     preserve: int | float | str | None = None,
     depth: str = "append",
+    width: Width | None = None,
     seed: int = 0,
     check: bool = True,
 ) -> MergeResult:
@@ -65,7 +67,7 @@ def merge(
     ----------
     models: a list (one task: everything is merged, the classifier too), or a mapping from names to models (several tasks:
         everything below the classifiers is merged, each keeps its own). Any network that ``mergeline.spaces.trace`` follows;
-        models of different depth are expanded first, see ``depth``. They are copied, not changed.
+        models of different depth are expanded first (``depth``); "zip" and "transport" take different widths. They are copied.
     data: batches of inputs as the models take them: a tensor, or an iterable of tensors, of ``(inputs, labels)`` pairs (labels
         are not used), of tuples or of dicts of tensors; with several tasks, a mapping from the models' names to such.
     method: a key of ``mergeline.matching.MATCHERS``; ``options`` are its options.
@@ -75,6 +77,8 @@ def merge(
     stop: the last space that is merged, or a share of the multiply-adds ("0.5"), as for ``mergeline.heads.cut``.
     preserve: how many of the first layers each model keeps, or a share of the multiply-adds (0.25).
     depth: where the blocks of shallower models stand, a key of ``mergeline.depth.PLACEMENTS`` ("sma", "lma" compare blocks).
+    width: of the merged network, for "zip" (and "transport", where it is a model's): a share of the widest model's units, or
+        units by space; by default each space is as wide as the widest model. With it, one model alone can be zipped.
     seed: for methods that draw.
     check: prove the trace first, by random permutations of all units (``mergeline.spaces.verify``).
 
@@ -86,28 +90,52 @@ def merge(
     several = isinstance(models, Mapping)
     matcher, chosen = entry_and_options("method", method, MATCHERS, options)
     normalizer, settings = entry_and_options("normalisation", normalize, NORMALIZATIONS, normalize_options)
-    networks = _networks(models)
+    networks = _networks(models, least=2 if width is None else 1)
     check_normalization(normalize, next(iter(networks.values())))
     parts = _parts(data, list(networks), several, again=normalizer.reads_images or known_placement(depth).compares)
-    networks, placed = to_one_depth(networks, depth, parts)
-    reference = next(iter(networks.values()))
-    spaces, verified = _traced(networks, parts, several, check)
+    networks, reference, spaces, placed, verified = _aligned(networks, parts, matcher, depth, width, several, check)
     check_normalization(normalize, reference, spaces)
     cuts = _cuts(reference, spaces, stop, preserve, several)
     problem = _problem(matcher, list(networks.values()), spaces, parts, several, seed)
     matching = solve(matcher, problem, chosen)
     check_maps(spaces, matching.maps, normalize)
-    merged = _finished(networks, spaces, matching.maps, parts, several, *cuts, weights, normalizer, settings)
+    merged = _finished(networks, reference, spaces, matching.maps, parts, several, *cuts, weights, normalizer, settings)
     _as_given(merged, next(iter(models.values() if isinstance(models, Mapping) else models)))
-    report = {
-        "method": method, "options": chosen, "normalize": normalize, "images": sum(part.images for part in parts.values()),
-        "objective": matching.objective, "verified": verified, "depth": depth, "without_partner": problem.without_partner,
-    }  # fmt: skip
+    report = {"method": method, "options": chosen, "normalize": normalize, "depth": depth, "verified": verified}
+    report |= {"objective": matching.objective, "images": sum(part.images for part in parts.values())}
+    report |= {"without_partner": problem.without_partner}
     return MergeResult(merged, matching.maps, report, spaces, preserved=cuts[1], placed=placed)
+
+
+class _Aligned(NamedTuple):
+    """Models of one depth, a network of the merged widths, and their spaces."""
+
+    networks: dict[str, nn.Module]
+    reference: nn.Module
+    spaces: Spaces
+    placed: dict[str, Placed]
+    verified: float | None
+
+
+def _aligned(
+    networks: Mapping[str, nn.Module],
+    parts: Mapping[str, Batches],
+    matcher: Matcher,
+    depth: str,
+    width: Width | None,
+    several: bool,
+    check: bool,
+) -> _Aligned:
+    """Models of different depth brought to one, and their spaces, which they must have in common but for their sizes."""
+    deep, placed = to_one_depth(networks, depth, parts)
+    spaces, reference = fitted(deep, _traced(deep, parts), matcher, width, not several)
+    verified = _verified([*deep.values(), reference], spaces) if check else None
+    return _Aligned(deep, reference, spaces, placed, verified)
 
 
 def _finished(
     networks: Mapping[str, nn.Module],
+    reference: nn.Module,
     spaces: Spaces,
     maps: Sequence[Mapping[str, UnitMap]],
     parts: Mapping[str, Batches],
@@ -120,7 +148,9 @@ def _finished(
 ) -> nn.Module:
     """The merged network with its statistics set."""
     batches = next(iter(parts.values())) if len(parts) == 1 else Batches(mixed_batches(list(parts.values())), True)
-    merged = assemble(networks, spaces, maps, same_outputs=not several, stop=stop, weights=weights, preserve=kept)
+    merged = assemble(
+        networks, spaces, maps, same_outputs=not several, stop=stop, weights=weights, preserve=kept, reference=reference
+    )
     return normalise(
         merged, normalizer.name, settings, models=networks, spaces=spaces, maps=maps, weights=weights,
         mixed=batches, own={name: parts.get(name, batches) for name in networks},
@@ -138,19 +168,19 @@ def _cuts(
     return stop, kept
 
 
-def _traced(
-    networks: Mapping[str, nn.Module], parts: Mapping[str, Batches], several: bool, check: bool
-) -> tuple[Spaces, float | None]:
-    """The spaces of the first network, which the others must have too, and how well they were proved."""
+def _traced(networks: Mapping[str, nn.Module], parts: Mapping[str, Batches]) -> Spaces:
+    """The spaces of the first network."""
     first = next(iter(next(iter(parts.values()))), None)
     if first is None:
         raise ValueError("merging needs data: there is no batch")
-    example = first_samples(first, 2)
-    reference = next(iter(networks.values()))
-    spaces = trace(reference, example)
-    check_same_topology(networks, spaces, same_outputs=not several)
-    verified = max(check_spaces(reference, spaces, example).values(), default=0.0) if check else None
-    return spaces, verified
+    return trace(next(iter(networks.values())), first_samples(first, 2))
+
+
+def _verified(networks: Sequence[nn.Module], spaces: Spaces) -> float:
+    """How well spaces were proved: the largest difference of all that were traced."""
+    traced = {id(own.graph): (network, own) for network, own in zip(networks, [*spaces.models, spaces], strict=False)}
+    found = [check_spaces(network, own, own.example) for network, own in traced.values()]
+    return max((worst for differences in found for worst in differences.values()), default=0.0)
 
 
 def _problem(
@@ -165,11 +195,12 @@ def _problem(
     return Problem(spaces, states, moments, np.random.default_rng(seed), same_outputs=not several)
 
 
-def _networks(models: Sequence[nn.Module] | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+def _networks(models: Sequence[nn.Module] | Mapping[str, nn.Module], least: int) -> dict[str, nn.Module]:
     """Copies by name, all in the widest type that one of them has."""
     named = models if isinstance(models, Mapping) else {str(i): model for i, model in enumerate(models)}
-    if len(named) < 2:
-        raise ValueError(f"merging needs two models at least, got {len(named)}")
+    if len(named) < least:
+        advice = "; one alone can be zipped to a smaller width" if least > len(named) == 1 else ""
+        raise ValueError(f"merging needs two models at least, got {len(named)}{advice}")
     found = {name: prepared(model, name) for name, model in named.items()}
     networks = found.values()
     types = {t.dtype for network in networks for t in network.parameters() if t.is_floating_point()}

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mergeline.biases import add_missing_biases
 from mergeline.bundles import with_bundles
 from mergeline.maps import Dense, Permutation, UnitMap
-from mergeline.merging import Maps, mapped, merge_folded
+from mergeline.merging import Maps, counterparts, mapped, merge_folded
 from mergeline.spaces import Axis, Observation, Spaces, put, take, trace
 from mergeline.spaces.recording import flat_inputs, operation
 from mergeline.spaces.rules import canonical
@@ -185,6 +185,11 @@ class MappedUnits(nn.Module):
         if len(place.axes) != 1:
             raise ValueError(f"cannot cut at {place.node!r}, inside of an attention: cut before or after it")
         self.place = Axis("", place.axes[0], place.index, size, True)
+        if len(by) != len(place.index) and not self.place.in_order:
+            raise ValueError(
+                f"cannot cut at {place.node!r}, which holds units of several spaces of other widths than the models': cut "
+                "before or after it"
+            )
         self.register_buffer("matrix" if by.dim() == 2 else "index", by)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -257,6 +262,7 @@ def multi_head(
     weights: Sequence[float] | None = None,
     stop: str | None = None,
     stem: frozenset[str] = frozenset(),
+    reference: nn.Module | None = None,
 ) -> MultiHead:
     """Merge ``models`` (by head, of one topology up to their classifiers) up to ``stop``; above it each keeps its own.
 
@@ -266,18 +272,21 @@ def multi_head(
     weights: each model's weight in the trunk; uniform by default.
     stop: the last space that is merged (see :func:`cut`).
     stem: names of nodes that are no part of the trunk but before it; the trunk then reads their values.
+    reference: a network of the merged widths; the first model by default.
     """
     networks = list(models.values())
-    plan = cut(networks[0], spaces, stop, stem)
+    reference = networks[0] if reference is None else reference
+    plan = cut(reference, spaces, stop, stem)
     states = [model.state_dict() for model in networks]
     if maps is None:
         maps = [{name: Permutation.identity(spaces[name].size) for name in plan.trunk_spaces} for _ in networks]
     whole = [with_bundles(spaces, own) for own in maps]
     chosen = [{name: own[name] for name in plan.trunk_spaces if name in own} for own in whole]
-    trunk = _trunk_module(networks[0], spaces, plan)
+    trunk = _trunk_module(reference, spaces, plan)
     load_resized(trunk, merge_folded(spaces, states, chosen, weights, only=set(plan.trunk_tensors)))
     heads = {
-        name: _head_module(model, spaces, plan, own) for (name, model), own in zip(models.items(), chosen, strict=True)
+        name: _head_module(model, spaces, spaces.of(index), plan, own)
+        for index, ((name, model), own) in enumerate(zip(models.items(), chosen, strict=True))
     }
     return MultiHead(trunk, heads, spaces.recording.outputs).eval()
 
@@ -342,36 +351,43 @@ def _trunk_module(model: nn.Module, spaces: Spaces, plan: Cut) -> fx.GraphModule
     return part.module()
 
 
-def _head_module(model: nn.Module, spaces: Spaces, plan: Cut, own: Maps) -> fx.GraphModule:
-    """The rest of a model, reading merged units: folded into its consuming tensors, or restored at the boundary."""
-    part = Part(model, spaces)
+def _head_module(model: nn.Module, spaces: Spaces, its: Spaces, plan: Cut, own: Maps) -> fx.GraphModule:
+    """The rest of a model, reading merged units: folded into its consuming tensors, or restored at the boundary.
+
+    ``its``: the model's own spaces.
+    """
+    part = Part(model, its)
     outside, fold = set(plan.head), set()
-    for node in spaces.graph.nodes:
+    foldable = its is spaces or _calls(spaces, outside) == _calls(its, outside)
+    for node in its.graph.nodes:
         if node.name in plan.boundary:
             part.copies[node] = part.graph.placeholder(node.name)
             for space, place in spaces.carried.get(node.name, ()):
                 if space not in own:
                     continue
                 later = [axis for axis in spaces[space].axes if axis.tensor not in plan.trunk_tensors]
-                if not any(axis.produces or axis.tensor in spaces.grouped for axis in later):
+                if foldable and not any(axis.produces or axis.tensor in spaces.grouped for axis in later):
                     fold.add(space)
                     continue
                 shape = spaces.recording.shapes[node.name]
                 name = restore_name(node.name, spaces, space)
                 part.root[name] = restored(own[space], place, shape[place.axes[0]])
                 part.copies[node] = part.graph.call_module(name, (part.copies[node],))
-    for node in spaces.graph.nodes:
+    for node in its.graph.nodes:
         if node.name in outside:
             part.add(node)
     module = part.module()
     state = dict(module.state_dict())
-    for tensor_name, tensor in state.items():
-        for space, axis in spaces.tensors.get(tensor_name, ()):
-            if space in fold and not axis.produces:
-                tensor = mapped(tensor, axis, "unmerge", own[space])
-        state[tensor_name] = tensor
+    for name, tensor in state.items():
+        read = [entry for entry in counterparts(spaces, its, name) if entry[0] in fold and not entry[2].produces]
+        state[name] = mapped(tensor, read, "unmerge", own)
     load_resized(module, state)
     return module
+
+
+def _calls(spaces: Spaces, names: set[str]) -> list[str]:
+    """What some nodes take: a number that is a width (of a view) holds for values of that width alone."""
+    return [str((node.args, node.kwargs)) for node in spaces.graph.nodes if node.name in names]
 
 
 class Part:

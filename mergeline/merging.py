@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,12 +18,12 @@ from torch import Tensor, nn
 from mergeline.bundles import with_bundles
 from mergeline.folding import folded, norms_to_fold, set_statistics
 from mergeline.maps import UnitMap
-from mergeline.spaces import Axis, Spaces, spread, take, unspread
-from mergeline.spaces.space import put
+from mergeline.spaces import Axis, Spaces, spread, transferred, unspread
 
 __all__ = [
     "Maps",
     "UnitMerger",
+    "counterparts",
     "mapped",
     "merge_folded",
     "merge_network",
@@ -41,9 +42,31 @@ def uniform_weights(n_models: int) -> tuple[float, ...]:
     return (1.0 / n_models,) * n_models
 
 
-def mapped(tensor: Tensor, axis: Axis, apply: str, unit_map: UnitMap) -> Tensor:
-    """Apply a map ("merge", "deviations" or "unmerge") to the entries of a space's units."""
-    return put(tensor, axis, getattr(unit_map, apply)(take(tensor, axis), axis.axis))
+Entry = tuple[str, Axis, Axis]
+"""A space, where its units stand in a model's tensor, and where in the merged one."""
+
+
+def counterparts(spaces: Spaces, own: Spaces, name: str) -> list[Entry]:
+    """Where the units of each space stand in a tensor of one model, ``own``, and in the merged one."""
+    merged = spaces.tensors.get(name, ())
+    entries = own.tensors.get(name, ())
+    return [(space, before, after) for (space, before), (_, after) in zip(entries, merged, strict=True)]
+
+
+def mapped(tensor: Tensor, entries: Sequence[Entry], apply: str, maps: Maps) -> Tensor:
+    """Apply maps to the entries of spaces' units: "merge" or "deviations" where they are made, "unmerge" where they are read."""
+    return transferred(
+        tensor,
+        [
+            (before, after, partial(_changed, maps[space], apply if after.produces else "unmerge"))
+            for space, before, after in entries
+        ],
+    )
+
+
+def _changed(unit_map: UnitMap, apply: str, tensor: Tensor, axis: int) -> Tensor:
+    changed: Tensor = getattr(unit_map, apply)(tensor, axis)
+    return changed
 
 
 def _group_weights(weights: Sequence[float], maps: Sequence[UnitMap]) -> list[Tensor]:
@@ -70,6 +93,7 @@ def merge_states(
 
     Parameters
     ----------
+    spaces: the merged network's, with each model's own where widths differ.
     states: each model's state dict, of the traced topology.
     maps: each model's maps by space name; a free space without a map keeps its units. Spaces whose units are bundles of
         mapped ones follow them.
@@ -89,8 +113,10 @@ def merge_states(
         raise ValueError(f"merge weights must sum to 1, got {weights}")
     whole = [with_bundles(spaces, own) for own in maps]
     models = [
-        _Part(state, own, weight, shares)
-        for state, own, weight, shares in zip(states, whole, weights, unit_shares(spaces, whole, weights), strict=True)
+        _Part(spaces.of(model), state, own, weight, shares)
+        for model, (state, own, weight, shares) in enumerate(
+            zip(states, whole, weights, unit_shares(spaces, whole, weights), strict=True)
+        )
     ]
     result: dict[str, Tensor] = {}
     for name, reference in states[0].items():
@@ -130,8 +156,9 @@ def merge_folded(
 
 @dataclass(frozen=True)
 class _Part:
-    """What one model brings to a merge. ``shares``: by space, its weight in each merged unit."""
+    """What one model brings to a merge. ``spaces``: its own. ``shares``: by space, its weight in each merged unit."""
 
+    spaces: Spaces
     state: Mapping[str, Tensor]
     maps: Maps
     weight: float
@@ -157,15 +184,17 @@ class UnitMerger:
         ``values``: ``(entries of the axis,)`` of each model. ``deviations``: they are standard deviations.
         """
         canonical = self.spaces.recording.aliases.get(name, name)
-        made = [
-            entry for entry in self.spaces.tensors.get(canonical, ()) if entry[1].axis == axis and entry[1].produces
-        ]
         apply = "deviations" if deviations else "merge"
         parts = []
-        for value, own, weight, shares in zip(values, self.maps, self.weights, self.shares, strict=True):
-            entries = [(space, replace(entry, axis=0)) for space, entry in made if space in own]
-            for space, entry in entries:
-                value = mapped(value, entry, apply, own[space])
+        for model, (value, own, weight, shares) in enumerate(
+            zip(values, self.maps, self.weights, self.shares, strict=True)
+        ):
+            entries = [
+                (space, *_alone(before, after))
+                for space, before, after in counterparts(self.spaces, self.spaces.of(model), canonical)
+                if after.axis == axis and after.produces and space in own
+            ]
+            value = mapped(value, entries, apply, own)
             parts.append(_scaled(value, weight, _scales(value, entries, weight, shares)))
         return torch.stack(parts).sum(0)
 
@@ -186,22 +215,25 @@ def _share(spaces: Spaces, name: str, alias: str, part: _Part, produced: str) ->
     tensor = part.state[name] if name in part.state else part.state[alias]
     own, weight, shares = part.maps, part.weight, part.shares
     tensor = tensor.to(COMPUTED.get(tensor.dtype, tensor.dtype))
-    entries = [(space, axis) for space, axis in spaces.tensors.get(name, ()) if space in own]
+    entries = [entry for entry in counterparts(spaces, part.spaces, name) if entry[0] in own]
     grouped = spaces.grouped.get(name) if entries else None
     if grouped is not None:
-        tensor = spread(tensor, *grouped)
-    for space, axis in entries:
-        tensor = mapped(tensor, axis, produced if axis.produces else "unmerge", own[space])
+        tensor = spread(tensor, *part.spaces.grouped[name])
+    tensor = mapped(tensor, entries, produced, own)
     tensor = _scaled(tensor, weight, _scales(tensor, entries, weight, shares))
     return unspread(tensor, *grouped) if grouped is not None else tensor
 
 
-def _scales(
-    tensor: Tensor, entries: Sequence[tuple[str, Axis]], weight: float, shares: Mapping[str, Tensor]
-) -> dict[int, Tensor]:
+def _alone(before: Axis, after: Axis) -> tuple[Axis, Axis]:
+    """Where units stand in a vector that has a value for each entry of an axis."""
+    vector = replace(before, axis=0)
+    return vector, (vector if after is before else replace(after, axis=0))
+
+
+def _scales(tensor: Tensor, entries: Sequence[Entry], weight: float, shares: Mapping[str, Tensor]) -> dict[int, Tensor]:
     """By axis of a tensor, what its merged units weigh more or less than their model does."""
     scales: dict[int, Tensor] = {}
-    for space, axis in entries:
+    for space, _, axis in entries:
         if axis.produces and space in shares:
             scale = scales.setdefault(axis.axis, torch.ones(tensor.shape[axis.axis], dtype=torch.float64))
             relative = (shares[space] / weight if weight else shares[space]).repeat_interleave(axis.repeat)

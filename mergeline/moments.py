@@ -219,13 +219,13 @@ def collect_moments(
     Parameters
     ----------
     models: models of one topology (shallower ones expanded to it), put in eval mode here.
-    spaces: the spaces of that topology.
+    spaces: the spaces of that topology, with each model's own where widths differ.
     batches: images ``(batch, channels, height, width)`` on the models' device, each batch once.
     pairs: the blocks to collect; by default all blocks between different models (``cross_pairs``).
     """
     pairs = cross_pairs(len(models)) if pairs is None else tuple(pairs)
     accumulators = {space.name: MomentAccumulator(space.name, pairs) for space in spaces.free}
-    walks = [Walk(spaces, model) for model in models]
+    walks = [Walk(spaces.of(index), model) for index, model in enumerate(models)]
     for images in batches:
         for space, values in lockstep(walks, images):
             accumulators[space.name].update(values)

@@ -39,25 +39,29 @@ def assemble(
     stop: str | None = None,
     weights: Sequence[float] | None = None,
     preserve: int = 0,
+    reference: nn.Module | None = None,
 ) -> nn.Module:
     """The merged network, in eval mode, its statistics as merged.
 
     Parameters
     ----------
-    models: by head, of one topology up to their outputs; the first is the reference.
+    models: by head, of one topology up to their outputs.
     maps: each model's maps by space.
     same_outputs: the models' outputs mean the same (one task).
     stop: the last space that is merged (see :func:`mergeline.merging.cut`); all that there are by default.
     weights: each model's weight; uniform by default.
     preserve: how many of the first layers each model keeps (:mod:`mergeline.preserving`).
+    reference: a network of the merged widths, whose layers are copied; the first model by default.
     """
     networks = list(models.values())
+    reference = networks[0] if reference is None else reference
     if preserve:
-        return preserve_first(models, spaces, preserve, maps, weights, stop, is_whole(same_outputs, stop))
+        whole = is_whole(same_outputs, stop)
+        return preserve_first(models, spaces, preserve, maps, weights, stop, whole, reference)
     if is_whole(same_outputs, stop):
         states = [model.state_dict() for model in networks]
-        return merge_network(deepcopy(networks[0]), spaces, states, maps, weights)
-    return multi_head(models, spaces, maps, weights, stop)
+        return merge_network(deepcopy(reference), spaces, states, maps, weights)
+    return multi_head(models, spaces, maps, weights, stop, reference=reference)
 
 
 def check_maps(spaces: Spaces, maps: Sequence[Mapping[str, UnitMap]], method: str) -> None:

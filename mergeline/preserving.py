@@ -125,6 +125,7 @@ def preserve_first(
     weights: Sequence[float] | None = None,
     stop: str | None = None,
     whole: bool = True,
+    reference: nn.Module | None = None,
 ) -> PreserveFirst:
     """Merge models above their first ``layers`` layers, which each keeps.
 
@@ -135,6 +136,7 @@ def preserve_first(
     maps, weights: each model's; identity and uniform by default.
     stop: the last space that is merged, if ``whole`` is false.
     whole: merge all that follows, the classifiers too.
+    reference: a network of the merged widths; the first model by default.
 
     Raises
     ------
@@ -142,20 +144,21 @@ def preserve_first(
     """
     networks = list(models.values())
     weights = uniform_weights(len(networks)) if weights is None else tuple(weights)
+    reference = networks[0] if reference is None else reference
     stem = stem_nodes(spaces, layers)
-    plan = _whole(spaces, stem) if whole else cut(networks[0], spaces, stop, stem)
+    plan = _whole(spaces, stem) if whole else cut(reference, spaces, stop, stem)
     if maps is None:
         maps = [{name: Permutation.identity(spaces[name].size) for name in plan.trunk_spaces} for _ in networks]
     completed = [with_bundles(spaces, own) for own in maps]
     relative = unit_shares(spaces, completed, weights)
     stems = [
-        _stem_module(model, spaces, plan, stem, own, weight, shares)
-        for model, own, weight, shares in zip(networks, completed, weights, relative, strict=True)
+        _stem_module(model, spaces.of(index), plan, stem, own, weight, shares)
+        for index, (model, own, weight, shares) in enumerate(zip(networks, completed, weights, relative, strict=True))
     ]
     if whole:
-        rest: nn.Module = _rest_module(networks, spaces, plan, completed, weights)
+        rest: nn.Module = _rest_module(networks, reference, spaces, plan, completed, weights)
     else:
-        rest = multi_head(models, spaces, maps, weights, stop, stem)
+        rest = multi_head(models, spaces, maps, weights, stop, stem, reference)
     by_name = {node.name: node for node in spaces.graph.nodes}
     common = [_is_common(spaces, by_name[name]) for name in plan.entry]
     return PreserveFirst(stems, rest, common, spaces.recording.outputs).eval()
@@ -256,10 +259,15 @@ def _stem_module(
 
 
 def _rest_module(
-    networks: Sequence[nn.Module], spaces: Spaces, plan: Cut, maps: Sequence[Maps], weights: Sequence[float]
+    networks: Sequence[nn.Module],
+    reference: nn.Module,
+    spaces: Spaces,
+    plan: Cut,
+    maps: Sequence[Maps],
+    weights: Sequence[float],
 ) -> fx.GraphModule:
     """All that follows the stems, merged."""
-    part = Part(networks[0], spaces)
+    part = Part(reference, spaces)
     for name in plan.entry:
         part.place(name)
     inside = set(plan.trunk)

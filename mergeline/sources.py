@@ -14,7 +14,15 @@ from torch.utils import _pytree as pytree
 from mergeline.spaces import Spaces
 from mergeline.spaces.recording import Recording, operation, record
 
-__all__ = ["Batches", "check_same_topology", "first_samples", "mixed_batches", "prepared"]
+__all__ = [
+    "Batches",
+    "check_same_names",
+    "check_same_topology",
+    "first_difference",
+    "first_samples",
+    "mixed_batches",
+    "prepared",
+]
 
 DATA = (
     "data must be batches of inputs as the models take them: a tensor, or a list or loader of tensors, of (inputs, labels) "
@@ -80,42 +88,59 @@ def _without_parametrizations(module: nn.Module) -> None:
         module.register_parameter(name, nn.Parameter(tensor))
 
 
-def check_same_topology(networks: Mapping[str, nn.Module], spaces: Spaces, same_outputs: bool) -> None:
-    """Every network must compute what the first does, and every tensor have the shape of the first's (outputs apart, where
-    they mean different things).
+def check_same_names(networks: Mapping[str, nn.Module]) -> None:
+    """Every network must have tensors of the first's names.
 
     Raises
     ------
-    ValueError: names the model and what is different.
+    ValueError: names the model and the tensors.
     """
     (first_name, first), *others = networks.items()
-    reference = {name: tensor.shape for name, tensor in first.state_dict().items()}
-    apart = frozenset() if same_outputs else spaces.output_tensors
     for name, network in others:
-        state = network.state_dict()
-        odd = sorted(set(reference) ^ set(state))
+        odd = sorted(set(first.state_dict()) ^ set(network.state_dict()))
         if odd:
             raise ValueError(
                 f"model {name!r} has another topology than {first_name!r}: only one of them has {', '.join(odd[:3])}. If it is "
                 "less deep, expand it first (mergeline.depth.expansion.expand_to)"
             )
+
+
+def check_same_topology(
+    networks: Mapping[str, nn.Module],
+    spaces: Spaces,
+    same_outputs: bool,
+    other_width: str = "models of different width cannot be merged",
+) -> None:
+    """Every network must compute what the first does, and every tensor have the shape of the first's (outputs apart, where
+    they mean different things). ``other_width``: what to say of other shapes.
+
+    Raises
+    ------
+    ValueError: names the model and what is different.
+    """
+    check_same_names(networks)
+    (first_name, first), *others = networks.items()
+    reference = {name: tensor.shape for name, tensor in first.state_dict().items()}
+    apart = frozenset() if same_outputs else spaces.output_tensors
+    for name, network in others:
+        state = network.state_dict()
         for key, shape in reference.items():
             if state[key].shape == shape or key in apart:
                 continue
             ends = key in spaces.output_tensors
             advice = (
                 "models of different outputs go in a mapping, not in a list" if ends
-                else "models of different width cannot be merged"
+                else other_width
             )  # fmt: skip
             raise ValueError(
                 f"model {name!r}: {key!r} has shape {tuple(state[key].shape)}, that of {first_name!r} {tuple(shape)}; {advice}"
             )
-        difference = _first_difference(spaces.recording, record(network, spaces.example))
+        difference = first_difference(spaces.recording, record(network, spaces.example))
         if difference:
             raise ValueError(f"model {name!r} computes something else than {first_name!r}: {difference}")
 
 
-def _first_difference(ours: Recording, theirs: Recording) -> str:
+def first_difference(ours: Recording, theirs: Recording) -> str:
     """Where two recorded graphs part; empty if they are one."""
     nodes, others = list(ours.graph.nodes), list(theirs.graph.nodes)
     for node, other in zip(nodes, others, strict=False):

@@ -48,6 +48,7 @@ def match(name: str, options: object, moments: Moments, groups: int = 1) -> list
     class OneSpace:
         free = movable = (space,)
         tensors: ClassVar[dict[str, object]] = {}
+        models = ()
 
         @staticmethod
         def together() -> list[tuple[tuple[Space, int], ...]]:

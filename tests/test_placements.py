@@ -18,6 +18,7 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.vision_transformer import VisionTransformer
 
 import mergeline
+from mergeline.architectures import Architecture, build
 from mergeline.cka import MinibatchCka, centred_gram, cka
 from mergeline.depth import PLACEMENTS, Depths, place_lma, place_sma, place_spread
 from mergeline.depth.alignment import to_one_depth
@@ -389,3 +390,19 @@ def test_berts_of_different_depth_are_merged(enliven: Callable[..., nn.Module]) 
     assert result.placed["1"].shallow == (3,)
     with torch.no_grad():
         assert result.model(tokens).shape == (8, 3)
+
+
+@pytest.mark.parametrize("method", ["zip", "transport"])
+def test_depth_width_and_task_may_all_differ(method: str, enliven: Callable[..., nn.Module]) -> None:
+    sizes = (("r17", 1 / 16), ("r29", 1 / 8), ("r17", 1 / 8))
+    models = {str(i): enliven(build(Architecture(name, 3 + i, width, 32), i)) for i, (name, width) in enumerate(sizes)}
+    result = mergeline.merge(models, {name: [batch(16)] for name in models}, method, depth="lma")
+    assert sorted(result.placed) == ["0", "2"]
+    with torch.no_grad():
+        outputs = result.model(batch(2))
+    assert {name: output.shape for name, output in outputs.items()} == {str(i): (2, 3 + i) for i in range(3)}
+    whole = mergeline.merge([build(Architecture(name, 4, width, 32), 0) for name, width in sizes], [batch(16)], method)
+    deep = build(Architecture("r29", 4, 1 / 8, 32))
+    assert {k: t.shape for k, t in whole.model.state_dict().items()} == {
+        k: t.shape for k, t in deep.state_dict().items()
+    }

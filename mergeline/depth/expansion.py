@@ -20,6 +20,7 @@ from mergeline.depth import PLACEMENTS
 from mergeline.depth.blocks import Block, Chain, find_chains, stages_of
 from mergeline.depth.identities import plain_identity, residual_identity, run, settle_norms
 from mergeline.depth.placer import Depths, Placement
+from mergeline.resizing import with_sizes
 from mergeline.unit_statistics import LayerStatistics, UnitStatistics
 
 __all__ = ["Similarity", "block_counts", "expand", "expand_statistics", "expand_to", "own_names", "place"]
@@ -68,8 +69,13 @@ def expand(model: nn.Module, deep: nn.Module, placement: Placement | None = None
     for chain in chains:
         inserted += _extend(expanded, deep, chain, [next(own) for _ in chain.stages])
     if example is not None:
-        settle_norms(expanded, inserted, example)
-        _check_function(model, expanded, example)
+        try:
+            settle_norms(expanded, inserted, example)
+            _check_function(model, expanded, example)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the network cannot be expanded: with identity blocks it does not run: {error}"
+            ) from error
     return expanded
 
 
@@ -127,7 +133,11 @@ def _extend(
         before: Block = stage.deep[0]
         for names, block in zip(stage.deep, blocks, strict=True):
             if block is None and chain.residual:
-                pattern = own[stage.shallow[1][0]] if len(stage.shallow) > 1 else theirs[names[0]]
+                if len(stage.shallow) > 1:
+                    pattern = own[stage.shallow[1][0]]
+                else:  # there is a first block alone, which has a projection
+                    sizes = _other_sizes(theirs[stage.deep[0][0]], own[stage.shallow[0][0]], chain.path)
+                    pattern = with_sizes(theirs[names[0]], sizes) if sizes else theirs[names[0]]
                 children[names[0]] = residual_identity(pattern)
                 inserted.append((children[before[0]], children[names[0]]))
             elif block is None:
@@ -136,6 +146,20 @@ def _extend(
             before = names
     container._modules = {name: children[name] for name in theirs}
     return inserted
+
+
+def _other_sizes(deep: nn.Module, shallow: nn.Module, path: str) -> dict[int, int]:
+    """By the sizes of a deep network's block those of the shallow network's; empty where they are the same."""
+    theirs, own = ({name: t for name, t in block.state_dict().items() if t.dim()} for block in (deep, shallow))
+    found: dict[int, int] = {}
+    for name in theirs.keys() & own.keys():
+        for size, other in zip(theirs[name].shape[:2], own[name].shape[:2], strict=False):
+            if found.setdefault(size, other) != other:
+                raise ValueError(
+                    f"the network cannot be expanded: it has one block alone in {path!r}, and of blocks of its widths {size} units "
+                    f"of the deep network would be {found[size]} here and {other} there"
+                )
+    return found if any(size != other for size, other in found.items()) else {}
 
 
 def _check_function(model: nn.Module, expanded: nn.Module, example: Any) -> None:

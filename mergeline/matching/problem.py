@@ -20,9 +20,10 @@ if TYPE_CHECKING:  # so that the registry can be read without torch
     from mergeline.moments import Moments
     from mergeline.spaces import Space, Spaces
 
-__all__ = ["Matcher", "Matching", "Problem", "per_space", "solve"]
+__all__ = ["Matcher", "Matching", "Problem", "Widths", "per_space", "solve"]
 
 MomentsNeeded = Literal["none", "cross", "full"]
+Widths = Literal["equal", "models", "any"]
 
 
 Judge = Callable[[Sequence[Mapping[str, UnitMap]]], float]
@@ -33,10 +34,11 @@ Judge = Callable[[Sequence[Mapping[str, UnitMap]]], float]
 class Problem:
     """Models of one topology that are to be matched; model 0 is the reference.
 
-    ``states``: each model's state dict. ``moments``: by space name, read when asked for (it may come from disk);
-    empty for matchers that need none. ``generator``: for matchers that draw. ``judge``: how good the merge by some maps
-    is, one per model (``mergeline.matching.judge``), for options that are chosen by it. ``same_outputs``: the models'
-    outputs mean the same (one task), so that classifiers can be compared.
+    ``spaces``: the merged network's, with each model's own where widths differ. ``states``: each model's state dict.
+    ``moments``: by space name, read when asked for (it may come from disk); empty for matchers that need none.
+    ``generator``: for matchers that draw. ``judge``: how good the merge by some maps is, one per model
+    (``mergeline.matching.judge``), for options that are chosen by it. ``same_outputs``: the models' outputs mean the same
+    (one task), so that classifiers can be compared.
     """
 
     spaces: Spaces
@@ -61,7 +63,7 @@ class Problem:
     @cached_property
     def idle(self) -> tuple[frozenset[str], ...]:
         """For each model, the spaces in which it has units in name only, while another has real ones."""
-        found = [idle_spaces(self.spaces, state) for state in self.states]
+        found = [idle_spaces(self.spaces.of(model), state) for model, state in enumerate(self.states)]
         everywhere = frozenset.intersection(*found)
         return tuple(own - everywhere for own in found)
 
@@ -88,7 +90,8 @@ class Matcher:
 
     ``moments``: "none", those between models ("cross"), or also within each model ("full").
     ``options``: a frozen dataclass; its fields are the keys that params.yaml may set. ``judged``: for a method with
-    options that ``Problem.judge`` chooses, whether some given options are such.
+    options that ``Problem.judge`` chooses, whether some given options are such. ``widths``: which it can do: models and a
+    merged network of "equal" widths, models of different ones and the width of one of the "models", or "any".
     """
 
     name: str
@@ -97,6 +100,7 @@ class Matcher:
     options: type
     match: Callable[[Problem, Any], Matching]
     judged: Callable[[Any], bool] | None = None
+    widths: Widths = "equal"
 
     def needs_judge(self, options: Any) -> bool:
         """Whether these options leave a choice to the judge."""
@@ -155,7 +159,7 @@ def _among(
     live: Sequence[int], match: SpaceMatcher, space: Space, moments: Moments, partners: Sequence[Index], options: Any
 ) -> tuple[list[UnitMap], float]:
     """What is found between the models that have units of a space; those of the others stay where they are."""
-    if len(live) == len(partners):
+    if len(live) == len(partners) or len(set(moments.sizes)) > 1:
         return match(space, moments, partners, options)
     identities: list[UnitMap] = [Permutation.identity(size) for size in moments.sizes]
     if len(live) < 2 or len(partners[0]) > 1:

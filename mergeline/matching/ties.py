@@ -52,7 +52,12 @@ def settled(match: Callable[[Problem, OptionsT], Matching]) -> Callable[[Problem
 
 
 def settle(problem: Problem, matching: Matching, similarity: Similarity = correlation) -> Matching:
-    """The same matching, but for units that activations do not tell apart: their weights choose among their partners."""
+    """The same matching, but for units that activations do not tell apart: their weights choose among their partners.
+
+    Left as it is where models differ in width, as weights of neighbours that have no partners cannot be compared.
+    """
+    if problem.spaces.models:
+        return matching
     maps: list[dict[str, UnitMap]] = [dict(own) for own in matching.maps]
     for model in range(1, problem.n_models):
         _settle(problem, maps, model, similarity)

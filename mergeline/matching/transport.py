@@ -122,15 +122,15 @@ def _kernel(costs: Float64, rows: Float64, columns: Float64, strength: float) ->
     return kernel
 
 
-def unit_distances(moments: Moments, model: int, distance: Distance = "correlation") -> Float64:
-    """Distances ``(C_0, C_model)`` between the activations of model 0's units and another model's.
+def unit_distances(moments: Moments, model: int, distance: Distance = "correlation", reference: int = 0) -> Float64:
+    """Distances ``(C_reference, C_model)`` between the activations of the reference's units and another model's.
 
     ``correlation``: 1 minus the correlation. ``euclidean``: root of the mean squared difference of activations.
     """
     if distance == "correlation":
-        return 1 - moments.correlation(0, model)
-    power = [moments.variances[k] + moments.means[k] ** 2 for k in (0, model)]
-    cross = moments.covariance(0, model) + np.outer(moments.means[0], moments.means[model])
+        return 1 - moments.correlation(reference, model)
+    power = [moments.variances[k] + moments.means[k] ** 2 for k in (reference, model)]
+    cross = moments.covariance(reference, model) + np.outer(moments.means[reference], moments.means[model])
     return np.sqrt(np.maximum(power[0][:, None] + power[1] - 2 * cross, 0.0))
 
 
@@ -152,11 +152,16 @@ class TransportOptions:
 def _match(
     space: Space, moments: Moments, partners: Sequence[NDArray[np.int64]], options: TransportOptions
 ) -> tuple[list[UnitMap], float]:
-    """Every model to the units of model 0; the objective is minus the mean distance that mass is moved."""
-    maps: list[UnitMap] = [Permutation.identity(moments.sizes[0])]
+    """Every model to the units of the first that has the merged width; the objective is minus the mean distance that mass is
+    moved."""
+    reference = moments.sizes.index(space.size)
+    maps: list[UnitMap] = []
     total = 0.0
-    for model in range(1, len(moments.sizes)):
-        distances = unit_distances(moments, model, options.distance)
+    for model, size in enumerate(moments.sizes):
+        if model == reference:
+            maps.append(Permutation.identity(size))
+            continue
+        distances = unit_distances(moments, model, options.distance, reference)
         unit_map, moved = transport_map(distances, options.regularization, partners[model])
         maps.append(unit_map)
         total -= moved
@@ -204,4 +209,5 @@ TRANSPORT = Matcher(
     "cross",
     TransportOptions,
     _matched,
+    widths="models",
 )

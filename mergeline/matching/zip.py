@@ -319,8 +319,14 @@ class ZipOptions:
             raise ValueError(f"beta must lie in 0..1, got {self.beta}")
 
 
-def zip_space(similarity: Values, sizes: Sequence[int], partners: Sequence[Index], options: ZipOptions) -> Index:
-    """Zip the units of a space down to as many as the widest model has.
+def zip_space(
+    similarity: Values,
+    sizes: Sequence[int],
+    partners: Sequence[Index],
+    options: ZipOptions,
+    width: int | None = None,
+) -> Index:
+    """Zip the units of a space down to a width (heterogeneous_merging Sec. III-C where models differ in theirs).
 
     Where the units stay in equal, consecutive bundles, units are zipped only inside assigned bundles (mudsc Sec. 3.3).
 
@@ -329,17 +335,22 @@ def zip_space(similarity: Values, sizes: Sequence[int], partners: Sequence[Index
     similarity: ``(N, N)`` between the units of all models in order.
     sizes: units of each model.
     partners: for each model, which of its bundles goes with each of model 0's; one of one bundle where there are none.
+    width: units that are left, at most as many as all models have; by default as many as the widest model has.
 
     Returns
     -------
     ``(N,)`` labels; with bundles, the labels of a bundle are consecutive too.
+
+    Raises
+    ------
+    ValueError: units in several bundles, and the models' widths and the width that is left are not one.
     """
     bundles = len(partners[0])
+    width = max(sizes) if width is None else width
     if bundles == 1:
-        return match_groups(similarity, sizes, max(sizes), options.alpha, options.beta, options.compatible)
-    if len(set(sizes)) != 1 or sizes[0] % bundles:
+        return match_groups(similarity, sizes, width, options.alpha, options.beta, options.compatible)
+    if set(sizes) != {width} or width % bundles:
         raise ValueError(f"models of {list(sizes)} units do not fall into {bundles} bundles that can be assigned")
-    width = sizes[0]
     per_bundle = width // bundles
     labels = np.empty(len(similarity), dtype=np.int64)
     for bundle in range(bundles):
@@ -390,7 +401,7 @@ def _match(
     space: Space, moments: Moments, partners: Sequence[Index], options: ZipOptions
 ) -> tuple[list[UnitMap], float]:
     correlation = moments.joint_correlation()
-    labels = zip_space(correlation, moments.sizes, partners, fitting(space, options))
+    labels = zip_space(correlation, moments.sizes, partners, fitting(space, options), space.size)
     return group_maps(labels, moments.sizes), group_similarity(correlation, labels)
 
 
@@ -406,4 +417,5 @@ ZIP = Matcher(
     "full",
     ZipOptions,
     _matched,
+    widths="any",
 )

@@ -33,8 +33,8 @@ def source_statistics(
     """Of each model, its layers' statistics on each different set of images among those of heads."""
     sets = image_sets(own)
     return [
-        {head: layer_statistics(model, spaces, own[head]) for head in dict.fromkeys(sets.values())}
-        for model in models.values()
+        {head: layer_statistics(model, spaces.of(index), own[head]) for head in dict.fromkeys(sets.values())}
+        for index, model in enumerate(models.values())
     ]
 
 
@@ -66,8 +66,10 @@ def restore(finished: Finished, shift: bool, sequential: bool) -> None:
     for index, head in enumerate(headed.names):
         own = statistics[index][sets[head]]
 
-        def of_head(names: Collection[str], own: LayerStatistics = own) -> dict[str, Goal]:
-            return goals(finished.spaces, [own], [{}], (1.0,), names)
+        its = finished.spaces.of(index)
+
+        def of_head(names: Collection[str], own: LayerStatistics = own, its: Spaces = its) -> dict[str, Goal]:
+            return goals(its, [own], [{}], (1.0,), names)
 
         alone: Callable[[str], nn.Module] = network.alone  # type: ignore[assignment]
         single, images = alone(head), finished.own[head]

@@ -145,27 +145,43 @@ def goals(
     under a dense map, means are mapped, and deviations as those of units that do not correlate.
     """
     merger = UnitMerger(spaces, maps, weights)
-    return {
-        target.name: _goal(merger, target, [own[target.name] for own in statistics])
-        for target in targets(spaces.recording)
-        if names is None or target.name in names
-    }
+    aligned = [targets(spaces.of(model).recording) for model in range(len(statistics))] if spaces.models else []
+    found = {}
+    for place, target in enumerate(targets(spaces.recording)):
+        if names is None or target.name in names:
+            sources = [own[place] for own in aligned] or [target] * len(statistics)
+            values = [own[source.name] for own, source in zip(statistics, sources, strict=True)]
+            found[target.name] = _goal(merger, target, sources, values)
+    return found
 
 
-def _goal(merger: UnitMerger, target: Target, statistics: Sequence[UnitStatistics]) -> Goal:
+def _goal(merger: UnitMerger, target: Target, sources: Sequence[Target], statistics: Sequence[UnitStatistics]) -> Goal:
+    """``sources``: the target as each model has it."""
     tensor, axis = target.made_by
-    means, deviations = [own.mean for own in statistics], [own.deviation for own in statistics]
     rows = target.layer.rows if target.layer is not None else None
-    size = next((entry.size for _, entry in merger.spaces.tensors.get(tensor, ()) if entry.axis == axis), None)
-    if rows is None or size is None:
-        return Goal(merger.merge(tensor, axis, means), merger.merge(tensor, axis, deviations, deviations=True))
-    mean = merger.merge(tensor, axis, [_placed(own, rows, size) for own in means])
-    deviation = merger.merge(tensor, axis, [_placed(own, rows, size) for own in deviations], deviations=True)
-    return Goal(mean[slice(*rows)], deviation[slice(*rows)])
+    known = rows is not None and any(entry.axis == axis for _, entry in merger.spaces.tensors.get(tensor, ()))
+
+    def merged(values: Sequence[Tensor], deviations: bool) -> Tensor:
+        if rows is None or not known:
+            return merger.merge(tensor, axis, values, deviations)
+        whole = [
+            _placed(merger.spaces.of(model), source, value)
+            for model, (source, value) in enumerate(zip(sources, values, strict=True))
+        ]
+        return merger.merge(tensor, axis, whole, deviations)[slice(*rows)]
+
+    return Goal(
+        merged([own.mean for own in statistics], False),
+        merged([own.deviation for own in statistics], True),
+    )
 
 
-def _placed(values: Tensor, rows: tuple[int, int | None], size: int) -> Tensor:
-    """The values of some rows among those of a whole axis."""
+def _placed(spaces: Spaces, target: Target, values: Tensor) -> Tensor:
+    """The values of a target that is some rows of a tensor, among those of its whole axis."""
+    tensor, axis = target.made_by
+    assert target.layer is not None
+    assert target.layer.rows is not None
+    size = next(entry.size for _, entry in spaces.tensors[tensor] if entry.axis == axis)
     whole = values.new_zeros(size)
-    whole[slice(*rows)] = values
+    whole[slice(*target.layer.rows)] = values
     return whole

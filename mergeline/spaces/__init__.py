@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mergeline.spaces.errors import SpaceError
 from mergeline.spaces.permuting import permute_state, random_permutation, random_permutations
-from mergeline.spaces.space import Axis, Observation, Space, Spaces, put, spread, take, unspread
+from mergeline.spaces.space import Axis, Observation, Space, Spaces, put, spread, take, transferred, unspread
 from mergeline.spaces.tracing import trace
 from mergeline.spaces.verifying import verify
 from mergeline.spaces.walking import Walk
@@ -27,6 +27,7 @@ __all__ = [
     "spread",
     "take",
     "trace",
+    "transferred",
     "unspread",
     "verify",
 ]

@@ -8,9 +8,10 @@ stream, the units of all heads of an attention. Nothing is written by hand for a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ __all__ = [
     "put",
     "spread",
     "take",
+    "transferred",
     "unspread",
 ]
 
@@ -154,8 +156,9 @@ class Space:
 class Spaces(Mapping[str, Space]):
     """All spaces of a topology, in the order in which a forward pass completes them.
 
-    The result holds the graph but no weights: it serves every model of the same topology. ``grouped``: weights of grouped
-    convolutions, whose axes are those of the block-diagonal weight they stand for (see :func:`spread`).
+    The result holds the graph but no weights: it serves every model of the same topology and width. ``grouped``: weights of
+    grouped convolutions, whose axes are those of the block-diagonal weight they stand for (see :func:`spread`). Where models
+    differ in width, these are the merged network's spaces, and :meth:`of` gives each model's own, of the same names.
     """
 
     recording: Recording = field(repr=False)
@@ -167,6 +170,12 @@ class Spaces(Mapping[str, Space]):
     carried: Carried = field(repr=False)
     """For each node whose value carries units of spaces: the spaces, and where."""
     example: Example = field(repr=False, default=None)
+    models: tuple[Spaces, ...] = field(repr=False, default=())
+    """Each model's own, where widths differ; none where these are every model's."""
+
+    def of(self, model: int) -> Spaces:
+        """The spaces of a model's own width."""
+        return self.models[model] if self.models else self
 
     @property
     def graph(self) -> fx.Graph:
@@ -301,6 +310,53 @@ def put(tensor: Tensor, axis: Axis, entries: Tensor) -> Tensor:
         )
     order = torch.from_numpy(axis.index.reshape(-1)).to(tensor.device)
     return tensor.index_copy(axis.axis, order, flat)
+
+
+Change = Callable[[Tensor, int], Tensor]
+"""What becomes of the units along an axis."""
+
+
+def transferred(tensor: Tensor, entries: Sequence[tuple[Axis, Axis, Change]]) -> Tensor:
+    """A tensor with changed units, at their places in a tensor of other widths.
+
+    Parameters
+    ----------
+    entries: where the units of each space stand, where they are to stand, and what becomes of them; all entries of one axis
+        next to each other. What belongs to none of these spaces keeps its order.
+    """
+    for axis, found in groupby(entries, lambda entry: entry[0].axis):
+        own = list(found)
+        changed = [(before, after, change(take(tensor, before), axis)) for before, after, change in own]
+        if all(before is after or (before.in_order and after.in_order) for before, after, _ in changed):
+            for before, _, units in changed:
+                tensor = put(tensor, before, units)
+        else:
+            tensor = _placed(tensor, axis, changed)
+    return tensor
+
+
+def _placed(tensor: Tensor, axis: int, changed: Sequence[tuple[Axis, Axis, Tensor]]) -> Tensor:
+    """All that stands along an axis, at other places."""
+    size = changed[0][1].size
+    shape = list(tensor.shape)
+    shape[axis] = size
+    kept = np.setdiff1d(
+        np.arange(tensor.shape[axis]), np.concatenate([before.index.ravel() for before, _, _ in changed])
+    )
+    places = [np.setdiff1d(np.arange(size), np.concatenate([after.index.ravel() for _, after, _ in changed]))]
+    values = [tensor.index_select(axis, torch.from_numpy(kept).to(tensor.device))]
+    for _, after, units in changed:
+        places.append(after.index.ravel())
+        values.append(units.flatten(axis, axis + 1))
+    for own, place in zip(values, places, strict=True):
+        if own.shape[axis] != len(place):
+            raise ValueError(
+                f"{changed[0][0].tensor!r}: {own.shape[axis]} entries of axis {axis} cannot become {len(place)}"
+            )
+    result = tensor.new_empty(shape)
+    for own, place in zip(values, places, strict=True):
+        result.index_copy_(axis, torch.from_numpy(place).to(tensor.device), own)
+    return result
 
 
 def spread(tensor: Tensor, axis: int, groups: int) -> Tensor:
