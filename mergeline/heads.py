@@ -220,8 +220,11 @@ class MultiHead(nn.Module):
         self.outputs = tuple(outputs)
 
     def forward(self, *inputs: Any, **named: Any) -> dict[str, Any]:
-        leaves, _ = flat_inputs(named or inputs)
-        values = self.trunk(*leaves)
+        return self.of_values(flat_inputs(named or inputs)[0])
+
+    def of_values(self, given: Sequence[Any]) -> dict[str, Any]:
+        """The same of all that the trunk reads, numbers too (the length of a batch), where it does not start at the inputs."""
+        values = self.trunk(*given)
         last = len(self.heads) - 1
         return {
             name: self._named(head(*(values if place == last else copies(values))))
@@ -251,8 +254,11 @@ class OneHead(nn.Module):
         self._named: Callable[..., Any] = whole._named
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        leaves, _ = flat_inputs(named or inputs)
-        return self._named(self.head(*self.trunk(*leaves)))
+        return self.of_values(flat_inputs(named or inputs)[0])
+
+    def of_values(self, given: Sequence[Any]) -> Any:
+        """As :meth:`MultiHead.of_values`."""
+        return self._named(self.head(*self.trunk(*given)))
 
 
 def multi_head(

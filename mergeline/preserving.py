@@ -16,6 +16,7 @@ from mergeline.heads import (
     Cut,
     MappedUnits,
     MultiHead,
+    OneHead,
     Part,
     blank,
     copies,
@@ -106,9 +107,10 @@ class PreserveFirst(nn.Module):
         leaves, _ = flat_inputs(named or inputs)
         *others, last = self.stems
         parts = zip(self.common, *(stem(*copies(leaves)) for stem in others), last(*leaves), strict=True)
-        found = self.rest(*(values[0] if common else sum(values[1:], values[0]) for common, *values in parts))
-        if not isinstance(self.rest, fx.GraphModule):
-            return found
+        entry = [values[0] if common else sum(values[1:], values[0]) for common, *values in parts]
+        if isinstance(self.rest, MultiHead | OneHead):
+            return self.rest.of_values(entry)
+        found = self.rest(*entry)
         return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
 
     def alone(self, name: str) -> PreserveFirst:

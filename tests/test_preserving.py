@@ -271,3 +271,27 @@ def test_parts_do_not_see_what_others_change_in_place(preserve: int, stop: str |
     else:
         found = assemble(same, spaces, [{}, {}], same_outputs=True, preserve=preserve)
         torch.testing.assert_close(run(found, inputs.clone()), expected["a"])
+
+
+class Flattening(nn.Module):
+    """Reads the length of the batch before its first layer, and uses it after the last that is kept."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.hidden, self.last = nn.Linear(8 * 16, 12), nn.Linear(12, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        count = len(x)
+        x = torch.relu(self.second(torch.relu(self.first(x))))
+        return self.last(torch.relu(self.hidden(nn.functional.adaptive_avg_pool2d(x, 4).view(count, -1))))
+
+
+@pytest.mark.parametrize("stop", [None, "hidden"])
+def test_several_tasks_keep_layers_of_a_network_that_uses_the_length_of_a_batch(stop: str | None) -> None:
+    models = {name: Flattening(classes) for name, classes in (("a", 3), ("b", 4))}
+    data = {name: [torch.randn(16, 3, 16, 16)] for name in models}
+    found = merge(models, data, normalize="repair", preserve=1, stop=stop).model
+    for count in (5, 1):
+        outputs = found(torch.randn(count, 3, 16, 16))
+        assert {name: output.shape for name, output in outputs.items()} == {"a": (count, 3), "b": (count, 4)}
