@@ -633,6 +633,15 @@ def test_other_test_images_than_all_the_rest_are_an_error(small_report: SmallRep
     ]  # also where it is the very first row
 
 
+def test_a_model_that_has_learnt_nothing_is_a_warning(small_report: SmallReport) -> None:
+    cell = "bars.r17.s0"
+    even = {"confusion": [10, 40, 0, 0, 0, 50, 0, 0, 0, 50, 0, 0, 0, 50, 0, 0]}
+    for accuracy, warned in ((0.26, False), (0.25, True)):
+        found = planted(small_report, cell, "bars", accuracy=accuracy, **even)
+        said = "has learnt nothing: accuracy 25.0 %, the most frequent class alone gives 25.0 %"
+        assert (("warning", cell, said) in found) == warned
+
+
 def test_a_merge_far_above_its_ensemble_is_a_warning(small_report: SmallReport) -> None:
     rows = {row["cell"]: row for row in small_report.rows}
     rows["bars.r35+r17.s0+s1"] |= {"accuracy": 0.6}

@@ -56,6 +56,7 @@ def findings(
     yield from _said("error", _unmeasured(plan, measured or {}))
     yield from _said("error", _impossible(rows))
     yield from _said("error", _image_counts(rows))
+    yield from _said("warning", _learnt_nothing(rows))
     yield from _said("warning", _above_ensemble(rows))
     yield from _said("warning", _self_merges(rows))
 
@@ -118,6 +119,22 @@ def _scored_on(row: Row) -> tuple[str, str]:
 
 def _scored(row: Row) -> bool:
     return row["status"] == "ok" and row["accuracy"] is not None
+
+
+def _learnt_nothing(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """Trained models that are no better than to say the most frequent class: what is merged of them says nothing."""
+    for row in rows:
+        if row["kind"] != "edge" or row["control"] or not _scored(row) or not row.get("confusion"):
+            continue
+        classes = math.isqrt(len(row["confusion"]))
+        images = [sum(row["confusion"][start : start + classes]) for start in range(0, classes**2, classes)]
+        guess = max(images) / max(1, sum(images))
+        if row["accuracy"] <= guess:
+            yield (
+                row["cell"],
+                f"has learnt nothing: accuracy {100 * row['accuracy']:.1f} %, the most frequent class alone gives "
+                f"{100 * guess:.1f} %",
+            )
 
 
 def _above_ensemble(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:

@@ -34,6 +34,9 @@ def pruning(data: FigureData) -> Figure | None:
     for line, setting in zip(panels, settings, strict=True):
         for axes, normalize in zip(line, normalizations, strict=True):
             own = [result for result in shown if (result.setting, result.normalize) == (setting, normalize)]
+            if not own:
+                axes.set_axis_off()
+                continue
             _draw(axes, own, methods)
             axes.set_title(f"{normalize}, {setting}", fontsize=9.5)
         line[0].set_ylabel("accuracy (%)")
