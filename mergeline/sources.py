@@ -100,8 +100,7 @@ def check_same_names(networks: Mapping[str, nn.Module]) -> None:
         odd = sorted(set(first.state_dict()) ^ set(network.state_dict()))
         if odd:
             raise ValueError(
-                f"model {name!r} has another topology than {first_name!r}: only one of them has {', '.join(odd[:3])}. If it is "
-                "less deep, expand it first (mergeline.depth.expansion.expand_to)"
+                f"model {name!r} has another topology than {first_name!r}: only one of them has {', '.join(odd[:3])}"
             )
 
 
