@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mergeline.architectures import Architecture, build
 from mergeline.heads import MultiHead, multi_head, trace_network
+from mergeline.maps import Absent, Dense, Groups, Permutation, UnitMap
+from stages.formats.maps import read_maps, write_maps
 from stages.formats.merged import load_merged, save_merged
 
 
@@ -41,3 +44,20 @@ def test_heads_of_different_sizes_come_back(tmp_path: Path, monkeypatch: pytest.
     save_merged(Path("merged.safetensors"), network, architectures, None, heads=True)
     after = load_merged(Path("merged.safetensors"))(torch.zeros(1, 3, 32, 32))
     assert {name: logits.shape[1] for name, logits in after.items()} == {"zebra": 5, "ant": 3}
+
+
+def test_maps_come_back_as_they_were_written(tmp_path: Path) -> None:
+    maps: list[dict[str, UnitMap]] = [
+        {"a": Permutation(np.array([1, 0, 2])), "b": Groups(np.array([0, 0, 1, 2]), 3), "c": Permutation.identity(2)},
+        {"a": Absent(np.array([0, 1, 2])), "b": Groups(np.array([2, 1]), 3), "c": Dense(np.eye(2) + 0.25, np.eye(2))},
+    ]
+    write_maps(tmp_path / "maps.parquet", maps, {"cell": "x"})
+    found, description = read_maps(tmp_path / "maps.parquet")
+    assert description["cell"] == "x"
+    for own, back in zip(maps, found, strict=True):
+        assert list(own) == list(back)
+        for name, unit_map in own.items():
+            assert type(back[name]) is type(unit_map)
+            eye = torch.eye(unit_map.size, dtype=torch.float64)
+            assert torch.equal(back[name].merge(eye, 0), unit_map.merge(eye, 0))
+            assert torch.equal(back[name].unmerge(eye, 0), unit_map.unmerge(eye, 0))

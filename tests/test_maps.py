@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mergeline.maps import Dense, Groups, Permutation, UnitMap
+from mergeline.maps import Absent, Dense, Groups, Permutation, UnitMap
 
 Index = NDArray[np.int64]
 
@@ -168,3 +168,16 @@ def test_permutation_matrices_are_the_permutation() -> None:
     for axis in (0, 1):
         for action in ("merge", "unmerge", "restore"):
             assert torch.equal(getattr(unit_map, action)(tensor, axis), getattr(permutation, action)(tensor, axis))
+
+
+# -- units in name only ---------------------------------------------------------------------------------------------
+
+
+@given(permutations())
+def test_absent_units_have_no_part_in_the_merged_ones(order: Permutation) -> None:
+    absent, tensor = Absent(order.index), values(3, order.size)
+    for apply in ("merge", "unmerge", "deviations"):
+        assert not getattr(absent, apply)(tensor, 1).any()
+    assert absent.mass().tolist() == [0.0] * order.size
+    assert (absent.size, absent.merged, absent.is_permutation) == (order.size, order.size, True)
+    assert torch.equal(absent.restore(order.merge(tensor, 1), 1), tensor)
