@@ -200,14 +200,14 @@ def test_the_deepest_holds_every_block_of_the_other(first: str, second: str) -> 
 
 
 def test_depths_of_different_families_have_no_deepest() -> None:
-    with pytest.raises(ValueError, match="none of r17, vgg11 can hold the others: depths can differ only within one"):
+    with pytest.raises(ValueError, match="none of r17, vgg11 can hold the others: depths and widths can differ only"):
         deepest(["r17", "vgg11"])
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (("r18", 10, 1.0, 32), "unknown architecture 'r18'; known: r17, r29"),
+        (("r18", 10, 1.0, 32), "unknown architecture 'r18'; known: r17, r26.*; and wider ones such as r17x2"),
         (("r17", 0, 1.0, 32), "needs num_classes >= 1 and width > 0, got num_classes=0"),
         (("r17", 10, -1.0, 32), "width=-1.0"),
         (("r17", 10, 1.0, 48), "input size 48 has no stem; known: 32, 64, 224"),

@@ -181,7 +181,7 @@ CASES: list[tuple[list[Any], Any, str]] = [
     # names that are not known
     (["tasks", "nosuch"], {}, f"tasks.nosuch: unknown 'nosuch'; allowed: {', '.join(TASKS)}"),
     (["tasks", "bars", "source"], "foldr", "tasks.bars.source: unknown 'foldr' (did you mean 'folder'?); allowed: "),
-    (["architectures"], ["r17", "r28"], "architectures[1]: unknown 'r28' (did you mean 'r29'?); allowed: r17, r29"),
+    (["architectures"], ["r17", "r28"], "architectures[1]: unknown 'r28' (did you mean 'r29'?); allowed: r17, r26"),
     (["methods", "permut"], {}, "methods.permut: unknown 'permut' (did you mean 'permute'?); allowed: identity, permute"),
     (["methods", "mine"], {"use": "zipp"}, "methods.mine.use: unknown 'zipp' (did you mean 'zip'?); allowed: "),
     (["merges", "same", "tasks"], ["bar"], "merges.same.tasks[0]: unknown 'bar' (did you mean 'bars'?); allowed: bars"),
