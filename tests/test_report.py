@@ -520,7 +520,7 @@ def said(data: FigureData, start: str) -> str:
 
 
 def test_findings_hold_the_numbers_of_the_table(data: FigureData) -> None:
-    text = said(data, "Merging two bars models of one depth")
+    text = said(data, "Merging two bars models of one architecture")
     runs = {
         method: {
             (row["architectures"], row["seeds"]): row["accuracy"]
@@ -548,7 +548,7 @@ def test_a_difference_whose_interval_holds_zero_is_no_evidence(data: FigureData)
     rng = np.random.default_rng(0)
     same = [row | ({"accuracy": 0.6 + rng.normal(0, 0.05)} if row["kind"] == "merge" else {}) for row in data.rows]
     alike = replace(data, rows=[row for row in same if row["status"] == "ok"])
-    for start in ("Merging two bars models of one depth", "Over all task pairs"):
+    for start in ("Merging two bars models of one architecture", "Over all task pairs"):
         text = said(alike, start)
         low, high = (float(v) for v in re.search(r"interval ([+-][\d.]+) to ([+-][\d.]+)", text).groups())  # type: ignore[union-attr]
         assert (low <= 0 <= high) == ("no evidence" in text)
