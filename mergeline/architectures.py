@@ -5,8 +5,8 @@ Nothing here loads torch before a network is built, so that a benchmark can be p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,12 @@ __all__ = [
     "INPUT_SIZES",
     "Architecture",
     "Design",
+    "as_wide",
     "build",
     "deepest",
+    "difference",
+    "known_names",
+    "multiplier",
     "size_mismatch",
     "stage_blocks",
 ]
@@ -59,7 +63,8 @@ class Design:
 
     ``make``: called with ``num_classes``, ``width`` and ``input_size``; loads torch only then. ``blocks``: per stage, empty
     where depth is not counted so. ``batch_norms``: whether it has any, if that is known. ``check``: raises ValueError for a
-    description that it cannot build. ``family``: its architectures differ in their blocks alone.
+    description that it cannot build. ``family``: its architectures differ in their blocks and their ``multiplier`` alone,
+    which is how many times the channels there are.
     """
 
     name: str
@@ -68,6 +73,17 @@ class Design:
     batch_norms: bool | None = None
     check: Callable[[Architecture], None] | None = None
     family: str = ""
+    multiplier: float = 1.0
+
+
+def _wider(design: Design, times: int) -> Design:
+    """The same with ``times`` the channels: ``r26x2``, ``vgg11x2-bn``."""
+
+    def make(width: float, **sizes: Any) -> nn.Module:
+        return design.make(width=times * width, **sizes)
+
+    base, dash, norm = design.name.partition("-")
+    return replace(design, name=f"{base}x{times}{dash}{norm}", make=make, multiplier=times * design.multiplier)
 
 
 def _bottleneck(name: str) -> Design:
@@ -91,10 +107,6 @@ def _resnet20_gn(**sizes: Any) -> nn.Module:
     from mergeline.models.resnet20 import ResNet20, group_norm
 
     return ResNet20(group_norm(GROUP_NORM_GROUPS), **sizes)
-
-
-def _resnet20x4(width: float, **sizes: Any) -> nn.Module:
-    return _resnet20(width=4 * width, **sizes)
 
 
 def _check_groups(architecture: Architecture) -> None:
@@ -125,23 +137,32 @@ def _linear(name: str, depth: int, residual: bool = False) -> Design:
     return Design(name, make, batch_norms=False)
 
 
+RESNET20 = Design("resnet20", _resnet20, batch_norms=True, family="resnet20")
+
+NARROW: tuple[Design, ...] = (
+    *(_bottleneck(name) for name in BLOCKS),
+    RESNET20,
+    _wider(RESNET20, 4),
+    Design("resnet20-gn", _resnet20_gn, batch_norms=False, check=_check_groups),
+    *(_vgg(layers, norm) for layers in VGG_BLOCKS for norm in ("", "-bn", "-ln")),
+    _linear("linear5", 5),
+    _linear("linear5-res", 5, residual=True),
+    _linear("linear8", 8),
+)
+WIDER = (2, 4)
+"""Times the channels at which there are bottleneck ResNets and VGG, those with layer norm left out: it compares units with each
+other, so that theirs cannot be mapped to another number of them."""
+WIDENED = ("bottleneck", "vgg", "vgg-bn")
+"""The families of these."""
+
 ARCHITECTURES: Registry[Design] = Registry(
     "architecture",
     "mergeline.architectures",
     Design,
-    (
-        *(_bottleneck(name) for name in BLOCKS),
-        Design("resnet20", _resnet20, batch_norms=True),
-        Design("resnet20x4", _resnet20x4, batch_norms=True),
-        Design("resnet20-gn", _resnet20_gn, batch_norms=False, check=_check_groups),
-        *(_vgg(layers, norm) for layers in VGG_BLOCKS for norm in ("", "-bn", "-ln")),
-        _linear("linear5", 5),
-        _linear("linear5-res", 5, residual=True),
-        _linear("linear8", 8),
-    ),
+    (*NARROW, *(_wider(design, times) for design in NARROW if design.family in WIDENED for times in WIDER)),
 )
 """Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels; x4: 64), VGG (64 channels) and linear
-networks (32 units)."""
+networks (32 units); ``NAMEx2`` has twice the channels of ``NAME``."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +176,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.name not in ARCHITECTURES:
-            raise ValueError(f"unknown architecture {self.name!r}; known: {', '.join(ARCHITECTURES)}")
+            raise ValueError(f"unknown architecture {self.name!r}; known: {known_names()}")
         if self.num_classes < 1 or self.width <= 0:
             raise ValueError(
                 f"architecture {self.name!r}: needs num_classes >= 1 and width > 0, "
@@ -196,40 +217,89 @@ def build(architecture: Architecture, seed: int | None = None, initialization: s
         return network
 
 
+def known_names() -> str:
+    """The architectures in words: those of more channels are not named one by one."""
+    narrow = [name for name, design in ARCHITECTURES.items() if design.multiplier == 1]
+    wider = next((name for name, design in ARCHITECTURES.items() if design.multiplier == 2), "")
+    return ", ".join(narrow) + (f"; and wider ones such as {wider}" if wider else "")
+
+
 def stage_blocks(name: str) -> tuple[int, ...]:
     """Residual blocks per stage of the architecture ``name``; empty where depth is not counted in blocks."""
     return ARCHITECTURES[name].blocks if name in ARCHITECTURES else ()
+
+
+def multiplier(name: str) -> float:
+    """How many times the channels of its family the architecture ``name`` has; 1 for one that is not known."""
+    return ARCHITECTURES[name].multiplier if name in ARCHITECTURES else 1.0
 
 
 def _family(name: str) -> str:
     return ARCHITECTURES[name].family if name in ARCHITECTURES else ""
 
 
-def deepest(names: Sequence[str]) -> str:
-    """The architecture whose topology holds all the others.
+def as_wide(name: str, channels: float) -> str:
+    """The architecture with the blocks of ``name`` and ``channels`` times the channels of its family.
 
     Raises
     ------
-    ValueError: no one of them has at least as many blocks as every other in every stage.
+    ValueError: there is none.
+
+    >>> as_wide("r50x2", 1)
+    'r50'
+    """
+    if multiplier(name) == channels:
+        return name
+    for other, design in ARCHITECTURES.items():
+        same = (design.family, design.blocks) == (_family(name), stage_blocks(name))
+        if design.family and same and design.multiplier == channels:
+            return other
+    raise ValueError(f"there is no architecture with the blocks of {name} and {channels:g} times the channels")
+
+
+def deepest(names: Sequence[str]) -> str:
+    """The architecture whose topology holds all the others: the blocks of the deepest, the channels of the widest.
+
+    Raises
+    ------
+    ValueError: no one of them has at least as many blocks as every other in every stage, or none is as wide with them.
 
     >>> deepest(["r17", "r50", "r35"])
     'r50'
+    >>> deepest(["r50", "r26x2"])
+    'r50x2'
     """
     for name in names:
         if all(other == name or _holds(name, other) for other in names):
-            return name
-    raise ValueError(f"none of {', '.join(names)} can hold the others: depths can differ only within one family")
+            return as_wide(name, max(map(multiplier, names)))
+    raise ValueError(
+        f"none of {', '.join(names)} can hold the others: depths and widths can differ only within one family"
+    )
 
 
 def _holds(deep: str, shallow: str) -> bool:
     if _family(deep) != _family(shallow):
         return False
     counts = stage_blocks(deep), stage_blocks(shallow)
-    return len(counts[0]) == len(counts[1]) > 0 and all(d >= s for d, s in zip(*counts, strict=True))
+    if not counts[0] and not _family(deep):
+        return False
+    return len(counts[0]) == len(counts[1]) and all(d >= s for d, s in zip(*counts, strict=True))
+
+
+def difference(names: Iterable[str]) -> str:
+    """What architectures that are merged differ in: "depths", "widths", "depths and widths", or "" for one alone.
+
+    >>> difference(["r26x2", "r26"])
+    'widths'
+    """
+    kinds = set(names)
+    widths = len(set(map(multiplier, kinds))) > 1
+    depths = len(kinds) > 1 and (not widths or len({(_family(name), stage_blocks(name)) for name in kinds}) > 1)
+    return " and ".join(word for word, differ in (("depths", depths), ("widths", widths)) if differ)
 
 
 def size_mismatch(first: str, second: str) -> float:
-    """Per stage ``|n_A - n_B| / max(n_A, n_B)`` blocks, averaged over stages (depth_heterogeneity Sec. 3).
+    """Per stage ``|n_A - n_B| / max(n_A, n_B)`` blocks, averaged over stages (depth_heterogeneity Sec. 3); widths do not count.
 
     >>> size_mismatch("r50", "r50")
     0.0

@@ -60,7 +60,8 @@ def compare(
     Parameters
     ----------
     merged: with one head alone, where it has several (:func:`by_head`).
-    sources: by name, of one topology up to their outputs, whose trace is ``spaces``; all on one device.
+    sources: by name, of one topology up to their outputs, whose trace is ``spaces`` (with each one's own where widths differ); all
+        on one device.
     batches: of at least 4 images each.
     own: the source whose layers the head's are: these are compared with its own alone.
 
@@ -70,7 +71,9 @@ def compare(
     """
     order = {layer.name: place for place, layer in enumerate(layers(spaces.graph))}
     networks = {MERGED: _recorded(merged, batches)}
-    networks |= {name: _Network(model, spaces, _of_source) for name, model in sources.items()}
+    networks |= {
+        name: _Network(model, spaces.of(index), _of_source) for index, (name, model) in enumerate(sources.items())
+    }
     features = {}
     for name, network in networks.items():
         measured = _scales(network, batches)

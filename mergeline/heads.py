@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mergeline.biases import add_missing_biases
 from mergeline.bundles import with_bundles
-from mergeline.maps import Dense, Permutation, UnitMap
+from mergeline.maps import Dense, Groups, Permutation, UnitMap
 from mergeline.merging import Maps, counterparts, mapped, merge_folded
 from mergeline.spaces import Axis, Observation, Spaces, put, take, trace
 from mergeline.spaces.recording import flat_inputs, operation
@@ -298,15 +298,20 @@ def multi_head(
 
 
 def multi_head_from_state(
-    models: Mapping[str, nn.Module], spaces: Spaces, state: Mapping[str, Tensor], stop: str | None = None
+    models: Mapping[str, nn.Module],
+    spaces: Spaces,
+    state: Mapping[str, Tensor],
+    stop: str | None = None,
+    reference: nn.Module | None = None,
 ) -> MultiHead:
-    """A multi-head network again from its state dict; ``models`` give the layers, not the weights."""
-    plan = cut(next(iter(models.values())), spaces, stop)
+    """A multi-head network again from its state dict; ``models`` and ``reference`` give the layers, not the weights."""
+    reference = next(iter(models.values())) if reference is None else reference
+    plan = cut(reference, spaces, stop)
     blanks = [
-        {name: blank(spaces, plan, name, f"heads.{index}", state) for name in plan.trunk_spaces}
+        {name: blank(spaces, plan, name, index, f"heads.{index}", state) for name in plan.trunk_spaces}
         for index in range(len(models))
     ]
-    return filled(multi_head(models, spaces, blanks, stop=stop), state)
+    return filled(multi_head(models, spaces, blanks, stop=stop, reference=reference), state)
 
 
 def filled(network: N, state: Mapping[str, Tensor]) -> N:
@@ -324,16 +329,17 @@ def filled(network: N, state: Mapping[str, Tensor]) -> N:
     return network
 
 
-def blank(spaces: Spaces, plan: Cut, space: str, head: str, state: Mapping[str, Tensor]) -> UnitMap:
-    """A map of the kind, dense or not, that a head was given its units back with; methods mix them."""
+def blank(spaces: Spaces, plan: Cut, space: str, model: int, head: str, state: Mapping[str, Tensor]) -> UnitMap:
+    """A map of the kind, dense or not, that a model's head was given its units back with; methods mix them."""
+    own, merged = spaces.of(model)[space].size, spaces[space].size
     nodes = [
         node
         for node in plan.boundary
         if node in spaces.carried and any(name == space for name, _ in spaces.carried[node])
     ]
     if any(f"{head}.{restore_name(node, spaces, space)}.matrix" in state for node in nodes):
-        return Dense(np.eye(spaces[space].size), np.eye(spaces[space].size))
-    return Permutation.identity(spaces[space].size)
+        return Dense(np.eye(merged, own), np.eye(own, merged))
+    return Permutation.identity(own) if own == merged else Groups(np.arange(own) % merged, merged)
 
 
 def restore_name(node: str, spaces: Spaces, space: str) -> str:

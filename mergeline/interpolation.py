@@ -70,6 +70,7 @@ def interpolate(
     layers: Sequence[LayerStatistics] = (),
     readout: Callable[[Tensor], Tensor] | None = None,
     on_point: Callable[[int, int], object] | None = None,
+    reference: nn.Module | None = None,
 ) -> Curve:
     """Loss and accuracy of the merges of two models of one task with weights ``(1 - alpha, alpha)``.
 
@@ -77,7 +78,8 @@ def interpolate(
 
     Parameters
     ----------
-    models: two of one topology and one task, put in eval mode here. spaces: of that topology. maps: each model's, by space.
+    models: two of one topology and one task, put in eval mode here. maps: each model's, by space. reference: a network of the
+        merged widths, the first model by default. spaces: the merged network's, with each model's own where widths differ.
     alphas: shares of the second model, 0 and 1 among them; see :data:`mergeline.barriers.ALPHAS`.
     images: batches of normalised images that the merges are scored on, all of them at every alpha. labels: of all, ``(N,)``.
     normalize, options: what sets every merge's statistics; see :func:`mergeline.network.normalise`.
@@ -90,10 +92,8 @@ def interpolate(
     ValueError: not two models, alphas without an end, an unknown normalisation or one that would do nothing, maps that the
         network does not allow, no images.
     """
-    networks = _checked(models, spaces, maps, alphas, normalize)
-    shown, read = Batches(images, True), Batches(statistics, True)
-    if not len(shown):
-        raise ValueError("a curve needs images that the merges are scored on, and there are none")
+    networks = _checked(models, spaces, maps, alphas, normalize, reference)
+    shown, read = _shown(images), Batches(statistics, True)
     # The models' own statistics are the same at every alpha.
     own: Sequence[Mapping[str, LayerStatistics]] = [{"0": known} for known in layers]
     if not own and NORMALIZATIONS[normalize].compares:
@@ -103,7 +103,7 @@ def interpolate(
         if alpha in (0, 1):
             return models[int(alpha)]
         weights = (1 - alpha, alpha)
-        network = assemble(networks, spaces, maps, same_outputs=True, weights=weights)
+        network = assemble(networks, spaces, maps, same_outputs=True, weights=weights, reference=reference)
         return normalise(
             network, normalize, options, models=networks, spaces=spaces, maps=maps, weights=weights, mixed=read,
             statistics=own,
@@ -116,6 +116,13 @@ def interpolate(
             on_point(len(scores), len(alphas))
     losses, accuracies = zip(*scores, strict=True)
     return Curve(tuple(float(alpha) for alpha in alphas), losses, accuracies)
+
+
+def _shown(images: Iterable[Tensor]) -> Batches:
+    shown = Batches(images, True)
+    if not len(shown):
+        raise ValueError("a curve needs images that the merges are scored on, and there are none")
+    return shown
 
 
 def _scored(
@@ -134,11 +141,12 @@ def _checked(
     maps: Sequence[Mapping[str, UnitMap]],
     alphas: Sequence[float],
     normalize: str,
+    reference: nn.Module | None,
 ) -> dict[str, nn.Module]:
     if len(models) != 2:
         raise ValueError(f"a curve lies between two models, got {len(models)}")
     check_alphas(alphas)
-    check_normalization(normalize, models[0], spaces)
+    check_normalization(normalize, models[0] if reference is None else reference, spaces)
     check_maps(spaces, maps, normalize)
     return {str(number): model for number, model in enumerate(models)}
 

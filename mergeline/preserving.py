@@ -174,20 +174,22 @@ def preserve_first_from_state(
     weights: Sequence[float] | None = None,
     stop: str | None = None,
     whole: bool = True,
+    reference: nn.Module | None = None,
 ) -> PreserveFirst:
-    """A network again from its state dict; ``models`` (one for each stem) give the layers, not the weights."""
+    """A network again from its state dict; ``models`` (one for each stem) and ``reference`` give the layers, not the weights."""
+    reference = next(iter(models.values())) if reference is None else reference
     stem = stem_nodes(spaces, layers)
-    plan = _whole(spaces, stem) if whole else cut(next(iter(models.values())), spaces, stop, stem)
+    plan = _whole(spaces, stem) if whole else cut(reference, spaces, stop, stem)
     maps = [
         {space.name: _blank_map(spaces, plan, space, index, state) for space in spaces.movable}
         for index in range(len(models))
     ]
-    return filled(preserve_first(models, spaces, layers, maps, weights, stop, whole), state)
+    return filled(preserve_first(models, spaces, layers, maps, weights, stop, whole, reference), state)
 
 
 def _blank_map(spaces: Spaces, plan: Cut, space: Space, model: int, state: Mapping[str, Tensor]) -> UnitMap:
     """A map of the kind that the parts of a network were made with."""
-    in_head = blank(spaces, plan, space.name, f"rest.heads.{model}", state)
+    in_head = blank(spaces, plan, space.name, model, f"rest.heads.{model}", state)
     if not isinstance(in_head, Permutation):
         return in_head
     suffix = f"{_path('', space.name)}.matrix"

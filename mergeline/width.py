@@ -17,7 +17,7 @@ from mergeline.sources import check_same_names, check_same_topology, first_diffe
 from mergeline.spaces import Space, Spaces, trace
 from mergeline.spaces.recording import record
 
-__all__ = ["LEAST", "Width", "fitted", "merged_sizes"]
+__all__ = ["LEAST", "Width", "as_widest", "fitted", "merged_sizes"]
 
 Width = float | Mapping[str, int]
 """Of a merged network: a share of the widest model's units in every space, or units by space."""
@@ -57,15 +57,51 @@ def fitted(
             f"models of different width are merged by {' and '.join(others)}, not by {matcher.name!r}",
         )  # fmt: skip
         return spaces, first
-    check_same_names(networks)
-    own = _own_spaces(networks, spaces, same_outputs)
-    units = {space.name: [its[space.name].size for its in own.values()] for space in spaces.movable}
+    own, units = _measured(networks, spaces, same_outputs)
     sizes = merged_sizes(spaces, units, width)
     if all(set(found) == {sizes[name]} for name, found in units.items()):
         return spaces, first
     _check_method(matcher, units, sizes)
+    return _joined(networks, own, sizes, same_outputs)
+
+
+def as_widest(networks: Mapping[str, nn.Module], spaces: Spaces, same_outputs: bool = True) -> tuple[Spaces, nn.Module]:
+    """The spaces of a network as wide as the widest model in each, with every model's own where widths differ, and such a network.
+
+    What :func:`fitted` gives any method that takes different widths; where all are of one width, ``spaces`` and the first model.
+
+    Parameters
+    ----------
+    networks: of one graph, of any widths.
+    spaces: the first network's.
+    same_outputs: the models' outputs mean the same; else their sizes may differ, and stay.
+
+    Raises
+    ------
+    ValueError: the models differ in more than their widths, or a space allows one width alone.
+    """
+    if _one_width(networks, spaces, same_outputs):
+        return spaces, next(iter(networks.values()))
+    own, units = _measured(networks, spaces, same_outputs)
+    return _joined(networks, own, merged_sizes(spaces, units), same_outputs)
+
+
+def _measured(
+    networks: Mapping[str, nn.Module], spaces: Spaces, same_outputs: bool
+) -> tuple[dict[str, Spaces], dict[str, list[int]]]:
+    """Each network's own spaces, and how many units each space has in each network."""
+    check_same_names(networks)
+    own = _own_spaces(networks, spaces, same_outputs)
+    return own, {space.name: [its[space.name].size for its in own.values()] for space in spaces.movable}
+
+
+def _joined(
+    networks: Mapping[str, nn.Module], own: Mapping[str, Spaces], sizes: Mapping[str, int], same_outputs: bool
+) -> tuple[Spaces, nn.Module]:
+    """The spaces of the merged sizes, with each network's own, and a network that has them."""
     reference, merged = _reference(networks, own, sizes)
-    _check_shapes(networks, own, reference, sizes, frozenset() if same_outputs else spaces.output_tensors)
+    first = next(iter(own.values()))
+    _check_shapes(networks, own, reference, sizes, frozenset() if same_outputs else first.output_tensors)
     return replace(merged, models=tuple(own.values())), reference
 
 

@@ -47,10 +47,11 @@ def matched_maps(context: Context, merge: Merge, loaded: LoadedSources) -> list[
 def assembled(merge: Merge, loaded: LoadedSources, maps: list[dict[str, UnitMap]]) -> Assembled:
     """The merged network, its statistics as merged."""
     models = dict(zip(head_names(merge.sources), loaded.models, strict=True))
-    reference, size = loaded.models[0], loaded.architectures[0].input_size
+    reference, size = loaded.reference, loaded.topology.input_size
     stop = stop_space(reference, loaded.spaces, merge.stop, size)
     kept = preserved_layers(reference, loaded.spaces, merge.preserve, size)
     network = assemble(
-        models, loaded.spaces, maps, same_outputs=loaded.same_outputs, stop=stop, weights=merge.weights, preserve=kept
-    )
+        models, loaded.spaces, maps, same_outputs=loaded.same_outputs, stop=stop, weights=merge.weights, preserve=kept,
+        reference=reference,
+    )  # fmt: skip
     return Assembled(network, models, stop, kept)

@@ -43,6 +43,7 @@ def run(context: Context, cell: str) -> None:
             layers=[next(iter(by_head.values())) for by_head in source_layers(context, merge, loaded)],
             readout=context.readout(task),
             on_point=Progress(f"curve {cell}"),
+            reference=context.place(loaded.reference),
         )
     except ValueError as error:
         raise StageError(f"{cell}: {error}") from error

@@ -17,6 +17,7 @@ from mergeline.depth import Placement
 from mergeline.depth.expansion import expand
 from mergeline.heads import trace_network
 from mergeline.readings import source_names
+from mergeline.width import as_widest
 from stages.diagnosis import diagnosis_rows
 from stages.errors import InputError, StageError
 from stages.formats.files import file_hash, writing
@@ -63,9 +64,9 @@ def diagnose_files(
             files, architectures or [topology.name] * len(files), placements or [None] * len(files), strict=True
         )
     ]
-    spaces = trace_network(models[0], topology.input_size)
     sources = dict(zip(source_names(len(models)), models, strict=True))
     try:
+        spaces, _ = as_widest(sources, trace_network(models[0], topology.input_size))
         inputs = comparable_batches(some_images(task, images), batch_size)
         return list(diagnosis_rows(list(compare(load_merged(merged), sources, spaces, inputs)), source))
     except (ValueError, StageError) as error:

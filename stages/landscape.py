@@ -34,6 +34,8 @@ def run(context: Context, cell: str) -> None:
     loaded = load_sources(context, merge.sources)
     if not loaded.same_outputs or len(merge.edges) != 2 or merge.kept_apart:
         raise StageError(f"{cell}: a landscape is that of two models which became one network, nothing kept apart")
+    if loaded.spaces.models:
+        raise StageError(f"{cell}: no plane lies through networks of different widths")
     options, tasks = context.params.landscape, merge.sources.tasks
     path = context.path(paths.merged_model(merge))
     merged = load_merged(path)

@@ -29,7 +29,8 @@ def match(context: Context, cell: str, make_judge: Callable[[Sources, LoadedSour
 
     Raises
     ------
-    StageError: the method needs a judge and there is none, or there is one and the method needs none.
+    StageError: the method needs a judge and there is none, or there is one and the method needs none; or it merges models of one
+        width alone, and these differ.
     """
     sources, method = parse_match(cell)
     resolved = resolve(context.params, method)
@@ -38,6 +39,8 @@ def match(context: Context, cell: str, make_judge: Callable[[Sources, LoadedSour
         raise StageError(f"{cell} is made by another stage: python -m stages {other} {cell}")
     loaded = load_sources(context, sources)
     matcher = resolved.matcher
+    if loaded.spaces.models and matcher.widths == "equal":
+        raise StageError(f"{cell}: {sources.difference} differ, and {matcher.name} merges models of one width")
     problem = Problem(
         loaded.spaces,
         [model.state_dict() for model in loaded.models],

@@ -23,7 +23,7 @@ def run(context: Context, cell: str) -> None:
     loaded = load_sources(context, merge.sources)
     maps = matched_maps(context, merge, loaded)
     try:
-        check_normalization(merge.normalize.name, loaded.models[0], loaded.spaces)
+        check_normalization(merge.normalize.name, loaded.reference, loaded.spaces)
     except ValueError as error:
         raise StageError(f"{cell}: {error}") from error
     made = assembled(merge, loaded, maps)
@@ -38,9 +38,12 @@ def run(context: Context, cell: str) -> None:
     save_merged(
         context.path(paths.merged_model(merge)),
         made.network,
-        dict(zip(list(made.models)[: 1 if whole else None], loaded.architectures, strict=False)),
+        {next(iter(made.models)): loaded.topology}
+        if whole
+        else dict(zip(made.models, loaded.architectures, strict=True)),
         made.stop,
         heads=not whole,
         preserve=made.kept,
         stems=len(made.models) if made.kept else 0,
+        kept=loaded.architectures if whole and made.kept and loaded.spaces.models else (),
     )

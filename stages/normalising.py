@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from mergeline.architectures import stage_blocks
 from mergeline.depth.expansion import expand_statistics
 from mergeline.images import batches
 from mergeline.normalization import NORMALIZATIONS
@@ -35,7 +36,8 @@ def normalization_images(context: Context, merge: Merge) -> tuple[list[torch.Ten
 
 
 def source_layers(context: Context, merge: Merge, loaded: LoadedSources) -> list[Mapping[str, LayerStatistics]]:
-    """Of each source, its layers' statistics by task, under the first head of each, in the topology that is merged."""
+    """Of each source, its layers' statistics by task, under the first head of each, with the blocks that are merged, at its own
+    width."""
     sources = merge.sources
     if not NORMALIZATIONS[merge.normalize.name].compares:
         return []
@@ -52,7 +54,8 @@ def source_layers(context: Context, merge: Merge, loaded: LoadedSources) -> list
                 raise StageError(f"{path} was made from another model; run again: mergeline run")
             by_head[head] = own
         found.append((edge.architecture, by_head))
-    deep = next(by_head for architecture, by_head in found if architecture == sources.topology)
+    blocks = stage_blocks(sources.topology)
+    deep = next(by_head for architecture, by_head in found if stage_blocks(architecture) == blocks)
     result: list[Mapping[str, LayerStatistics]] = []
     for (name, by_head), topology, similarity in zip(found, loaded.architectures, loaded.similarity, strict=True):
         expanded = {

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from mergeline.api import merge
-from mergeline.architectures import ARCHITECTURES, Architecture, build, deepest
+from mergeline.api import MergeResult, merge
+from mergeline.architectures import ARCHITECTURES, Architecture, as_wide, build, deepest, known_names, multiplier
 from mergeline.depth import PLACEMENTS
 from mergeline.evaluation import predict, score
 from mergeline.images import batches, to_device
@@ -69,10 +70,7 @@ def merge_files(
         )  # fmt: skip
     except ValueError as error:
         raise InputError(str(error)) from None
-    kept = result.preserved
-    placed = [result.placed.get(str(place)) for place in range(len(models))]
-    placements = [None if own is None else own.placement for own in placed]
-    save_merged(target, result.model, {source: deep}, None, False, kept, len(models) if kept else 0, placements)
+    _save(target, result, source, deep, architectures)
     return {
         "sources": dict(zip(map(str, files), sources, strict=True)),
         "merged": _accuracy(result.model, task, batch_size),
@@ -84,11 +82,22 @@ def merge_files(
     }
 
 
+def _save(target: Path, result: MergeResult, source: str, deep: Architecture, architectures: Sequence[str]) -> None:
+    kept, count = result.preserved, len(architectures)
+    placed = [result.placed.get(str(place)) for place in range(count)]
+    placements = [None if own is None else own.placement for own in placed]
+    widths = [replace(deep, name=as_wide(deep.name, multiplier(name))) for name in architectures]
+    save_merged(
+        target, result.model, {source: deep}, None, False, kept, count if kept else 0, placements,
+        widths if kept and len(set(widths)) > 1 else (),
+    )  # fmt: skip
+
+
 def check_architectures(names: Iterable[str]) -> None:
     """Refuse an architecture that is not known (InputError)."""
     for name in names:
         if name not in ARCHITECTURES:
-            raise InputError(f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}")
+            raise InputError(f"unknown architecture {name!r}; known: {known_names()}")
 
 
 def check_target(target: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from mergeline.heads import trace_network
 from mergeline.images import batches, to_device
 from mergeline.seeds import numpy_generator
 from mergeline.spaces import Spaces
+from mergeline.width import as_widest
 from stages.context import Context
 from stages.errors import StageError
 from stages.formats.blocks import read_similarity
@@ -30,11 +31,17 @@ __all__ = ["LoadedSources", "comparable_batches", "head_names", "load_sources", 
 
 @dataclass(frozen=True)
 class LoadedSources:
-    """The models of some sources, expanded to one topology, on the CPU in eval mode."""
+    """The models of some sources, expanded to one topology, each at its own width, on the CPU in eval mode.
+
+    ``architectures``: of each, expanded; ``topology``: of their merge. ``spaces``: those of their merge, with each model's own
+    where widths differ. ``reference``: a network of the merged widths, whose weights are of no account.
+    """
 
     models: list[nn.Module]
     architectures: list[Architecture]
+    topology: Architecture
     spaces: Spaces
+    reference: nn.Module
     hashes: list[str]
     similarity: list[Similarity]
     """Of each model's blocks with those of the topology; empty where it was not expanded by it."""
@@ -43,11 +50,11 @@ class LoadedSources:
 
 
 def load_sources(context: Context, sources: Sources) -> LoadedSources:
-    """Load the edges and expand the shallow ones to the deepest topology.
+    """Load the edges, expand the shallow ones to the deepest topology, and find the spaces that all widths have in common.
 
     Raises
     ------
-    StageError: widths or input sizes differ.
+    StageError: input sizes or the benchmark's width differ, an edge cannot be expanded, or widths cannot be brought together.
     """
     models, architectures, hashes, compared = [], [], [], []
     placement = known("placement", sources.placement, PLACEMENTS)
@@ -68,16 +75,17 @@ def load_sources(context: Context, sources: Sources) -> LoadedSources:
         if (other.width, other.input_size) != (first.width, first.input_size):
             raise StageError(
                 f"{sources}: {edge} has width {other.width} and input size {other.input_size}, {sources.edges[0]} has "
-                f"{first.width} and {first.input_size}; models of one merge must agree in both"
+                f"{first.width} and {first.input_size}; models of one merge must agree in both, and differ in width by their "
+                "architecture alone"
             )
-    return LoadedSources(
-        models,
-        architectures,
-        trace_network(models[0], first.input_size),
-        hashes,
-        compared,
-        sources.same_task or context.outputs_are_text,
-    )
+    same_outputs = sources.same_task or context.outputs_are_text
+    named = dict(zip(head_names(sources), models, strict=True))
+    try:
+        spaces, reference = as_widest(named, trace_network(models[0], first.input_size), same_outputs)
+    except ValueError as error:
+        raise StageError(f"{sources}: {error}") from error
+    topology = replace(first, name=sources.topology)
+    return LoadedSources(models, architectures, topology, spaces, reference, hashes, compared, same_outputs)
 
 
 def _similarities(context: Context, sources: Sources) -> dict[Edge, Similarity]:

@@ -357,6 +357,42 @@ def test_the_deeper_model_is_the_reference() -> None:
         assert depths == sorted(depths, reverse=True)
 
 
+ELASTIC = {"zip": {}, "transport": {}}
+
+
+def test_two_widths_are_merged_by_the_methods_that_can_the_wider_first() -> None:
+    series = {"tasks": ["bars"], "seeds": [0], "controls": ["self", "random", "untrained"], "placements": ["lma"]}
+    values = grown(
+        architectures=["r17x2", "r17"], statistics={"moments": "full"}, merges={"widths": series},
+        methods={"identity": {}, "permute": {}, "mine": {"use": "zip"}, "transport": {}},
+    )  # fmt: skip
+    runs = [f"bars.r17x2+r17.{seeds}" for seeds in ("s0+s0", "u0+s0", "s0+u0")]
+    assert names_of(parse_params(values)) == [
+        f"{run}.{method}.reset" for run in runs for method in ("mine", "transport")
+    ]
+
+
+def test_two_depths_and_widths_are_merged_the_deeper_first() -> None:
+    series = {"tasks": ["bars"], "seeds": [0], "methods": ["zip"]}
+    values = grown(
+        architectures=["r17x4", "r29"], statistics={"moments": "full"}, merges={"a": series}, methods=ELASTIC
+    )
+    (found,) = expand_cells(parse_params(values), parse_params(values).merges)
+    assert str(found) == "bars.r29+r17x4.s0+s0.zip.reset"
+    assert (found.sources.topology, found.sources.difference) == ("r29x4", "depths and widths")
+    assert [str(pair) for pair in found.sources.depth_pairs] == ["bars.r29+r17x4.s0+s0"]
+    assert not found.sources.homogeneous
+
+
+def test_another_width_adds_cells_and_changes_none() -> None:
+    narrow = grown(methods={"permute": {}, "zip": {}}, statistics={"moments": "full"})
+    wide = narrow | {"architectures": ["r17", "r29", "r17x2"]}
+    before, after = (names_of(parse_params(values)) for values in (narrow, wide))
+    assert set(before) < set(after)
+    assert all("x2" in name for name in set(after) - set(before))
+    assert not [name for name in after if "r17x2+r17." in name and ".permute." in name]
+
+
 def test_both_directions_make_each_task_the_reference_once() -> None:
     family = {"tasks": [["bars", "dots"]], "both_directions": True, "homogeneous_only": True, "methods": ["permute"]}
     params = parse_params(grown(merges={"pairs": family}, architectures=["r17"]))

@@ -119,7 +119,7 @@ def test_there_is_a_hash_file_for_every_stage_and_matcher() -> None:
 
 def test_a_matchers_closure_has_its_own_file_and_no_other_matchers() -> None:
     matching = {module for module in stage_code("match-permute") if module.startswith("mergeline.matching.")}
-    assert matching == {f"mergeline.matching.{name}" for name in ("permute", "problem", "ties", "weight")}
+    assert matching == {f"mergeline.matching.{name}" for name in ("idle", "permute", "problem", "ties", "weight")}
     assert "stages.match" in stage_code("match-permute")
 
 

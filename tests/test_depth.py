@@ -9,7 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from mergeline.architectures import ARCHITECTURES, BLOCKS, Architecture, build, deepest, size_mismatch, stage_blocks
+from mergeline.architectures import (
+    ARCHITECTURES,
+    BLOCKS,
+    Architecture,
+    as_wide,
+    build,
+    deepest,
+    difference,
+    multiplier,
+    size_mismatch,
+    stage_blocks,
+)
 from mergeline.depth import place_append
 from mergeline.depth.expansion import expand, expand_statistics, expand_to
 from mergeline.heads import trace_network
@@ -71,6 +82,21 @@ def test_the_statistics_of_an_expanded_model_are_its_own(
     for name, statistics in expected.items():
         torch.testing.assert_close(found[name].mean, statistics.mean, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(found[name].deviation, statistics.deviation, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("deep", ["r29", "r29x2"])
+def test_a_model_is_expanded_at_its_own_width(deep: str, enliven: Callable[..., nn.Module]) -> None:
+    model, like = channels_last(enliven(build(architecture("r17x2"), 0))), enliven(build(architecture(deep), 1))
+    expanded, topology = expand_to(model, architecture("r17x2"), deep)
+    assert topology == architecture("r29x2")
+    seen = images()
+    with torch.no_grad():
+        assert torch.equal(channels_last(expanded)(seen), model(seen))
+    own, expected, other = (layer_statistics(m, trace(m, seen[:2]), [seen]) for m in (model, expanded, like))
+    found = expand_statistics(own, other, architecture("r17x2"), topology, "append")
+    assert found is not None
+    for name, statistics in expected.items():
+        torch.testing.assert_close(found[name].mean, statistics.mean, rtol=1e-5, atol=1e-6)
 
 
 def test_a_model_of_the_topology_is_itself() -> None:
@@ -200,14 +226,62 @@ def test_the_deepest_holds_every_block_of_the_other(first: str, second: str) -> 
 
 
 def test_depths_of_different_families_have_no_deepest() -> None:
-    with pytest.raises(ValueError, match="none of r17, vgg11 can hold the others: depths can differ only within one"):
+    with pytest.raises(ValueError, match="none of r17, vgg11 can hold the others: depths and widths can differ only"):
         deepest(["r17", "vgg11"])
+
+
+# -- widths compared ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name, design in ARCHITECTURES.items() if design.multiplier > 1])
+def test_an_architecture_of_more_channels_is_the_narrow_one_at_that_width(name: str) -> None:
+    times = multiplier(name)
+    narrow = as_wide(name, 1)
+    with torch.device("meta"):
+        wide, other = (build(Architecture(n, 4, w, 32)) for n, w in ((name, 0.125), (narrow, 0.125 * times)))
+    assert {key: t.shape for key, t in wide.state_dict().items()} == {
+        key: t.shape for key, t in other.state_dict().items()
+    }
+    assert stage_blocks(name) == stage_blocks(narrow)
+    assert size_mismatch(name, narrow) == 0
+    assert as_wide(narrow, times) == name
+
+
+@pytest.mark.parametrize(
+    ("names", "topology", "differ"),
+    [
+        (["r26", "r26x2"], "r26x2", "widths"),
+        (["r26x4", "r26x2"], "r26x4", "widths"),
+        (["r50", "r26x2"], "r50x2", "depths and widths"),
+        (["r50x2", "r26"], "r50x2", "depths and widths"),
+        (["vgg11-bn", "vgg16x2-bn", "vgg13x4-bn"], "vgg16x4-bn", "depths and widths"),
+        (["resnet20", "resnet20x4"], "resnet20x4", "widths"),
+        (["r17", "r29"], "r29", "depths"),
+        (["r17", "r17"], "r17", ""),
+    ],
+)
+def test_a_topology_has_the_deepest_blocks_and_the_widest_channels(
+    names: list[str], topology: str, differ: str
+) -> None:
+    assert deepest(names) == deepest(names[::-1]) == topology
+    assert difference(names) == differ
+
+
+@pytest.mark.parametrize("names", [["vgg11", "vgg11x2-bn"], ["linear5", "linear8"], ["resnet20-gn", "resnet20x4"]])
+def test_widths_of_different_families_have_no_common_topology(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="can hold the others"):
+        deepest(names)
+
+
+def test_a_width_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="no architecture with the blocks of r17 and 3 times the channels"):
+        as_wide("r17", 3)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (("r18", 10, 1.0, 32), "unknown architecture 'r18'; known: r17, r29"),
+        (("r18", 10, 1.0, 32), "unknown architecture 'r18'; known: r17, r26.*; and wider ones such as r17x2"),
         (("r17", 0, 1.0, 32), "needs num_classes >= 1 and width > 0, got num_classes=0"),
         (("r17", 10, -1.0, 32), "width=-1.0"),
         (("r17", 10, 1.0, 48), "input size 48 has no stem; known: 32, 64, 224"),

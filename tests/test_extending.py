@@ -87,7 +87,7 @@ ADDITIONS = {
             "mergeline/architectures.py": (
                 ("def _bottleneck(", "def _dummy(**sizes: Any) -> Any:\n    from mergeline.models.dummy import make\n\n"
                  "    return make(**sizes)\n\n\ndef _bottleneck("),
-                ('        Design("resnet20", _resnet20, batch_norms=True),', '        Design("dummy", _dummy),\n        Design("resnet20", _resnet20, batch_norms=True),'),
+                ('    RESNET20,\n', '    Design("dummy", _dummy),\n    RESNET20,\n'),
             )
         },
         3,

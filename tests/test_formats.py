@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from mergeline.api import merge
 from mergeline.architectures import Architecture, build
 from mergeline.heads import MultiHead, multi_head, trace_network
 from mergeline.maps import Absent, Dense, Groups, Permutation, UnitMap
@@ -34,6 +36,34 @@ def test_each_head_of_a_merged_network_comes_back_under_its_own_name(
     for name in names:
         torch.testing.assert_close(after[name], before[name])
     assert not torch.allclose(after[names[0]], after[names[1]])
+
+
+@pytest.mark.parametrize("method", ["zip", "transport"])
+@pytest.mark.parametrize(
+    ("heads", "choice"),
+    [
+        (True, {}),
+        (True, {"stop": "layer2.0"}),
+        (True, {"preserve": 2}),
+        (True, {"preserve": 2, "stop": "layer2.0"}),
+        (False, {}),
+        (False, {"preserve": 2}),
+    ],
+)
+def test_a_merge_of_two_widths_comes_back(method: str, heads: bool, choice: dict[str, Any], tmp_path: Path) -> None:
+    names = {"a": "r17", "b": "r17x2"}
+    architectures = {head: Architecture(name, 4, 1 / 16, 32) for head, name in names.items()}
+    models = {head: build(architecture, 0).eval() for head, architecture in architectures.items()}
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    made = merge(models if heads else list(models.values()), images, method, **choice)
+    path, preserve = tmp_path / "merged.safetensors", choice.get("preserve", 0)
+    save_merged(
+        path, made.model, architectures if heads else {"a": architectures["b"]}, choice.get("stop"), heads, preserve,
+        2 if preserve else 0, kept=list(architectures.values()) if preserve and not heads else (),
+    )  # fmt: skip
+    with torch.no_grad():
+        before, after = made.model(images), load_merged(path)(images)
+    torch.testing.assert_close(after, before)
 
 
 def test_heads_of_different_sizes_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

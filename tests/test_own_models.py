@@ -106,6 +106,36 @@ def test_networks_of_different_depth_are_placed_and_diagnosed_where_they_stand(
     assert description["placements"] == [None, [[0, None], [0, None], [0, 1, None], [0, 1, None], [0, 1, None]]]
 
 
+@pytest.mark.parametrize("preserve", [[], ["--preserve", "2"]])
+def test_networks_of_different_width_are_merged_and_diagnosed(
+    preserve: list[str], own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(build(Architecture("vgg16x2", 2, WIDTH, 32), seed=2).state_dict(), own / "wide.pth")
+    files = [str(own / "vgg11.0.pth"), str(own / "wide.pth")]
+    given = ["--data", "folder", "--root", str(own / "data"), "--images", "16", "-a", "vgg11", "-a", "vgg16x2"]
+    merged = tmp_path / "merged.safetensors"
+    more = [
+        "--input-size",
+        "32",
+        "--width",
+        str(WIDTH),
+        "--normalize",
+        "repair",
+        "--method",
+        "zip",
+        "--out",
+        str(merged),
+    ]
+    for command in (["merge", *files, *given, *more, *preserve], ["diagnose", str(merged), *files, *given]):
+        with pytest.raises(SystemExit) as ended:
+            app(command)
+        assert not ended.value.code
+    assert "features.0.weight" in capsys.readouterr().out
+    _, description = read_model(merged)
+    assert description["heads"][0]["name"] == "vgg16x2"
+    assert isinstance(load_merged(merged), PreserveFirst) == bool(preserve)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

@@ -135,6 +135,11 @@ CASES: list[tuple[list[Any], Any, str]] = [
     (["merges", "pairs", "measures"], ["curve"], "merges.pairs.measures[0]: a curve lies between two models"),
     (["merges", "pairs", "measures"], ["diagnose"], "merges.pairs.measures[0]: "),
     (["diagnosis"], {"images": 3}, "diagnosis.images: "),
+    # widths that nothing can merge
+    (["merges", "same", "architectures"], ["r17x2", "r17"], "merges.same.methods: none of identity, permute merges r17x2 and r17, "
+     "which differ in width; zip and transport do, or set merges.same.homogeneous_only: true"),
+    (["architectures"], ["r17", "r17x3"], "architectures[1]: unknown 'r17x3' (did you mean 'r17x"),
+    (["merges", "same", "architectures"], ["vgg11", "vgg11x2-bn"], "merges.same.architectures: none of vgg11, vgg11x2-bn can hold"),
     # unknown and misspelt keys
     (["nonsense"], 1, "nonsense: unknown key; allowed: architectures, compute, "),
     (["seedz"], 1, "seedz: unknown key (did you mean 'seed"),
@@ -181,7 +186,7 @@ CASES: list[tuple[list[Any], Any, str]] = [
     # names that are not known
     (["tasks", "nosuch"], {}, f"tasks.nosuch: unknown 'nosuch'; allowed: {', '.join(TASKS)}"),
     (["tasks", "bars", "source"], "foldr", "tasks.bars.source: unknown 'foldr' (did you mean 'folder'?); allowed: "),
-    (["architectures"], ["r17", "r28"], "architectures[1]: unknown 'r28' (did you mean 'r29'?); allowed: r17, r29"),
+    (["architectures"], ["r17", "r28"], "architectures[1]: unknown 'r28' (did you mean 'r29'?); allowed: r17, r26"),
     (["methods", "permut"], {}, "methods.permut: unknown 'permut' (did you mean 'permute'?); allowed: identity, permute"),
     (["methods", "mine"], {"use": "zipp"}, "methods.mine.use: unknown 'zipp' (did you mean 'zip'?); allowed: "),
     (["merges", "same", "tasks"], ["bar"], "merges.same.tasks[0]: unknown 'bar' (did you mean 'bars'?); allowed: bars"),
@@ -228,6 +233,24 @@ def test_a_mistake_makes_no_other_lines() -> None:
     for path, value, message in CASES:
         if not any(word in message for word in several):
             assert len(faults(changed(path, value))) == 1, message
+
+
+def test_two_widths_have_no_landscape() -> None:
+    series = {"tasks": ["bars"], "architectures": ["r17", "r17x2"], "measures": ["curve", "landscape"]}
+    values = bench_values(methods={"permute": {}, "transport": {}}, merges={"widths": series})
+    assert faults(values) == [
+        "params.yaml: merges.widths.measures[1]: no plane lies through networks of different widths (r17x2 and r17); put landscape "
+        "into a series without"
+    ]
+
+
+def test_two_widths_are_fine_where_one_method_merges_them_or_nothing_does() -> None:
+    series = {"tasks": ["bars"], "architectures": ["r17", "r17x2"]}
+    both = bench_values(methods={"permute": {}, "transport": {}}, merges={"widths": series})
+    apart = bench_values(merges={"widths": series | {"homogeneous_only": True}})
+    three = bench_values(seeds=[0, 1, 2], merges={"widths": series | {"models": 3}})
+    for values in (both, apart, three):
+        assert isinstance(parse_params(values), Params)
 
 
 def test_a_longer_circle_of_pretraining_is_shown() -> None:

@@ -71,7 +71,18 @@ def rich() -> Params:
     return parse_params(values)
 
 
-BENCHMARKS = {"demo": demo, "small": lambda: parse_params(bench_values()), "rich": rich}
+def wide() -> Params:
+    """Pairs of different widths, and of different depths and widths."""
+    values = bench_values(methods={"permute": {}, "zip": {}}, statistics={"moments": "full"})
+    values["normalize"]["repair"] = {"images": 8, "batch_size": 4}
+    values["merges"] = {"widths": {
+        "tasks": ["bars"], "architectures": ["r17", "r17x2", "r29"], "methods": ["permute", "zip"], "runs": "neighbours",
+        "normalize": ["reset", "repair"], "placements": ["append", "lma"], "controls": ["untrained", "random"],
+    }}  # fmt: skip
+    return parse_params(values)
+
+
+BENCHMARKS = {"demo": demo, "small": lambda: parse_params(bench_values()), "rich": rich, "wide": wide}
 
 
 @pytest.fixture(params=BENCHMARKS)
@@ -411,6 +422,16 @@ def test_blocks_are_compared_once_whatever_is_done_with_them_after() -> None:
     assert [stage.cell for stage in plan.stages if made in stage.outs] == ["bars.r29+r17.s0+s0"]
     readers = {stage.stage for stage in plan.stages if made in stage.deps}
     assert readers == {"statistics", "match", "merge"}
+
+
+def test_blocks_of_two_widths_are_compared_where_their_number_differs() -> None:
+    values = bench_values(methods={"transport": {}}, architectures=["r17", "r17x2", "r29x2"])
+    values["merges"] = {"widths": {"tasks": ["bars"], "seeds": [0], "placements": ["lma"]}}
+    plan = make_plan(parse_params(values))
+    assert [str(merge.sources) for merge in plan.merges] == [
+        "bars.r17x2+r17.s0+s0", "bars.r29x2+r17.s0+s0-placement=lma", "bars.r29x2+r17x2.s0+s0-placement=lma",
+    ]  # fmt: skip
+    assert [str(pair) for pair in plan.block_pairs] == ["bars.r29x2+r17.s0+s0", "bars.r29x2+r17x2.s0+s0"]
 
 
 def test_normalising_another_way_takes_no_moments_of_pairs_and_matches_nothing_again() -> None:

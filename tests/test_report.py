@@ -520,7 +520,7 @@ def said(data: FigureData, start: str) -> str:
 
 
 def test_findings_hold_the_numbers_of_the_table(data: FigureData) -> None:
-    text = said(data, "Merging two bars models of one depth")
+    text = said(data, "Merging two bars models of one architecture")
     runs = {
         method: {
             (row["architectures"], row["seeds"]): row["accuracy"]
@@ -548,7 +548,7 @@ def test_a_difference_whose_interval_holds_zero_is_no_evidence(data: FigureData)
     rng = np.random.default_rng(0)
     same = [row | ({"accuracy": 0.6 + rng.normal(0, 0.05)} if row["kind"] == "merge" else {}) for row in data.rows]
     alike = replace(data, rows=[row for row in same if row["status"] == "ok"])
-    for start in ("Merging two bars models of one depth", "Over all task pairs"):
+    for start in ("Merging two bars models of one architecture", "Over all task pairs"):
         text = said(alike, start)
         low, high = (float(v) for v in re.search(r"interval ([+-][\d.]+) to ([+-][\d.]+)", text).groups())  # type: ignore[union-attr]
         assert (low <= 0 <= high) == ("no evidence" in text)
@@ -577,6 +577,34 @@ def test_deviations_that_leave_zero_out_are_counted(data: FigureData) -> None:
 def test_single_runs_are_too_few_for_an_interval(data: FigureData) -> None:
     rows = [row for row in data.rows if row["kind"] == "edge" or row["seeds"] == "s0+s1"]
     assert "too few runs for intervals" in said(replace(data, rows=rows), "On bars, merges of different depths")
+
+
+def with_widths(data: FigureData) -> FigureData:
+    """As if r35 were r17x2, which has the blocks of r17."""
+    changed = [
+        row | {key: row[key].replace("r35", "r17x2") for key in ("cell", "architectures")}
+        | ({"size_mismatch": 0.0} if row["architectures"] == "r35+r17" else {})
+        for row in data.rows
+    ]  # fmt: skip
+    return replace(data, rows=changed)
+
+
+def test_pairs_of_different_widths_are_called_so(data: FigureData) -> None:
+    shown = with_widths(data)
+    for difference, runs in (("depths", 9), ("widths", 8), ("depths and widths", 9)):
+        assert f"paired over {runs} runs" in said(shown, f"Merging two bars models of different {difference}, permute")
+        assert "1 pairs" in said(shown, f"On bars, merges of different {difference} differ")
+        assert said(shown, f"On task pairs, merges of different {difference} are")
+    for side, difference in (("deep", "depths"), ("wide", "widths"), ("narrow", "widths")):
+        assert said(shown, f"With the {side} side never trained, merges of different {difference} (permute) keep")
+    assert said(shown, "Deviation against size mismatch on bars").endswith("(n = 1).")
+
+
+def test_pairs_of_different_widths_have_no_size_mismatch_to_be_drawn_at(data: FigureData) -> None:
+    drawn = [text.get_text() for text in same_task_deviation(with_widths(data)).axes[0].texts]
+    assert drawn == ["r29+r17"]
+    labels = [text.get_text() for text in controls(with_widths(data)).axes[0].get_legend().get_texts()]
+    assert labels == ["both trained", "first side untrained", "second side untrained", "random permutation"]
 
 
 # -- checks ----------------------------------------------------------------------------------------------------------

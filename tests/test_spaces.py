@@ -67,7 +67,7 @@ def permuted_difference(model: nn.Module, example: Tensor) -> float:
 
 
 @pytest.mark.parametrize("size", [32, 64])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [name for name, design in ARCHITECTURES.items() if design.multiplier == 1])
 def test_a_permuted_resnet_is_the_same_function_in_every_space(name: str, size: int, enliven: Enliven) -> None:
     model = enliven(tiny(name, size))
     example = noise(2, 3, size, size)

@@ -67,6 +67,8 @@ PAIR = "bars+late.r17+r17.s0+s1.permute.reset"
 WANDA = f"{EDGE}.wanda-sparsity=0.6.none"
 FISHER = f"{EDGE}.fisher-sparsity=0.6.repair"
 LAST = ("collect", "audit")
+WIDE = "bars.r17x2+r17.s0+s0"
+DEEP_AND_WIDE = "bars.r29+r17x2.s0+s0-placement=lma"
 KEPT = "bars+late.r17+r17.s0+s1.permute-stop=layer2.0-preserve=3.repair"
 EARLY = "bars+late.r17+r17.s0+s1.permute-stop=layer2.0.reset"
 
@@ -119,6 +121,17 @@ def bench_params() -> dict[str, Any]:
         "measures": ["diagnosis"],
     }
     values["diagnosis"] = {"images": 23, "batch_size": 10}
+    for series in values["merges"].values():
+        series.setdefault("methods", ["identity", "permute"])
+    wide = {"tasks": ["bars"], "seeds": [0], "methods": ["zip"]}
+    values["methods"]["zip"] = {}
+    values["statistics"] |= {"moments": "full"}
+    values["merges"]["widths"] = wide | {"architectures": ["r17", "r17x2"], "measures": ["curve", "diagnosis"]}
+    values["merges"]["deep-and-wide"] = wide | {
+        "architectures": ["r29", "r17x2"],
+        "normalize": ["repair"],
+        "placements": ["lma"],
+    }
     small = {"tasks": ["bars"], "architectures": ["r17"], "seeds": [0], "sparsities": [0.6]}
     values["pruning"] = {
         "plain": small | {"methods": ["wanda"]},
@@ -247,6 +260,13 @@ CELLS = [
     ("blocks", "bars.r29+r17.s0+s0"),
     ("statistics", "bars.r29+r17.s0+s0-placement=lma"),
     ("merge", "bars.r29+r17.s0+s0-placement=lma.permute.reset"),
+    ("statistics", WIDE),
+    ("match", f"{WIDE}.zip"),
+    ("merge", f"{WIDE}.zip.reset"),
+    ("evaluate", f"{WIDE}.zip.reset"),
+    ("curve", f"{WIDE}.zip.reset"),
+    ("diagnosis", f"{WIDE}.zip.reset"),
+    ("merge", f"{DEEP_AND_WIDE}.zip.repair"),
     ("match", f"{GROUP}.permute"),
     ("match", f"{GROUP}.identity"),
     ("match", f"{GROUP}.random"),
@@ -520,12 +540,58 @@ def test_statistics_hold_every_space_of_the_deepest_topology(bench: Bench) -> No
     moments = MomentFile(bench.root / paths.statistics(parse_sources("bars.r29+r17.s0+s0")))
     assert next(iter(moments)) == "conv1"
     assert len(moments) == 1 + 9 * 2 + 4
-    assert all(set(entry.covariances) == {(0, 1)} for entry in moments.values())
+    assert all(set(entry.covariances) == {(0, 0), (0, 1), (1, 1)} for entry in moments.values())
     assert moments["layer1"].n == 24 * 16 * 16
     assert moments["layer1"].sizes == (16, 16)
     assert moments.description["images"] == {"bars": 24}
     with pytest.raises(KeyError):
         moments["nowhere"]
+
+
+def test_statistics_of_two_widths_hold_each_models_own_units(bench: Bench) -> None:
+    moments = MomentFile(bench.root / paths.statistics(parse_sources(WIDE)))
+    assert moments["conv1"].sizes == (8, 4)
+    assert moments["conv1"].covariances[0, 1].shape == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("cell", "topology"), [(f"{WIDE}.zip.reset", "r17x2"), (f"{DEEP_AND_WIDE}.zip.repair", "r29x2")]
+)
+def test_a_merge_of_two_widths_has_the_wider_models_channels_and_the_deeper_models_blocks(
+    bench: Bench, cell: str, topology: str
+) -> None:
+    merge = parse_merge(cell)
+    network = load_merged(bench.root / paths.merged_model(merge))
+    like = build(Architecture(topology, 4, 0.0625, 32))
+    assert {name: p.shape for name, p in network.named_parameters()} == {
+        name: p.shape for name, p in like.named_parameters()
+    }
+    found = bench.json(paths.evaluation(merge))
+    assert found["parameters"] == sum(p.numel() for p in like.parameters())
+    rows = [row for row in pq.read_table(bench.root / paths.RESULTS).to_pylist() if row["cell"] == cell]
+    assert [row["topology"] for row in rows] == [topology]
+    assert [row["homogeneous"] for row in rows] == [False]
+
+
+def test_a_method_of_one_width_refuses_two(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with alone(bench, bench.stage("match", f"{WIDE}.zip"), tmp_path):
+        assert run("match", f"{WIDE}.permute") != 0
+    assert "widths differ, and permute merges models of one width" in capsys.readouterr().err
+
+
+def test_no_landscape_is_drawn_between_two_widths(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with alone(bench, bench.stage("diagnosis", f"{WIDE}.zip.reset"), tmp_path):
+        assert run("landscape", f"{WIDE}.zip.reset") != 0
+    assert "no plane lies through networks of different widths" in capsys.readouterr().err
+
+
+def test_a_curve_between_two_widths_has_the_models_at_its_ends(bench: Bench) -> None:
+    merge = parse_merge(f"{WIDE}.zip.reset")
+    rows = read_measurement(bench.root / paths.measurement("curve", merge), "curve")
+    for row, key in zip(rows, (merge.edges[0], merge, merge.edges[1]), strict=True):
+        assert row["accuracy"] == bench.json(paths.evaluation(key))["tasks"]["bars"]["accuracy"]
 
 
 def test_a_model_matched_with_itself_is_matched_by_the_identity(bench: Bench) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from mergeline.architectures import Architecture, build
+from mergeline.architectures import Architecture, as_wide, build, multiplier
 from mergeline.depth import PLACEMENTS
 from mergeline.depth.blocks import Block, Chain, find_chains, stages_of
 from mergeline.depth.identities import plain_identity, residual_identity, run, settle_norms
@@ -184,14 +184,19 @@ def _check_function(model: nn.Module, expanded: nn.Module, example: Any) -> None
 def expand_to(
     model: nn.Module, architecture: Architecture, deep_name: str, placement: str = "append", similarity: Similarity = ()
 ) -> tuple[nn.Module, Architecture]:
-    """``model`` in the topology of ``deep_name``, its blocks placed by a placement of :data:`PLACEMENTS`; itself where
-    nothing is to be added.
+    """``model`` with the blocks of ``deep_name`` at its own width, its blocks placed by a placement of :data:`PLACEMENTS`; itself
+    where nothing is to be added.
 
     ``similarity``: of the blocks, for a placement that compares them.
+
+    Raises
+    ------
+    ValueError: there is no such architecture at the model's width, or the model cannot be expanded.
     """
-    if architecture.name == deep_name:
+    name = as_wide(deep_name, multiplier(architecture.name))
+    if architecture.name == name:
         return model, architecture
-    deep = Architecture(deep_name, architecture.num_classes, architecture.width, architecture.input_size)
+    deep = Architecture(name, architecture.num_classes, architecture.width, architecture.input_size)
     like = build(deep)
     placed = place(find_chains(model, like), placement, similarity)
     return expand(model, like, placed).train(model.training), deep
@@ -221,18 +226,20 @@ def expand_statistics(
 ) -> dict[str, UnitStatistics] | None:
     """A shallow network's statistics by layer as its expansion has them: the residual branch of an identity block is 0.
 
-    ``like``: statistics of a network of the deep topology, for its layers' names and sizes. None for plain networks, whose
+    ``like``: statistics of a network of the deep topology, of any width, for its layers' names. None for plain networks, whose
     identities give what lies between the layers, of which there are no statistics.
     """
     with torch.device("meta"):
-        chains = find_chains(build(shallow), build(deep))
+        network = build(deep)
+        chains = find_chains(build(shallow), network)
     if not all(chain.residual for chain in chains):
         return None
     names = own_names(list(like), chains, place(chains, placement, similarity))
     n = max((statistics.n for statistics in own.values()), default=0)
+    units = {name: tensor.shape[0] for name, tensor in network.state_dict().items() if tensor.dim()}
     result = {}
     for name, statistics in like.items():
         source = names[name]
-        zeros = torch.zeros_like(statistics.mean)
+        zeros = statistics.mean.new_zeros(units[name])
         result[name] = UnitStatistics(n, zeros, zeros) if source is None else own[source]
     return result

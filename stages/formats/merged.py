@@ -15,6 +15,7 @@ from mergeline.biases import add_missing_biases
 from mergeline.depth.placer import Placement
 from mergeline.heads import multi_head_from_state, trace_network
 from mergeline.preserving import preserve_first_from_state
+from mergeline.width import as_widest
 from stages.formats.models import load_strictly, read_model, save_model
 
 __all__ = ["load_merged", "merged_architectures", "save_merged", "save_pruned"]
@@ -29,19 +30,22 @@ def save_merged(
     preserve: int = 0,
     stems: int = 0,
     placements: Sequence[Placement | None] = (),
+    kept: Sequence[Architecture] = (),
 ) -> None:
     """A merged network: one network where ``heads`` is false, else a trunk with a head per task.
 
-    ``architectures``: each task's topology. ``preserve``: the first layers that each of ``stems`` models keeps.
-    ``placements``: where each source's blocks stand, None for one of the topology; of none if empty.
+    ``architectures``: each task's topology at its model's width; of one network the merged one's. ``preserve``: the first layers
+    that each of ``stems`` models keeps. ``placements``: where each source's blocks stand, None for one of the topology; of none
+    if empty. ``kept``: of one network the topology of each stem, where their widths differ.
     """
-    description = {
+    description: dict[str, Any] = {
         "kind": "multi-head" if heads else "merged",
         # A list: the tensors number the heads in this order, and a mapping would come back sorted.
         "heads": _heads(architectures),
         "stop": stop,
     } | ({"preserve": preserve, "stems": stems} if preserve else {})
-    save_model(path, model, description | ({"placements": list(placements)} if any(placements) else {}))
+    description |= {"placements": list(placements)} if any(placements) else {}
+    save_model(path, model, description | ({"kept": [asdict(own) for own in kept]} if kept else {}))
 
 
 def save_pruned(path: Path, model: nn.Module, task: str, architecture: Architecture) -> None:
@@ -72,11 +76,15 @@ def load_merged(path: Path) -> nn.Module:
         add_missing_biases(model, tensors)
         load_strictly(path, model, tensors)
         return model.eval().to(memory_format=torch.channels_last)
-    spaces = trace_network(model, next(iter(architectures.values())).input_size)
+    if whole:
+        kept = [build(Architecture(**own)) for own in description.get("kept", [])] or [model] * description["stems"]
+        models = {str(index): own for index, own in enumerate(kept)}
+    size = next(iter(architectures.values())).input_size
+    spaces, reference = as_widest(models, trace_network(next(iter(models.values())), size), same_outputs=whole)
+    stop = description["stop"]
     if "preserve" in description:
-        stems = models if not whole else {str(index): model for index in range(description["stems"])}
-        layers, stop = description["preserve"], description["stop"]
-        model = preserve_first_from_state(stems, spaces, layers, tensors, stop=stop, whole=whole)
+        layers = description["preserve"]
+        model = preserve_first_from_state(models, spaces, layers, tensors, stop=stop, whole=whole, reference=reference)
     else:
-        model = multi_head_from_state(models, spaces, tensors, description["stop"])
+        model = multi_head_from_state(models, spaces, tensors, stop, reference)
     return model.eval().to(memory_format=torch.channels_last)

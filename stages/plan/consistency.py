@@ -12,14 +12,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mergeline.architectures import ARCHITECTURES, INITIALIZATIONS, Architecture, deepest
+from mergeline.architectures import ARCHITECTURES, INITIALIZATIONS, Architecture, deepest, known_names, multiplier
 from mergeline.depth import PLACEMENTS
 from mergeline.encoder_names import describe_encoder
 from mergeline.matching import MATCHERS
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.pruning_options import OPTIONS as PRUNERS
 from mergeline.tasks import TASKS
-from stages.plan.expansion import expand_cells, pruned_cells
+from stages.plan.expansion import architecture_lists, expand_cells, pruned_cells
 from stages.plan.keys import INITIALIZATION, UNCHANGED
 from stages.plan.params import MergeSeries, Method, Params, Pruning, Training, WithOptions
 
@@ -52,7 +52,8 @@ def _unknown(path: str, value: str, allowed: Iterable[str]) -> list[str]:
     names = list(allowed)
     if value in names:
         return []
-    return [f"{path}: unknown {value!r}{suggestion(value, names)}; allowed: {', '.join(names)}"]
+    said = known_names() if allowed is ARCHITECTURES else ", ".join(names)
+    return [f"{path}: unknown {value!r}{suggestion(value, names)}; allowed: {said}"]
 
 
 def _architectures(params: Params) -> Iterator[str]:
@@ -204,7 +205,8 @@ def _series(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
     yield from _measures(params, path, series)
     yield from _sweep(params, path, series)
     if not series.homogeneous_only:
-        yield from _depths(path, series.architectures or params.architectures)
+        yield from _pairs(path, series.architectures or params.architectures)
+        yield from _widths(params, path, series)
 
 
 def _sweep(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
@@ -267,7 +269,35 @@ def _diagnosis(params: Params, key: str, series: MergeSeries) -> Iterator[str]:
             yield f"{key}: layers are compared on 4 images at least; tasks.{name}.max_train is {task.max_train}"
 
 
-def _depths(path: str, architectures: list[str]) -> Iterator[str]:
+def _width_pairs(params: Params, series: MergeSeries) -> list[tuple[str, ...]]:
+    """The pairs of a series that differ in width."""
+    counts = {len(entry) if isinstance(entry, list) else series.models or 2 for entry in series.tasks}
+    lists = dict.fromkeys(names for count in sorted(counts) for names in architecture_lists(params, series, count))
+    return [names for names in lists if len(set(map(multiplier, names))) > 1]
+
+
+def _widths(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
+    """Pairs of different widths that nothing merges, and what cannot be measured of them."""
+    pairs = _width_pairs(params, series)
+    if not pairs:
+        return
+    pair = " and ".join(pairs[0])
+    declared = {name: params.methods[name] for name in series.methods or params.methods if name in params.methods}
+    used = [MATCHERS[method.use or name] for name, method in declared.items() if (method.use or name) in MATCHERS]
+    if used and all(matcher.widths == "equal" for matcher in used):
+        elastic = [name for name, matcher in MATCHERS.items() if matcher.widths != "equal"]
+        yield (
+            f"{path}.methods: none of {', '.join(declared)} merges {pair}, which differ in width; {' and '.join(elastic)} do, or "
+            f"set {path}.homogeneous_only: true"
+        )
+    if "landscape" in series.measures:
+        yield (
+            f"{path}.measures[{series.measures.index('landscape')}]: no plane lies through networks of different widths "
+            f"({pair}); put landscape into a series without"
+        )
+
+
+def _pairs(path: str, architectures: list[str]) -> Iterator[str]:
     if any(name not in ARCHITECTURES for name in architectures):
         return
     for index, first in enumerate(architectures):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations, pairwise, permutations, product
 from typing import Any
 
-from mergeline.architectures import stage_blocks
+from mergeline.architectures import difference, multiplier, stage_blocks
 from stages.plan.keys import PLACEMENT, Choice, Edge, Merge, Options, Pruned, Sources, as_written
+from stages.plan.methods import resolve
 from stages.plan.params import MergeSeries, Params
 
-__all__ = ["base_edge", "expand_cells", "measured_merges", "pruned_cells"]
+__all__ = ["architecture_lists", "base_edge", "can_merge", "expand_cells", "measured_merges", "pruned_cells"]
+
+
+RANDOM = Choice("random")
+"""The method of the control of that name."""
 
 
 def expand_cells(params: Params, merges: Mapping[str, MergeSeries]) -> list[Merge]:
@@ -56,8 +61,16 @@ def _real_merges(params: Params, series: MergeSeries) -> Iterator[Merge]:
     methods = [cell for name in series.methods or list(params.methods) for cell in _method_choices(params, name)]
     weights = None if series.weights is None else tuple(series.weights)
     for sources in _sources(params, series):
-        for method, normalize, stop, kept in product(methods, series.normalize, series.stops, series.preserves):
+        architectures = [edge.architecture for edge in sources.edges]
+        taken = [method for method in methods if can_merge(params, method, architectures)]
+        for method, normalize, stop, kept in product(taken, series.normalize, series.stops, series.preserves):
             yield Merge(sources, method, Choice(normalize), stop, weights, None if kept is None else f"{kept:g}")
+
+
+def can_merge(params: Params, method: Choice, architectures: Iterable[str]) -> bool:
+    """Whether a method merges models of these architectures: of different widths only some do."""
+    one_width = len(set(map(multiplier, architectures))) == 1
+    return one_width or resolve(params, method).matcher.widths != "equal"
 
 
 def _method_choices(params: Params, name: str) -> list[Choice]:
@@ -70,8 +83,8 @@ def _method_choices(params: Params, name: str) -> list[Choice]:
 def _sources(params: Params, series: MergeSeries) -> Iterator[Sources]:
     seeds = series.seeds or params.seeds
     for tasks in _task_lists(series):
-        for architectures in _architecture_lists(params, series, len(tasks)):
-            placements = [PLACEMENT] if len(set(architectures)) == 1 else series.placements
+        for architectures in architecture_lists(params, series, len(tasks)):
+            placements = series.placements if "depths" in difference(architectures) else [PLACEMENT]
             for recipe, chosen in product(_recipes(series), _seed_lists(series, seeds, tasks, architectures)):
                 models = zip(tasks, architectures, chosen, strict=True)
                 edges = tuple(Edge(t, a, s, recipe=recipe) for t, a, s in models)
@@ -95,17 +108,17 @@ def _task_lists(series: MergeSeries) -> list[tuple[str, ...]]:
     return lists
 
 
-def _architecture_lists(params: Params, series: MergeSeries, count: int) -> list[tuple[str, ...]]:
-    """Homogeneous lists, then (for two models) every pair with the deeper first."""
-    names = sorted(series.architectures or params.architectures, key=_depth)
+def architecture_lists(params: Params, series: MergeSeries, count: int) -> list[tuple[str, ...]]:
+    """Homogeneous lists, then (for two models) every pair with the deeper first, and of two as deep the wider."""
+    names = sorted(series.architectures or params.architectures, key=_size)
     lists = [(name,) * count for name in names]
     if count == 2 and not series.homogeneous_only:
-        lists += [(deep, shallow) for shallow, deep in combinations(names, 2)]
+        lists += [(larger, smaller) for smaller, larger in combinations(names, 2)]
     return lists
 
 
-def _depth(name: str) -> tuple[int, str]:
-    return sum(stage_blocks(name)), name
+def _size(name: str) -> tuple[int, float, str]:
+    return sum(stage_blocks(name)), multiplier(name), name
 
 
 def _seed_lists(
@@ -114,7 +127,7 @@ def _seed_lists(
     """Seeds of each run.
 
     Models of one task and one architecture are interchangeable: each set of different seeds once. Models of one task
-    and different depths were trained from different initialisations even at the same seed. Models of different tasks
+    and different depths or widths were trained from different initialisations even at the same seed. Models of different tasks
     may share their pretrained start at the same seed, so seeds must differ.
     """
     count = len(tasks)
@@ -132,27 +145,29 @@ def _seed_lists(
 
 
 def _control_cells(params: Params, series: MergeSeries, control: str) -> Iterator[Merge]:
-    """Controls on the first run of every depth pair (what a number is worth without a second model)."""
+    """Controls on the first run of every pair (what a number is worth without a second model), by methods that merge it."""
     aligned = [cell for name in series.methods or list(params.methods) for cell in _method_choices(params, name)]
     normalize = Choice(series.normalize[0])
     seen: set[tuple[Any, ...]] = set()
     for sources in _sources(params, series):
+        architectures = [edge.architecture for edge in sources.edges]
         key = (sources.combination, sources.placement)
         if key in seen or len(sources.edges) != 2:
             continue
         seen.add(key)
-        if control == "random":
-            yield Merge(sources, Choice("random"), normalize)
+        taken = [method for method in aligned if can_merge(params, method, architectures)]
+        if control == "random" and can_merge(params, RANDOM, architectures):
+            yield Merge(sources, RANDOM, normalize)
         elif control == "self" and sources.same_task and sources.homogeneous:
             edge = sources.edges[0]
-            for method in aligned:
+            for method in taken:
                 yield Merge(Sources((edge, edge)), method, normalize)
         elif control == "untrained" and not sources.homogeneous:
             for side in range(2):
                 edges = tuple(
                     replace(edge, trained=edge.trained and index != side) for index, edge in enumerate(sources.edges)
                 )
-                for method in aligned:
+                for method in taken:
                     yield Merge(replace(sources, edges=edges), method, normalize)
 
 

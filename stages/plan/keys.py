@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from mergeline.architectures import deepest
+from mergeline.architectures import deepest, difference, stage_blocks
 from stages.errors import InputError
 from stages.formats import yaml12
 
@@ -99,6 +99,11 @@ class Combination:
         recipe = last[len(_split_options(last)[0]) :]
         return "+".join(name.removesuffix(recipe) for name in self.architectures) + recipe
 
+    @property
+    def difference(self) -> str:
+        """What the architectures differ in: "depths", "widths", "depths and widths", or "" where there is one."""
+        return difference(_split_options(name)[0] for name in self.architectures)
+
 
 @dataclass(frozen=True, order=True)
 class Sources:
@@ -144,15 +149,21 @@ class Sources:
 
     @cached_property
     def topology(self) -> str:
-        """The architecture that all are expanded to."""
+        """The architecture of their merge: the blocks of the deepest, to which all are expanded, and the widest's channels."""
         return deepest([edge.architecture for edge in self.edges])
 
     @property
     def depth_pairs(self) -> tuple[Sources, ...]:
-        """Of each edge that is expanded, itself with the first edge of the topology, which stands first."""
-        deep = next((edge for edge in self.edges if edge.architecture == self.topology), None)
-        shallow = dict.fromkeys(edge for edge in self.edges if edge.architecture != self.topology)
-        return () if deep is None else tuple(Sources((deep, edge)) for edge in shallow)
+        """Of each edge that is expanded, itself with the first edge that has all blocks, which stands first."""
+        blocks = stage_blocks(self.topology)
+        deep = next(edge for edge in self.edges if stage_blocks(edge.architecture) == blocks)
+        shallow = dict.fromkeys(edge for edge in self.edges if stage_blocks(edge.architecture) != blocks)
+        return tuple(Sources((deep, edge)) for edge in shallow)
+
+    @property
+    def difference(self) -> str:
+        """See :attr:`Combination.difference`."""
+        return difference(edge.architecture for edge in self.edges)
 
     @property
     def recipe_label(self) -> str | None:

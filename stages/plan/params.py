@@ -185,20 +185,22 @@ Measure = Literal["curve", "landscape", "diagnosis"]
 
 
 class MergeSeries(Section):
-    """A series of merges: which tasks, which depth pairs, which runs, with which methods."""
+    """A series of merges: which tasks, which pairs of depths and widths, which runs, with which methods."""
 
     tasks: Annotated[list[str | Annotated[list[str], Field(min_length=2)]], Field(min_length=1)]
     """Each entry one task (merged with itself) or a list of tasks (one model of each)."""
     both_directions: bool = False
-    """Merge every task list also in reverse: the first is the reference and has the deeper model."""
+    """Merge every task list also in reverse: the first is the reference and has the deeper (or wider) model."""
     architectures: Annotated[list[str], Distinct, Field(min_length=1)] | None = None
-    """All pairs of these are merged, the deeper first; by default of the benchmark's architectures."""
+    """All pairs of these are merged, the deeper first, and of two as deep the wider; by default of the benchmark's architectures.
+    Pairs of different widths (r26 and r26x2) are merged by those of ``methods`` that can, zip and transport."""
     homogeneous_only: bool = False
     runs: Literal["all", "neighbours"] = "all"
     """"all": every combination of different seeds; "neighbours": seeds that stand next to each other in the list."""
     seeds: Annotated[list[Seed], Distinct, Field(min_length=1)] | None = None
     methods: Annotated[list[str], Distinct, Field(min_length=1)] | None = None
-    """Names from the section methods; by default all."""
+    """Names from the section methods; by default all. A method that merges one width alone makes no cells for pairs of different
+    widths; where none of them can merge such a pair, that is an error."""
     normalize: Annotated[list[str], Distinct, Field(min_length=1)] = ["reset"]
     placements: Annotated[list[str], Distinct, Field(min_length=1)] = ["append"]
     """Where the blocks of the shallow models stand in the deep topology, for pairs of different depth."""

@@ -74,6 +74,11 @@ class _OfCombination:
     def same_task(self) -> bool:
         return self.combination.same_task
 
+    @property
+    def difference(self) -> str:
+        """What the models differ in: "depths", "widths", "depths and widths", or "" where they are of one architecture."""
+        return self.combination.difference
+
 
 @dataclass(frozen=True)
 class PairResult(_OfCombination):
@@ -195,7 +200,7 @@ def _agreement(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def deviations(results: Iterable[PairResult], method: str) -> list[Deviation]:
-    """Heterogeneous minus mean homogeneous accuracy of every depth pair whose two homogeneous merges are there."""
+    """Heterogeneous minus mean homogeneous accuracy of every mixed pair whose two homogeneous merges are there."""
     chosen = [result for result in results if result.method == method and result.accuracy.n]
     same = {(r.tasks, r.combination.architectures[0]): r for r in chosen if r.homogeneous}
     found = []

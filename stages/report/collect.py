@@ -233,7 +233,7 @@ def _mismatch(sources: Sources) -> float:
 
 
 def headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean accuracy by tasks, depth pair and method: what ``dvc metrics show`` prints."""
+    """Mean accuracy by tasks, pair of architectures and method: what ``dvc metrics show`` prints."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for row in rows:
         if row["status"] == "ok" and not row["control"] and row["scope"] in (row["tasks"], "mean"):

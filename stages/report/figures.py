@@ -5,7 +5,7 @@ Colours are Okabe and Ito's, told apart by every kind of eye; each series has a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -31,13 +31,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FIGURES", "FigureData", "FigureSpec", "first_shown", "new_figure", "style"]
+__all__ = ["FIGURES", "SIDES", "FigureData", "FigureSpec", "first_shown", "new_figure", "style"]
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, GRAY = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7f7f7f",
 )  # fmt: skip
 CYCLE = [BLUE, ORANGE, GREEN, PINK, SKY, RED, "#882255", GRAY]
 MARKERS = "osD^vPX*"
+SIDES = {"depths": ("deep", "shallow"), "widths": ("wide", "narrow"), "depths and widths": ("deep", "shallow")}
+"""By what the models of a pair differ in, what the first and the second are called."""
 INK = "#4a4a4a"
 
 
@@ -157,7 +159,7 @@ def _parity(found: Sequence[Deviation], label: Callable[[Deviation], str]) -> Fi
             middle, y, _error(deviation.heterogeneous), fmt=marker, color=colour, capsize=3, label=label(deviation)
         )
     _diagonal(axes)
-    axes.set(xlabel="homogeneous merges, worst to best of the two depths (%)", ylabel="heterogeneous merge (%)")
+    axes.set(xlabel="homogeneous merges, worst to best of the two architectures (%)", ylabel="heterogeneous merge (%)")
     axes.legend(fontsize=7.5 if len(found) > 6 else 8.5, ncols=2 if len(found) > 6 else 1)
     return figure
 
@@ -171,8 +173,8 @@ def _diagonal(axes: Axes) -> None:
 
 
 def same_task_deviation(data: FigureData) -> Figure | None:
-    """Heterogeneous minus mean homogeneous accuracy against size mismatch (Fig. 1 right)."""
-    found = [d for d in deviations(data.results, data.method) if d.same_task]
+    """Heterogeneous minus mean homogeneous accuracy against size mismatch, of pairs that differ in depth alone (Fig. 1 right)."""
+    found = [d for d in deviations(data.results, data.method) if d.same_task and d.difference == "depths"]
     return _deviation(found, [d.size_mismatch for d in found], "size mismatch of the pair") if found else None
 
 
@@ -265,7 +267,7 @@ def task_pairs_parity(data: FigureData) -> Figure | None:
     for index, task in enumerate(tasks):
         axes.plot([], [], MARKERS[index % len(MARKERS)], color=CYCLE[index % len(CYCLE)], label=task)
     _diagonal(axes)
-    axes.set(xlabel="homogeneous merges, worst to best of the two depths (%)", ylabel="heterogeneous merge (%)")
+    axes.set(xlabel="homogeneous merges, worst to best of the two architectures (%)", ylabel="heterogeneous merge (%)")
     axes.legend()
     return figure
 
@@ -293,7 +295,7 @@ def task_pairs_by_similarity(data: FigureData) -> Figure | None:
 
 
 def methods_compared(data: FigureData) -> Figure | None:
-    """Every method beside the ensemble, for each depth pair on one task."""
+    """Every method beside the ensemble, for each pair of architectures on one task."""
     chosen = [r for r in data.results if r.same_task and r.accuracy.n]
     if not chosen:
         return None
@@ -349,8 +351,7 @@ def controls(data: FigureData) -> Figure | None:
     pairs = [pair for pair in dict.fromkeys((r["tasks"], r["architectures"]) for r in rows) if pair in real]
     if not pairs:
         return None
-    names = {"": "both trained", "untrained-0": "deep side untrained", "untrained-1": "shallow side untrained",
-             "random": "random permutation"}  # fmt: skip
+    names = _control_names({r.difference for r in data.results if (r.tasks, r.architectures) in pairs})
     figure, axes = new_figure(max(6.0, 1.4 * len(pairs) + 2), 4.2)
     for index, (control, name) in enumerate(names.items()):
         method = "random" if control == "random" else data.method
@@ -370,6 +371,14 @@ def controls(data: FigureData) -> Figure | None:
     axes.set(ylabel=f"accuracy, {data.method} (%)")
     axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.2))
     return figure
+
+
+def _control_names(differences: Collection[str]) -> dict[str, str]:
+    """What the controls are called, by what the models of the pairs differ in."""
+    called = {SIDES[difference] for difference in differences}
+    first, second = called.pop() if len(called) == 1 else ("first", "second")
+    return {"": "both trained", "untrained-0": f"{first} side untrained", "untrained-1": f"{second} side untrained",
+            "random": "random permutation"}  # fmt: skip
 
 
 def learning_curves(data: FigureData) -> Figure | None:
@@ -478,14 +487,14 @@ FIGURES: tuple[FigureSpec, ...] = (
     FigureSpec("same_task_methods", "Methods on one task", "Mean over runs; whiskers are one standard deviation.",
                methods_compared, "kind merge or ensemble, one task, control empty", "merges_same_task"),
     FigureSpec("same_task_homogeneous", "Homogeneous merges against their sources",
-               "As depth_heterogeneity Fig. 1 left: what merging costs where both models have one depth.",
+               "As depth_heterogeneity Fig. 1 left: what merging costs where both models are of one architecture.",
                same_task_homogeneous, "kind merge, one task, homogeneous", "merges_same_task"),
     FigureSpec("same_task_parity", "Heterogeneous against homogeneous merges",
                "As depth_heterogeneity Fig. 1 middle: a span from the worse to the better of the two homogeneous merges; on "
                "the diagonal a mixed pair does as well as they do.", same_task_parity, "kind merge, one task",
                "merges_same_task"),
     FigureSpec("same_task_deviation", "Deviation against size mismatch",
-               "As depth_heterogeneity Fig. 1 right; bars are 95 % intervals over runs (Welch).",
+               "As depth_heterogeneity Fig. 1 right: pairs that differ in depth alone; bars are 95 % intervals over runs (Welch).",
                same_task_deviation, "kind merge, one task", "merges_same_task"),
     FigureSpec("kept_layers", "First layers kept apart",
                "As vanishing_feature Table 1: each model keeps its first layers, what they give is averaged once; on the left "

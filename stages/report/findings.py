@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from stages.report.analysis import (
 )
 from stages.report.between import barriers
 from stages.report.diagnosed import Group, before_last, groups
-from stages.report.figures import FigureData
+from stages.report.figures import SIDES, FigureData
 from stages.report.pruned import PrunedResult, pruned_results
 from stages.report.rows import combination_of, method_label
 
@@ -63,16 +63,18 @@ def _one_task(data: FigureData) -> Iterator[str]:
 
 
 def _against_average(data: FigureData, task: str) -> Iterator[str]:
-    """The method against plain averaging, homogeneous and heterogeneous pairs apart."""
-    for homogeneous, name in ((True, "of one depth"), (False, "of different depths")):
+    """The method against plain averaging, homogeneous and heterogeneous pairs apart, and these by what they differ in."""
+    for difference in ("", *SIDES):
+        name = f"of different {difference}" if difference else "of one architecture"
 
-        def values(method: str, kind: bool = homogeneous) -> dict[str, float]:
+        def values(method: str, kind: str = difference) -> dict[str, float]:
             return run_values(
                 data.usual,
                 lambda r: (
-                    r["tasks"] == task and not r["control"] and r["homogeneous"] == kind and method_label(r) == method
+                    r["tasks"] == task and not r["control"] and combination_of(r).difference == kind
+                    and method_label(r) == method
                 ),
-            )
+            )  # fmt: skip
 
         aligned, averaged = values(data.method), values("identity")
         paired = paired_difference(aligned, averaged)
@@ -87,17 +89,20 @@ def _against_average(data: FigureData, task: str) -> Iterator[str]:
 
 
 def _against_homogeneous(data: FigureData, tasks: str, label: str) -> Iterator[str]:
-    found = [d for d in deviations(data.results, data.method) if d.tasks == tasks]
-    if not found:
-        return
-    values = [d.value for d in found]
-    yield (
-        f"On {label}, merges of different depths differ from the mean of the homogeneous ones by "
-        f"{100 * min(values):+.1f} to {100 * max(values):+.1f} points (mean {_points(float(np.mean(values)))}, "
-        f"{len(found)} depth pairs, {data.method}); {_intervals(found)}."
-    )
-    correlation = spearman([d.size_mismatch for d in found], values)
-    yield f"Deviation against size mismatch on {label}: {_correlation(correlation)}."
+    every = [d for d in deviations(data.results, data.method) if d.tasks == tasks]
+    for difference in SIDES:
+        found = [d for d in every if d.difference == difference]
+        if not found:
+            continue
+        values = [d.value for d in found]
+        yield (
+            f"On {label}, merges of different {difference} differ from the mean of the homogeneous ones by "
+            f"{100 * min(values):+.1f} to {100 * max(values):+.1f} points (mean {_points(float(np.mean(values)))}, "
+            f"{len(found)} pairs, {data.method}); {_intervals(found)}."
+        )
+        if difference == "depths":
+            correlation = spearman([d.size_mismatch for d in found], values)
+            yield f"Deviation against size mismatch on {label}: {_correlation(correlation)}."
 
 
 def _intervals(found: Sequence[Deviation]) -> str:
@@ -124,12 +129,13 @@ def _correlation(found: Correlation) -> str:
 
 def _one_side(data: FigureData) -> Iterator[str]:
     """What is left of a heterogeneous merge when one side never trained."""
-    for side, name in ((0, "deep"), (1, "shallow")):
+    for difference, side in product(SIDES, range(2)):
+        name = SIDES[difference][side]
         rows = [
             r
             for r in data.usual
             if r["kind"] == "merge" and r["status"] == "ok" and r["control"] == f"untrained-{side}"
-            and method_label(r) == data.method and r["scope"] == r["tasks"]
+            and method_label(r) == data.method and r["scope"] == r["tasks"] and combination_of(r).difference == difference
         ]  # fmt: skip
         pairs = {(r["tasks"], r["architectures"]) for r in rows}
         real = [r for r in data.results if (r.tasks, r.architectures) in pairs and r.method == data.method]
@@ -143,8 +149,8 @@ def _one_side(data: FigureData) -> Iterator[str]:
             else "so that side contributes, or an untrained one harms"
         )  # fmt: skip
         yield (
-            f"With the {name} side never trained, heterogeneous merges ({data.method}) keep {100 * control:.1f} % against "
-            f"{100 * trained:.1f} % with both trained ({_points(gap)}, {len(rows)} pairs): {reading}."
+            f"With the {name} side never trained, merges of different {difference} ({data.method}) keep {100 * control:.1f} % "
+            f"against {100 * trained:.1f} % with both trained ({_points(gap)}, {len(rows)} pairs): {reading}."
         )
 
 
@@ -173,13 +179,15 @@ def _task_pairs(data: FigureData) -> Iterator[str]:
             verdict = "" if paired.evident else ", no evidence of a difference"
             yield f"Against {other}, {data.method} is {_points(paired.difference)} ({_interval(paired)}){verdict}."
     found = [d for d in deviations(data.results, data.method) if not d.same_task]
-    if found:
-        mean = float(np.mean([d.value for d in found]))
-        yield (
-            f"On task pairs, merges of different depths are on average {_points(mean)} from the mean of the homogeneous "
-            f"ones (from {100 * min(d.value for d in found):+.1f} to {100 * max(d.value for d in found):+.1f}, "
-            f"{len(found)} combinations); {_intervals(found)}."
-        )
+    for difference in SIDES:
+        own = [d for d in found if d.difference == difference]
+        if own:
+            mean = float(np.mean([d.value for d in own]))
+            yield (
+                f"On task pairs, merges of different {difference} are on average {_points(mean)} from the mean of the "
+                f"homogeneous ones (from {100 * min(d.value for d in own):+.1f} to {100 * max(d.value for d in own):+.1f}, "
+                f"{len(own)} combinations); {_intervals(own)}."
+            )
     known = {
         frozenset((row["first"], row["second"])): row["similarity"]
         for row in data.similarities

@@ -270,7 +270,7 @@ TABLES: tuple[TableSpec, ...] = (
               "homogeneous merges, with its 95 % interval (Welch). «Agrees»: share of test images with the source's "
               "prediction; «follows»: of those on which the sources disagree.", lambda data: _merges(data, False)),
     TableSpec("merges_task_pairs", "Merges of task pairs",
-              "Mean of the tasks' accuracies in percent. The first model is the reference and has the larger depth.",
+              "Mean of the tasks' accuracies in percent. The first model is the reference: the deeper, of two as deep the wider.",
               lambda data: _merges(data, True)),
     TableSpec("task_pairs_detail", "Each task of the merged pairs", "Accuracy in percent with each task's own head; joint: "
               "over the union of classes and test images.", _per_task),
