@@ -74,7 +74,13 @@ def accuracies(rows: list[Row], **wanted: Any) -> list[float]:
 
 
 def merged(rows: list[Row], pair: str, tasks: str = "bars", method: str = "permute") -> list[float]:
-    return accuracies(rows, tasks=tasks, architectures=pair, method=method, scope="mean" if "+" in tasks else tasks)
+    scope = "mean" if "+" in tasks else tasks
+    return accuracies(rows, tasks=tasks, architectures=pair, method=method, scope=scope, placement="append")
+
+
+def appended(data: FigureData) -> FigureData:
+    """Without merges by another placement than the usual one."""
+    return replace(data, rows=[row for row in data.rows if row["placement"] in (None, "append")])
 
 
 def drawn(axes: Any) -> dict[str, tuple[float, float]]:
@@ -181,7 +187,7 @@ def test_task_pairs_stand_from_hard_to_simple(data: FigureData) -> None:
 
 
 def test_bars_of_the_methods_are_their_means_and_every_method_is_in_the_legend(data: FigureData) -> None:
-    figure = methods_compared(data)
+    figure = methods_compared(appended(data))
     axes = figure.axes[0]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["identity", "permute", "ensemble"]
     pairs = [label.get_text() for label in axes.get_xticklabels()]
@@ -195,7 +201,7 @@ def test_bars_of_the_methods_are_their_means_and_every_method_is_in_the_legend(d
 
 
 def test_a_method_that_the_first_pair_lacks_is_still_in_the_legend(data: FigureData) -> None:
-    rows = [row for row in data.rows if (row["architectures"], row["method"]) != ("r17+r17", "permute")]
+    rows = [row for row in appended(data).rows if (row["architectures"], row["method"]) != ("r17+r17", "permute")]
     legend = methods_compared(replace(data, rows=rows)).legends[0]
     assert {text.get_text() for text in legend.get_texts()} == {"identity", "permute", "ensemble"}
 
@@ -469,12 +475,12 @@ def test_pruned_networks_are_no_merges_and_no_edges(data: FigureData) -> None:
 
 
 def test_nothing_to_draw_is_no_figure_rather_than_an_error(data: FigureData) -> None:
-    empty = replace(data, rows=[], histories=[], similarities=[], measured={})
+    empty = replace(data, rows=[], histories=[], similarities=[], measured={}, blocks=[])
     assert [spec.draw(empty) for spec in ALL_FIGURES] == [None] * len(ALL_FIGURES)
     missing = [row | {"status": "missing", "accuracy": None, "confusion": None} for row in data.rows]
-    assert [spec.draw(replace(data, rows=missing, histories=[], measured={})) for spec in ALL_FIGURES] == [None] * len(
-        ALL_FIGURES
-    )
+    assert [spec.draw(replace(data, rows=missing, histories=[], measured={}, blocks=[])) for spec in ALL_FIGURES] == [
+        None
+    ] * len(ALL_FIGURES)
     assert sentences(empty) == []
     for table in TABLES:
         table.make(replace(data, rows=missing))

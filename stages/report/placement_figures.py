@@ -80,8 +80,8 @@ PLACEMENT_FIGURES: tuple[FigureSpec, ...] = (
         "run of each setting. A line goes through every block of the deep model and the block of the shallow one that stands "
         "for its segment; in brackets the mean CKA along it, which lma makes as large as it can be.",
         placements,
-        "blocks.parquet",
-        "",
+        "all pairs",
+        "placements",
         source="measured/blocks.parquet",
     ),
 )
