@@ -50,6 +50,9 @@ def match(name: str, options: object, moments: Moments, groups: int = 1) -> list
         tensors: ClassVar[dict[str, object]] = {}
         models = ()
 
+        def of(self, model: int) -> OneSpace:
+            return self
+
         @staticmethod
         def together() -> list[tuple[tuple[Space, int], ...]]:
             return [((space, groups),)]
