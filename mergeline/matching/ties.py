@@ -156,12 +156,17 @@ def _step(weights: AlignedWeights, name: str, sets: list[Index], similarity: Flo
     index = weights.index[name]
     everyone = np.concatenate(sets)
     product = weights.product(name, everyone)
+    first, second = (norms[everyone] for norms in weights.norms(name))
     step = np.arange(len(index))
     ends = np.cumsum([len(units) for units in sets])
     for units, end in zip(sets, ends.tolist(), strict=True):
         inside = slice(end - len(units), end)
-        own = product[inside, inside]
-        score = similarity[np.ix_(units, index[units])] / TIE + own / max(float(np.abs(own).max()), 1e-300)
+        # Cosines: a unit of small weights is told apart as well as any.
+        own = product[inside, inside] / np.maximum(first[inside, None] * second[inside], 1e-300)
+        alike = similarity[np.ix_(units, index[units])]
+        # What lies within a tie of the best is noise, and has no say.
+        worse = np.maximum(alike.max(axis=1, keepdims=True) - alike - TIE, 0.0)
+        score = own - worse / TIE
         chosen = match_permutation(score)
         kept = np.arange(len(units))
         if score[kept, chosen].sum() > score[kept, kept].sum() + 1e-9 * len(units):

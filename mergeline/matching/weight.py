@@ -200,6 +200,17 @@ class AlignedWeights:
         size = self.spaces[space].size if among is None else len(among)
         return np.zeros((size, size)) if total is None else total.double().cpu().numpy()
 
+    def norms(self, space: str) -> tuple[Float64, Float64]:
+        """Of the reference's and of the other's units, the norm of all their weights, ``(units,)`` each, as they are permuted now."""
+        import torch
+
+        sums = [torch.zeros(self.spaces[space].size, dtype=torch.float64) for _ in range(2)]
+        for number, side in self.places[space]:
+            for total, panel in zip(sums, (self.reference[number], self.own[number]), strict=True):
+                total += panel.double().square().sum((0, 2 - side)).cpu()
+        first, second = (total.sqrt().numpy() for total in sums)
+        return first, second
+
     def similarity(self, space: str) -> Float64:
         """What an assignment of the space's units should make large, ``(units, units)``, as they are permuted now."""
         return self.product(space)
