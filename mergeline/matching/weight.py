@@ -201,7 +201,7 @@ class AlignedWeights:
         return np.zeros((size, size)) if total is None else total.double().cpu().numpy()
 
     def norms(self, space: str) -> tuple[Float64, Float64]:
-        """Of the reference's and of the other's units, the norm of all their weights, ``(units,)`` each, as they are permuted now."""
+        """The norms of the weights of the reference's units, and of the other's as they are permuted now, ``(units,)`` each."""
         import torch
 
         sums = [torch.zeros(self.spaces[space].size, dtype=torch.float64) for _ in range(2)]
