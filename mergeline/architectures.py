@@ -125,7 +125,8 @@ def _vgg(layers: str, norm: str) -> Design:
 
         return VGG(layer_plan(VGG_BLOCKS[layers]), {"": None, "-bn": nn.BatchNorm2d, "-ln": ChannelNorm}[norm], **sizes)
 
-    return Design(layers + norm, make, VGG_BLOCKS[layers], norm == "-bn", family=f"vgg{norm}")
+    family = "" if norm == "-ln" else f"vgg{norm}"  # behind a layer norm no layer can be an identity
+    return Design(layers + norm, make, () if norm == "-ln" else VGG_BLOCKS[layers], norm == "-bn", family=family)
 
 
 def _linear(name: str, depth: int, residual: bool = False) -> Design:

@@ -140,6 +140,7 @@ CASES: list[tuple[list[Any], Any, str]] = [
      "which differ in width; zip and transport do, or set merges.same.homogeneous_only: true"),
     (["architectures"], ["r17", "r17x3"], "architectures[1]: unknown 'r17x3' (did you mean 'r17x"),
     (["merges", "same", "architectures"], ["vgg11", "vgg11x2-bn"], "merges.same.architectures: none of vgg11, vgg11x2-bn can hold"),
+    (["merges", "same", "architectures"], ["vgg11-ln", "vgg16-ln"], "merges.same.architectures: none of vgg11-ln, vgg16-ln can"),
     # unknown and misspelt keys
     (["nonsense"], 1, "nonsense: unknown key; allowed: architectures, compute, "),
     (["seedz"], 1, "seedz: unknown key (did you mean 'seed"),
@@ -364,3 +365,13 @@ def test_a_merged_mapping_may_be_overridden() -> None:
     assert yaml12.load(text)["train"] == {"epochs": 3, "shift": 2}
     with pytest.raises(YamlError, match="line 2: the key 'a' already"):
         yaml12.load("a: {<<: {b: 1}}\na: 2")
+
+
+def test_blocks_need_images_enough_to_be_compared_on() -> None:
+    values = bench_values(statistics={"images": 3, "batch_size": 3})
+    assert parse_params(values).statistics.images == 3
+    values["merges"]["depth"]["placements"] = ["append", "lma"]
+    with pytest.raises(
+        ParamsError, match="placements: lma compares blocks on 4 images at least; statistics.images is 3"
+    ):
+        parse_params(values)

@@ -25,6 +25,9 @@ from stages.plan.params import MergeSeries, Method, Params, Pruning, Training, W
 
 __all__ = ["faults_of", "suggestion"]
 
+FEWEST = 4
+"""Images that layers and blocks can be compared on: ``mergeline.cka.SMALLEST_BATCH``, which would load torch."""
+
 
 def faults_of(params: Params) -> list[str]:
     """Everything that is wrong with parameters of the right form; empty if nothing is."""
@@ -207,6 +210,17 @@ def _series(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
     if not series.homogeneous_only:
         yield from _pairs(path, series.architectures or params.architectures)
         yield from _widths(params, path, series)
+        yield from _compared_blocks(params, path, series)
+
+
+def _compared_blocks(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
+    """Placements that compare blocks need images enough to compare them on."""
+    compares = [name for name in series.placements if name in PLACEMENTS and PLACEMENTS[name].compares]
+    names = dict.fromkeys(name for entry in series.tasks for name in ([entry] if isinstance(entry, str) else entry))
+    limits = {f"tasks.{name}.max_train": params.tasks[name].max_train for name in names if name in params.tasks}
+    for key, count in {"statistics.images": params.statistics.images, **limits}.items():
+        if compares and count is not None and count < FEWEST:
+            yield f"{path}.placements: {compares[0]} compares blocks on {FEWEST} images at least; {key} is {count}"
 
 
 def _sweep(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
@@ -265,8 +279,8 @@ def _diagnosis(params: Params, key: str, series: MergeSeries) -> Iterator[str]:
         name for entry in series.tasks for name in ([entry] if isinstance(entry, str) else entry)
     ):
         task = params.tasks.get(name)
-        if task is not None and task.max_train is not None and task.max_train < 4:
-            yield f"{key}: layers are compared on 4 images at least; tasks.{name}.max_train is {task.max_train}"
+        if task is not None and task.max_train is not None and task.max_train < FEWEST:
+            yield f"{key}: layers are compared on {FEWEST} images at least; tasks.{name}.max_train is {task.max_train}"
 
 
 def _width_pairs(params: Params, series: MergeSeries) -> list[tuple[str, ...]]:
