@@ -372,6 +372,6 @@ def test_blocks_need_images_enough_to_be_compared_on() -> None:
     assert parse_params(values).statistics.images == 3
     values["merges"]["depth"]["placements"] = ["append", "lma"]
     with pytest.raises(
-        ParamsError, match="placements: lma compares blocks on 4 images at least; statistics.images is 3"
+        ParamsError, match=r"placements: lma compares blocks on 4 images at least; statistics\.images is 3"
     ):
         parse_params(values)
