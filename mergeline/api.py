@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from mergeline.depth.alignment import Placed, known_placement, to_one_depth
+from mergeline.depth import PLACEMENTS, Placer
+from mergeline.depth.alignment import Placed, to_one_depth
 from mergeline.heads import cut, stop_space
 from mergeline.maps import UnitMap
-from mergeline.matching import MATCHERS, Matcher, Problem
+from mergeline.matching import MATCHERS, Matcher, Matching, Problem
 from mergeline.matching.problem import solve
 from mergeline.moments import Moments, collect_moments, cross_pairs, full_pairs
 from mergeline.network import assemble, check_maps, check_normalization, normalise
@@ -90,10 +91,11 @@ def merge(
     several = isinstance(models, Mapping)
     matcher, chosen = entry_and_options("method", method, MATCHERS, options)
     normalizer, settings = entry_and_options("normalisation", normalize, NORMALIZATIONS, normalize_options)
+    placer, _ = entry_and_options("depth", depth, PLACEMENTS, None)
     networks = _networks(models, least=2 if width is None else 1)
     check_normalization(normalize, next(iter(networks.values())))
-    parts = _parts(data, list(networks), several, again=normalizer.reads_images or known_placement(depth).compares)
-    networks, reference, spaces, placed, verified = _aligned(networks, parts, matcher, depth, width, several, check)
+    parts = _parts(data, list(networks), several, again=normalizer.reads_images or placer.compares)
+    networks, reference, spaces, placed, verified = _aligned(networks, parts, matcher, placer, width, several, check)
     check_normalization(normalize, reference, spaces)
     cuts = _cuts(reference, spaces, stop, preserve, several)
     problem = _problem(matcher, list(networks.values()), spaces, parts, several, seed)
@@ -101,10 +103,18 @@ def merge(
     check_maps(spaces, matching.maps, normalize)
     merged = _finished(networks, reference, spaces, matching.maps, parts, several, *cuts, weights, normalizer, settings)
     _as_given(merged, next(iter(models.values() if isinstance(models, Mapping) else models)))
-    report = {"method": method, "options": chosen, "normalize": normalize, "depth": depth, "verified": verified}
-    report |= {"objective": matching.objective, "images": sum(part.images for part in parts.values())}
-    report |= {"without_partner": problem.without_partner}
+    said = {"method": method, "options": chosen, "normalize": normalize, "depth": depth, "verified": verified}
+    report = said | _counted(problem, matching, parts)
     return MergeResult(merged, matching.maps, report, spaces, preserved=cuts[1], placed=placed)
+
+
+def _counted(problem: Problem, matching: Matching, parts: Mapping[str, Batches]) -> dict[str, object]:
+    """What a report says of the work that was done."""
+    return {
+        "objective": matching.objective,
+        "images": sum(part.images for part in parts.values()),
+        "without_partner": problem.without_partner,
+    }
 
 
 class _Aligned(NamedTuple):
@@ -121,13 +131,13 @@ def _aligned(
     networks: Mapping[str, nn.Module],
     parts: Mapping[str, Batches],
     matcher: Matcher,
-    depth: str,
+    placer: Placer,
     width: Width | None,
     several: bool,
     check: bool,
 ) -> _Aligned:
     """Models of different depth brought to one, and their spaces, which they must have in common but for their sizes."""
-    deep, placed = to_one_depth(networks, depth, parts)
+    deep, placed = to_one_depth(networks, placer, parts)
     spaces, reference = fitted(deep, _traced(deep, parts), matcher, width, not several)
     verified = _verified([*deep.values(), reference], spaces) if check else None
     return _Aligned(deep, reference, spaces, placed, verified)

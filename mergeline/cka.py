@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mergeline.moments import DEAD
+from mergeline.readings import SMALLEST_BATCH
 
-__all__ = ["SMALLEST_BATCH", "MinibatchCka", "centred_gram", "cka", "sample_rows"]
+__all__ = ["MinibatchCka", "centred_gram", "cka", "sample_rows"]
 
-SMALLEST_BATCH = 4
-"""Samples below which the unbiased HSIC is not defined: it divides by ``n (n - 3)``."""
 
 MOSTLY_MEAN = 0.05
 """Share of the features' squares that is not their mean's, below which products in float32 lose more than a digit to it."""

@@ -16,7 +16,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
-from mergeline.cka import SMALLEST_BATCH, MinibatchCka, centred_gram, sample_rows
+from mergeline.cka import MinibatchCka, centred_gram, sample_rows
+from mergeline.readings import SMALLEST_BATCH
 from mergeline.sources import batch_size, samples
 from mergeline.spaces import Spaces, Walk
 from mergeline.spaces.layers import Layer, layers

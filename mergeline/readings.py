@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["BEFORE", "HEAD", "MERGED", "SOURCE", "STEM", "Reading", "source_names"]
+__all__ = ["BEFORE", "HEAD", "MERGED", "SMALLEST_BATCH", "SOURCE", "STEM", "Reading", "source_names"]
 
 MERGED, BEFORE = "merged", "before"
 """What the merged network is called, and the same before its statistics are set."""
 SOURCE, HEAD, STEM = "source", "head", "stem"
 """Parts that a layer may be of beside "merged": a source model; what each model kept above what is merged, and below."""
+
+
+SMALLEST_BATCH = 4
+"""Samples below which layers cannot be compared: the unbiased HSIC divides by ``n (n - 3)``."""
 
 
 class Reading(NamedTuple):

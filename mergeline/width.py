@@ -47,6 +47,7 @@ def fitted(
     ------
     ValueError: the models differ in more than their widths; or the method, or a space, allows no other width.
     """
+    check_same_names(networks)
     first = next(iter(networks.values()))
     others = [name for name, matcher in MATCHERS.items() if matcher.widths != "equal"]
     if matcher.widths == "equal" or (width is None and _one_width(networks, spaces, same_outputs)):
@@ -80,6 +81,7 @@ def as_widest(networks: Mapping[str, nn.Module], spaces: Spaces, same_outputs: b
     ------
     ValueError: the models differ in more than their widths, or a space allows one width alone.
     """
+    check_same_names(networks)
     if _one_width(networks, spaces, same_outputs):
         return spaces, next(iter(networks.values()))
     own, units = _measured(networks, spaces, same_outputs)
@@ -90,7 +92,6 @@ def _measured(
     networks: Mapping[str, nn.Module], spaces: Spaces, same_outputs: bool
 ) -> tuple[dict[str, Spaces], dict[str, list[int]]]:
     """Each network's own spaces, and how many units each space has in each network."""
-    check_same_names(networks)
     own = _own_spaces(networks, spaces, same_outputs)
     return own, {space.name: [its[space.name].size for its in own.values()] for space in spaces.movable}
 
@@ -169,13 +170,13 @@ def _rigid(spaces: Spaces, space: Space) -> str:
 
 
 def _one_width(networks: Mapping[str, nn.Module], spaces: Spaces, same_outputs: bool) -> bool:
-    """Whether all tensors of all networks have the same names and shapes, or names differ."""
+    """Whether all tensors of all networks have the same shapes."""
     apart = frozenset() if same_outputs else spaces.output_tensors
     first, *others = (
         {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if name not in apart}
         for network in networks.values()
     )
-    return all(first == other or set(first) != set(other) for other in others)
+    return all(first == other for other in others)
 
 
 def _own_spaces(networks: Mapping[str, nn.Module], spaces: Spaces, same_outputs: bool) -> dict[str, Spaces]:

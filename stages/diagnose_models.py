@@ -14,7 +14,7 @@ from torch import nn
 from mergeline.architectures import Architecture, build
 from mergeline.comparison import compare
 from mergeline.depth import Placement
-from mergeline.depth.expansion import expand
+from mergeline.depth.expansion import expand, noise
 from mergeline.heads import trace_network
 from mergeline.readings import source_names
 from mergeline.width import as_widest
@@ -96,7 +96,8 @@ def _topology(merged: Path) -> tuple[Architecture, list[Placement | None]]:
 def _expanded(path: Path, name: str, topology: Architecture, placement: Placement | None) -> nn.Module:
     architecture = Architecture(name, topology.num_classes, topology.width, topology.input_size)
     try:
-        return expand(load_checkpoint(path, architecture).eval(), build(topology), placement)
+        model = load_checkpoint(path, architecture).eval()
+        return expand(model, build(topology), noise(topology.input_size), placement)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
 

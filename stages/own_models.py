@@ -13,7 +13,6 @@ from torch import nn
 
 from mergeline.api import MergeResult, merge
 from mergeline.architectures import ARCHITECTURES, Architecture, as_wide, build, deepest, known_names, multiplier
-from mergeline.depth import PLACEMENTS
 from mergeline.evaluation import predict, score
 from mergeline.images import batches, to_device
 from mergeline.tasks import TASKS, prepare
@@ -51,8 +50,6 @@ def merge_files(
     """
     check_architectures(architectures)
     check_target(target)
-    if depth not in PLACEMENTS:
-        raise InputError(f"unknown depth {depth!r}; known: {', '.join(PLACEMENTS)}")
     task = own_task(source, root, input_size)
     deep = Architecture(deepest(architectures), task.n_classes, width, input_size)
     models: list[nn.Module] = []
@@ -83,6 +80,7 @@ def merge_files(
 
 
 def _save(target: Path, result: MergeResult, source: str, deep: Architecture, architectures: Sequence[str]) -> None:
+    """Write a merge with what it takes to build it again, and to place its sources' blocks as it did."""
     kept, count = result.preserved, len(architectures)
     placed = [result.placed.get(str(place)) for place in range(count)]
     placements = [None if own is None else own.placement for own in placed]

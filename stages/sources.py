@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from mergeline.architectures import Architecture
-from mergeline.cka import SMALLEST_BATCH
 from mergeline.depth import PLACEMENTS
 from mergeline.depth.expansion import Similarity, expand_to
 from mergeline.heads import trace_network
 from mergeline.images import batches, to_device
+from mergeline.readings import SMALLEST_BATCH
 from mergeline.seeds import numpy_generator
 from mergeline.spaces import Spaces
 from mergeline.width import as_widest

@@ -22,7 +22,7 @@ from mergeline.architectures import (
     stage_blocks,
 )
 from mergeline.depth import place_append
-from mergeline.depth.expansion import expand, expand_statistics, expand_to
+from mergeline.depth.expansion import expand, expand_statistics, expand_to, noise
 from mergeline.heads import trace_network
 from mergeline.images import normalize
 from mergeline.normalization.targets import layer_statistics
@@ -123,7 +123,7 @@ def test_expansion_leaves_the_source_as_it_was() -> None:
 
 
 def test_identity_blocks_have_a_residual_branch_of_zero() -> None:
-    expanded = expand(build(architecture("r17"), 0), build(architecture("r29")))
+    expanded = expand(build(architecture("r17"), 0), build(architecture("r29")), noise(32))
     added = {name: tensor for name, tensor in expanded.state_dict().items() if name.startswith("layer1.1.")}
     assert len(added) == 18
     for name, tensor in added.items():
@@ -141,7 +141,7 @@ def test_blocks_may_stand_anywhere_behind_the_first(
     placement: tuple[tuple[int | None, ...], ...], enliven: Callable[..., nn.Module]
 ) -> None:
     model = channels_last(enliven(build(architecture("r17"), 0)))
-    expanded = expand(model, build(architecture("r29")), placement)
+    expanded = expand(model, build(architecture("r29")), noise(32), placement)
     with torch.no_grad():
         assert torch.equal(channels_last(expanded)(images()), model(images()))
 
@@ -152,7 +152,7 @@ def test_blocks_may_stand_anywhere_behind_the_first(
 def test_the_block_with_the_projection_must_stay_first() -> None:
     placement = ((None, 0), (0, None), (0, 1, None), (0, None))
     with pytest.raises(ValueError, match="stage 1: its first block, the one with the projection, must stay first"):
-        expand(build(architecture("r17"), 0), build(architecture("r29")), placement)
+        expand(build(architecture("r17"), 0), build(architecture("r29")), noise(32), placement)
 
 
 @pytest.mark.parametrize(
@@ -168,15 +168,15 @@ def test_what_is_no_placement_is_refused(stage: tuple[int | None, ...], said: st
     placement = ((0, None), (0, None), stage, (0, None))
     model, deep = build(architecture("r17"), 0), build(architecture("r29"))
     if stage == (0, 1, None):
-        assert len(expand(model, deep, placement).layer3) == 3  # type: ignore[arg-type]
+        assert len(expand(model, deep, noise(32), placement).layer3) == 3  # type: ignore[arg-type]
         return
     with pytest.raises(ValueError, match=f"stage 3.*{said}"):
-        expand(model, deep, placement)
+        expand(model, deep, noise(32), placement)
 
 
 def test_a_model_with_a_longer_stage_is_refused_with_both_block_counts() -> None:
     with pytest.raises(ValueError, match=r"blocks \(2,\) of 'layer1' do not fit into \(1,\)"):
-        expand(build(architecture("r29")), build(architecture("r17")))
+        expand(build(architecture("r29")), build(architecture("r17")), noise(32))
 
 
 @pytest.mark.parametrize(("shallow", "deep"), [((1, 2), (2, 1)), ((1, 1), (1, 1, 1)), ((3,), (2,))])

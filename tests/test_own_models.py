@@ -78,29 +78,32 @@ def test_options_of_the_normalisation_are_taken(own: Path, tmp_path: Path) -> No
     assert call(own, "vgg11-bn", tmp_path / "other.safetensors") == 0  # reset, as usual
 
 
-def test_networks_of_different_depth_are_placed_and_diagnosed_where_they_stand(
-    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    torch.save(build(Architecture("vgg16", 2, WIDTH, 32), seed=2).state_dict(), own / "deep.pth")
-    files = [str(own / "deep.pth"), str(own / "vgg11.0.pth")]
-    given = ["--data", "folder", "--root", str(own / "data"), "--images", "16", "-a", "vgg16", "-a", "vgg11"]
-    merged = tmp_path / "merged.safetensors"
-    more = [
-        "--input-size",
-        "32",
-        "--width",
-        str(WIDTH),
-        "--normalize",
-        "repair",
-        "--depth",
-        "spread",
-        "--out",
-        str(merged),
-    ]
-    for command in (["merge", *files, *given, *more], ["diagnose", str(merged), *files, *given]):
+def merged_and_diagnosed(own: Path, folder: Path, architectures: dict[str, str], *more: str) -> Path:
+    """The file that ``mergeline merge`` makes of checkpoints, and that ``diagnose`` then looks into. ``architectures``: by file."""
+    files = [str(own / name) for name in architectures]
+    given = ["--data", "folder", "--root", str(own / "data"), "--images", "16"]
+    given += [word for name in architectures.values() for word in ("-a", name)]
+    merged = folder / "merged.safetensors"
+    size = ["--input-size", "32", "--width", str(WIDTH), "--normalize", "repair", "--out", str(merged)]
+    for command in (["merge", *files, *given, *size, *more], ["diagnose", str(merged), *files, *given]):
         with pytest.raises(SystemExit) as ended:
             app(command)
         assert not ended.value.code
+    return merged
+
+
+def saved(own: Path, architecture: str) -> str:
+    """The name of one more checkpoint."""
+    name = f"{architecture}.2.pth"
+    torch.save(build(Architecture(architecture, 2, WIDTH, 32), seed=2).state_dict(), own / name)
+    return name
+
+
+def test_networks_of_different_depth_are_placed_and_diagnosed_where_they_stand(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = {saved(own, "vgg16"): "vgg16", "vgg11.0.pth": "vgg11"}
+    merged = merged_and_diagnosed(own, tmp_path, pair, "--depth", "spread")
     assert "features.0.weight" in capsys.readouterr().out
     _, description = read_model(merged)
     assert description["placements"] == [None, [[0, None], [0, None], [0, 1, None], [0, 1, None], [0, 1, None]]]
@@ -110,26 +113,8 @@ def test_networks_of_different_depth_are_placed_and_diagnosed_where_they_stand(
 def test_networks_of_different_width_are_merged_and_diagnosed(
     preserve: list[str], own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch.save(build(Architecture("vgg16x2", 2, WIDTH, 32), seed=2).state_dict(), own / "wide.pth")
-    files = [str(own / "vgg11.0.pth"), str(own / "wide.pth")]
-    given = ["--data", "folder", "--root", str(own / "data"), "--images", "16", "-a", "vgg11", "-a", "vgg16x2"]
-    merged = tmp_path / "merged.safetensors"
-    more = [
-        "--input-size",
-        "32",
-        "--width",
-        str(WIDTH),
-        "--normalize",
-        "repair",
-        "--method",
-        "zip",
-        "--out",
-        str(merged),
-    ]
-    for command in (["merge", *files, *given, *more, *preserve], ["diagnose", str(merged), *files, *given]):
-        with pytest.raises(SystemExit) as ended:
-            app(command)
-        assert not ended.value.code
+    pair = {"vgg11.0.pth": "vgg11", saved(own, "vgg16x2"): "vgg16x2"}
+    merged = merged_and_diagnosed(own, tmp_path, pair, "--method", "zip", *preserve)
     assert "features.0.weight" in capsys.readouterr().out
     _, description = read_model(merged)
     assert description["heads"][0]["name"] == "vgg16x2"

@@ -47,6 +47,7 @@ def merge(
     Example: [bold]mergeline merge a.pth b.pth -a r50 --data folder --root my/images --out merged.safetensors[/]
     Networks without batch norms need another normalisation: [bold]--normalize repair[/].
     """
+    from mergeline.depth import PLACEMENTS
     from mergeline.matching import MATCHERS
     from mergeline.normalization import NORMALIZATIONS
     from stages.own_models import merge_files
@@ -57,6 +58,7 @@ def merge(
         raise input_error(f"{len(architecture)} architectures for {len(files)} checkpoints: name one, or one for each")
     options = _options("method", MATCHERS, method, "--option", option or [])
     settings = _options("normalisation", NORMALIZATIONS, normalize, "--normalize-option", normalize_option or [])
+    _options("depth", PLACEMENTS, depth, "--depth", [])
     names = architecture * len(files) if len(architecture) == 1 else architecture
     result = merge_files(
         files, names, data, root, out_file,
@@ -66,13 +68,9 @@ def merge(
     if as_json:
         print(json.dumps(result, indent=2))
         return DONE
-    for name, accuracy in result["sources"].items():
-        out.print(f"{name}: {100 * accuracy:.2f} %", highlight=False, soft_wrap=True)
-    out.print(
-        f"merged by {method} and {normalize}: {100 * result['merged']:.2f} %, in {result['out']}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    lines = [f"{name}: {100 * accuracy:.2f} %" for name, accuracy in result["sources"].items()]
+    for line in (*lines, f"merged by {method} and {normalize}: {100 * result['merged']:.2f} %, in {result['out']}"):
+        out.print(line, highlight=False, soft_wrap=True)
     return DONE
 
 

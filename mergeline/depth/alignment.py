@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from mergeline.depth import PLACEMENTS
 from mergeline.depth.blocks import Chain, find_chains
 from mergeline.depth.expansion import block_counts, expand, place
 from mergeline.depth.placer import Placement, Placer
 from mergeline.depth.similarity import block_similarity
 from mergeline.sources import first_samples
 
-__all__ = ["Placed", "known_placement", "to_one_depth"]
+__all__ = ["Placed", "to_one_depth"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,33 +34,20 @@ class Placed:
         return tuple(tuple(at for at, block in enumerate(blocks) if block is not None) for blocks in self.placement)
 
 
-def known_placement(name: str) -> Placer:
-    """The placement of that name.
-
-    Raises
-    ------
-    ValueError: there is none.
-    """
-    if name not in PLACEMENTS:
-        raise ValueError(f"unknown depth {name!r}; known: {', '.join(PLACEMENTS)}")
-    return PLACEMENTS[name]
-
-
 def to_one_depth(
-    networks: Mapping[str, nn.Module], placement: str, data: Mapping[str, Iterable[Any]]
+    networks: Mapping[str, nn.Module], placer: Placer, data: Mapping[str, Iterable[Any]]
 ) -> tuple[dict[str, nn.Module], dict[str, Placed]]:
     """The networks with the blocks of the deepest, and how those that lacked some were expanded.
 
     Parameters
     ----------
-    placement: a name in :data:`PLACEMENTS`. data: batches of inputs by task, which can be read more than once; blocks are
-        compared on all of them, and expanded networks checked on the first.
+    placer: says where blocks stand. data: batches of inputs by task, which can be read more than once; blocks are compared on
+        all of them, and expanded networks checked on the first.
 
     Raises
     ------
     ValueError: the networks differ in more than depth, none of them holds the others, or one cannot be expanded.
     """
-    placer = known_placement(placement)
     if len({tuple(network.state_dict()) for network in networks.values()}) == 1:
         return dict(networks), {}
     deepest, chains = _deepest(networks)
@@ -74,9 +60,9 @@ def to_one_depth(
             found[name] = network
             continue
         compared = block_similarity(network, networks[deepest], chains[name], _all(data)) if placer.compares else ()
-        blocks = place(chains[name], placement, compared)
+        blocks = place(chains[name], placer, compared)
         try:
-            found[name] = expand(network, networks[deepest], blocks, first_samples(first, 2))
+            found[name] = expand(network, networks[deepest], first_samples(first, 2), blocks, chains[name])
         except ValueError as error:
             raise ValueError(f"model {name!r} has fewer blocks than {deepest!r}, and {error}") from error
         placed[name] = Placed(blocks, *block_counts(chains[name]), compared)

@@ -17,13 +17,15 @@ from torch.utils import _pytree as pytree
 
 from mergeline.architectures import Architecture, as_wide, build, multiplier
 from mergeline.depth import PLACEMENTS
+from mergeline.depth.append import APPEND
 from mergeline.depth.blocks import Block, Chain, find_chains, stages_of
-from mergeline.depth.identities import plain_identity, residual_identity, run, settle_norms
-from mergeline.depth.placer import Depths, Placement
+from mergeline.depth.identities import plain_identity, residual_identity, settle_norms
+from mergeline.depth.placer import Depths, Placement, Placer
 from mergeline.resizing import with_sizes
+from mergeline.spaces.recording import run_on
 from mergeline.unit_statistics import LayerStatistics, UnitStatistics
 
-__all__ = ["Similarity", "block_counts", "expand", "expand_statistics", "expand_to", "own_names", "place"]
+__all__ = ["Similarity", "block_counts", "expand", "expand_statistics", "expand_to", "noise", "own_names", "place"]
 
 Similarity = Sequence[Any]
 """For each stage ``(deep blocks, shallow blocks)``, how alike the blocks are; see :mod:`mergeline.depth.similarity`."""
@@ -39,8 +41,14 @@ def block_counts(chains: Sequence[Chain]) -> tuple[tuple[int, ...], tuple[int, .
 
 
 @torch.no_grad()
-def expand(model: nn.Module, deep: nn.Module, placement: Placement | None = None, example: Any = None) -> nn.Module:
-    """A copy of ``model`` with as many blocks as ``deep`` has, and the names of ``deep``.
+def expand(
+    model: nn.Module,
+    deep: nn.Module,
+    example: Any,
+    placement: Placement | None = None,
+    chains: Sequence[Chain] | None = None,
+) -> nn.Module:
+    """A copy of ``model`` with as many blocks as ``deep`` has, and the names of ``deep``; itself where nothing is to be added.
 
     Identity blocks have residual branch 0: convolutions and linear layers 0, batch-norm weight and bias 0, running mean 0,
     running variance 1, no projection. In a plain network an identity is a convolution whose kernel is 1 at its centre.
@@ -48,34 +56,35 @@ def expand(model: nn.Module, deep: nn.Module, placement: Placement | None = None
     Parameters
     ----------
     deep: a network of the deep topology; its weights are not read.
-    placement: for each stage of :func:`mergeline.depth.blocks.find_chains`; ``append`` by default.
-    example: a batch on which the function is compared with the model's.
+    example: a batch, on which the function is compared with the model's.
+    placement: for each stage of ``chains``; ``append`` by default.
+    chains: where the two differ, if that is known (:func:`mergeline.depth.blocks.find_chains`).
 
     Raises
     ------
     ValueError: the networks cannot be matched, the placement is none, or no identity block exists for them.
     """
-    chains = find_chains(model, deep)
+    chains = find_chains(model, deep) if chains is None else chains
     if not chains:
         return model
-    counts = block_counts(chains)
-    if placement is None:
-        append = PLACEMENTS["append"]
-        placement = append.place(Depths(*counts), append.options())
-    _check_placement(placement, *counts)
+    placement = place(chains, APPEND) if placement is None else placement
+    _check_placement(placement, *block_counts(chains))
     expanded = deepcopy(model)
     own = iter(placement)
     inserted: list[tuple[nn.Module, nn.Module]] = []
     for chain in chains:
         inserted += _extend(expanded, deep, chain, [next(own) for _ in chain.stages])
-    if example is not None:
-        try:
-            settle_norms(expanded, inserted, example)
-            _check_function(model, expanded, example)
-        except RuntimeError as error:
-            raise ValueError(
-                f"the network cannot be expanded: with identity blocks it does not run: {error}"
-            ) from error
+    modes = {module: module.training for network in (model, expanded) for module in network.modules()}
+    try:
+        for network in (model, expanded):
+            network.eval()
+        settle_norms(expanded, inserted, example)
+        _check_function(model, expanded, example)
+    except RuntimeError as error:
+        raise ValueError(f"the network cannot be expanded: with identity blocks it does not run: {error}") from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
     return expanded
 
 
@@ -163,10 +172,7 @@ def _other_sizes(deep: nn.Module, shallow: nn.Module, path: str) -> dict[int, in
 
 
 def _check_function(model: nn.Module, expanded: nn.Module, example: Any) -> None:
-    training = [network.training for network in (model, expanded)]
-    outputs = [pytree.tree_leaves(run(network.eval(), example)) for network in (model, expanded)]
-    for network, was in zip((model, expanded), training, strict=True):
-        network.train(was)
+    outputs = [pytree.tree_leaves(run_on(network, example)) for network in (model, expanded)]
     for one, two in zip(*outputs, strict=True):
         if isinstance(one, Tensor) and one.is_floating_point():
             scale = float(one.abs().max()) or 1.0
@@ -198,22 +204,28 @@ def expand_to(
         return model, architecture
     deep = Architecture(name, architecture.num_classes, architecture.width, architecture.input_size)
     like = build(deep)
-    placed = place(find_chains(model, like), placement, similarity)
-    return expand(model, like, placed).train(model.training), deep
+    chains = find_chains(model, like)
+    return expand(
+        model, like, noise(architecture.input_size), place(chains, PLACEMENTS[placement], similarity), chains
+    ), deep
 
 
-def place(chains: Sequence[Chain], placement: str, similarity: Similarity = ()) -> Placement:
-    """Where the blocks of the shallow network stand, by the placement of that name.
+def place(chains: Sequence[Chain], placer: Placer, similarity: Similarity = ()) -> Placement:
+    """Where the blocks of the shallow network stand.
 
     Raises
     ------
     ValueError: it compares blocks and was given no similarity, or that of other blocks.
     """
-    placer = PLACEMENTS[placement]
     if placer.compares and not similarity and chains:
-        raise ValueError(f"placement {placement!r} needs the similarity of the blocks")
+        raise ValueError(f"placement {placer.name!r} needs the similarity of the blocks")
     depths = Depths(*block_counts(chains), tuple(similarity) if placer.compares else ())
     return placer.place(depths, placer.options())
+
+
+def noise(input_size: int) -> Tensor:
+    """An image on which what a network computes shows, ``(1, 3, S, S)``; always the same."""
+    return torch.randn(1, 3, input_size, input_size, generator=torch.Generator().manual_seed(0))
 
 
 def expand_statistics(
@@ -234,7 +246,7 @@ def expand_statistics(
         chains = find_chains(build(shallow), network)
     if not all(chain.residual for chain in chains):
         return None
-    names = own_names(list(like), chains, place(chains, placement, similarity))
+    names = own_names(list(like), chains, place(chains, PLACEMENTS[placement], similarity))
     n = max((statistics.n for statistics in own.values()), default=0)
     units = {name: tensor.shape[0] for name, tensor in network.state_dict().items() if tensor.dim()}
     result = {}

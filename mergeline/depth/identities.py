@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -11,17 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.utils import _pytree as pytree
 
-__all__ = ["plain_identity", "residual_identity", "run", "settle_norms"]
+from mergeline.spaces.recording import run_on
+
+__all__ = ["plain_identity", "residual_identity", "settle_norms"]
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-
-def run(model: nn.Module, batch: Any) -> Any:
-    """A model's outputs for a batch, whatever the batch's form."""
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, tuple) else model(batch)
 
 
 def residual_identity(pattern: nn.Module) -> nn.Module:
@@ -154,7 +149,7 @@ def _changes_nothing(model: nn.Module, block: nn.Module, example: Any) -> bool:
 
     handle = block.register_forward_hook(compare, with_kwargs=True)
     try:
-        run(model, example)
+        run_on(model, example)
     finally:
         handle.remove()
     return bool(same) and all(same)
@@ -171,7 +166,7 @@ def _last_norm(model: nn.Module, block: nn.Module, example: Any) -> nn.LayerNorm
     ]
     handles.append(block.register_forward_hook(lambda module, args, output: ends.append(_first_tensor(output))))
     try:
-        run(model, example)
+        run_on(model, example)
     finally:
         for handle in handles:
             handle.remove()

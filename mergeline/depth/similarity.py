@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from mergeline.cka import MinibatchCka, centred_gram, sample_rows
 from mergeline.depth.blocks import Chain
-from mergeline.depth.identities import run
+from mergeline.spaces.recording import run_on
 
 __all__ = ["block_similarity"]
 
@@ -49,8 +49,8 @@ def block_similarity(
     names = [[name for own in ends for name in own[side]] for side in range(2)]
     with _watched(deep, names[0]) as one, _watched(shallow, names[1]) as two:
         for batch in batches:
-            run(deep, batch)
-            run(shallow, batch)
+            run_on(deep, batch)
+            run_on(shallow, batch)
             for similarity, own in zip(found, ends, strict=True):
                 similarity.add(
                     *([_gram(seen, name) for name in side] for seen, side in zip((one, two), own, strict=True))

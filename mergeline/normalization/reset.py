@@ -38,6 +38,8 @@ def reset(model: nn.Module, batches: Iterable[Any], part: nn.Module | None = Non
     """
     import torch
 
+    from mergeline.spaces.recording import run_on
+
     layers = batch_norms(model if part is None else part)
     model.eval()
     momenta = [layer.momentum for layer in layers]
@@ -53,7 +55,7 @@ def reset(model: nn.Module, batches: Iterable[Any], part: nn.Module | None = Non
                 for layer in layers:
                     layer.momentum = count / images
                 if layers:
-                    _run_on(model, batch)
+                    run_on(model, batch)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
@@ -65,14 +67,6 @@ def _count(batch: Any) -> int:
     from torch.utils import _pytree as pytree
 
     return len(pytree.tree_leaves(batch)[0])
-
-
-def _run_on(model: nn.Module, batch: Any) -> None:
-    from mergeline.spaces.recording import flat_inputs
-
-    leaves, build = flat_inputs(batch)
-    arguments, keywords = build(leaves)
-    model(*arguments, **keywords)
 
 
 def _joined_tail(batches: Iterable[Any]) -> Iterator[Any]:

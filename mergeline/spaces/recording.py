@@ -25,7 +25,9 @@ from torch.utils import _pytree as pytree
 from mergeline.spaces.attention import multi_head_attention
 from mergeline.spaces.errors import SpaceError
 
-__all__ = ["Example", "Recording", "batch_size", "call_with", "flat_inputs", "input_device", "operation", "record"]
+__all__ = [
+    "Example", "Recording", "batch_size", "call_with", "flat_inputs", "input_device", "operation", "record", "run_on",
+]  # fmt: skip
 
 Example = Any
 """A network's input: a tensor, or a tuple or dict of tensors; its first axis counts the samples."""
@@ -87,6 +89,13 @@ def flat_inputs(example: Example) -> tuple[list[Tensor], Callable[[list[Any]], t
         return pytree.tree_unflatten(filled, spec)
 
     return [leaves[index] for index in places], build
+
+
+def run_on(model: nn.Module, batch: Example) -> Any:
+    """What a model gives for a batch of any form."""
+    leaves, build = flat_inputs(batch)
+    arguments, keywords = build(list(leaves))
+    return model(*arguments, **keywords)
 
 
 def operation(node: fx.Node) -> str:

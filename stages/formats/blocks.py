@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from stages.formats import FORMAT, KEY, check_format
 from stages.formats.files import reading
-from stages.formats.tables import write_table
+from stages.formats.tables import gathered, write_table
 
-__all__ = ["SCHEMA", "gathered_blocks", "read_similarity", "write_similarity"]
+__all__ = ["SCHEMA", "Similarity", "gathered_blocks", "matrices", "read_similarity", "write_similarity"]
+
+Similarity = tuple[NDArray[np.float64], ...]
+"""For each stage ``(deep, shallow)``."""
 
 SCHEMA = pa.schema(
     [
@@ -41,29 +44,33 @@ def write_similarity(path: Path, similarity: Sequence[NDArray[np.float64]], desc
 
 def gathered_blocks(pairs: Mapping[str, Path]) -> pa.Table:
     """The rows of many pairs of edges, each with its ``cell``; pairs without a file have none."""
-    schema = pa.schema([pa.field("cell", pa.string(), metadata={"about": "two edges, the deeper first"}), *SCHEMA])
-    tables = []
-    for cell, path in pairs.items():
-        if path.is_file():
-            with reading(path, f"blocks@{cell}"):
-                table = pq.read_table(path, columns=SCHEMA.names)
-            tables.append(pa.table([pa.repeat(cell, table.num_rows), *table.columns], schema=schema))
-    return pa.concat_tables([schema.empty_table(), *tables])
+    tables = {cell: _table(path)[0] for cell, path in pairs.items() if path.is_file()}
+    return gathered(SCHEMA, "two edges, the deeper first", tables)
 
 
-def read_similarity(path: Path) -> tuple[tuple[NDArray[np.float64], ...], dict[str, Any]]:
+def read_similarity(path: Path) -> tuple[Similarity, dict[str, Any]]:
     """For each stage ``(deep, shallow)``, and what it was made from."""
-    with reading(path, f"blocks@{path.stem}"):
-        table = pq.read_table(path)
-        description = json.loads((table.schema.metadata or {}).get(KEY.encode(), b"{}"))
-        check_format(path, description)
-        stages: dict[int, dict[tuple[int, int], float]] = {}
-        for row in table.to_pylist():
-            stages.setdefault(row["stage"], {})[row["deep"], row["shallow"]] = row["cka"]
+    table, description = _table(path)
+    return matrices(table.to_pylist()), description
+
+
+def matrices(rows: Iterable[Mapping[str, Any]]) -> Similarity:
+    """The rows of one pair as a matrix for each stage, ``(deep, shallow)``."""
+    stages: dict[int, dict[tuple[int, int], float]] = {}
+    for row in rows:
+        stages.setdefault(row["stage"], {})[row["deep"], row["shallow"]] = row["cka"]
     found = []
     for values in stages.values():
         matrix = np.zeros(tuple(1 + max(places) for places in zip(*values, strict=True)))
         for place, value in values.items():
             matrix[place] = value
         found.append(matrix)
-    return tuple(found), description
+    return tuple(found)
+
+
+def _table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    with reading(path, f"blocks@{path.stem}"):
+        table = pq.read_table(path)
+        description = json.loads((table.schema.metadata or {}).get(KEY.encode(), b"{}"))
+        check_format(path, description)
+        return table.select(SCHEMA.names), description

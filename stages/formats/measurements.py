@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from stages.formats import FORMAT, KEY, check_format
 from stages.formats.files import reading
-from stages.formats.tables import write_table
+from stages.formats.tables import gathered, write_table
 
-__all__ = ["MEASURES", "gathered", "read_measurement", "write_measurement"]
+__all__ = ["MEASURES", "gathered_measurements", "read_measurement", "write_measurement"]
 
 
 def _field(name: str, kind: pa.DataType, about: str) -> pa.Field:
@@ -81,14 +81,10 @@ def read_measurement(path: Path, measure: str) -> list[dict[str, Any]]:
     return _table(path, measure).to_pylist()
 
 
-def gathered(measure: str, cells: Mapping[str, Path]) -> pa.Table:
+def gathered_measurements(measure: str, cells: Mapping[str, Path]) -> pa.Table:
     """The rows of many merges, each with its ``cell``; merges without a file have none."""
-    schema = pa.schema([_field("cell", pa.string(), "name of the merge"), *MEASURES[measure]])
-    found = {cell: _table(path, measure) for cell, path in cells.items() if path.is_file()}
-    tables = [
-        pa.table([pa.repeat(cell, table.num_rows), *table.columns], schema=schema) for cell, table in found.items()
-    ]
-    return pa.concat_tables([schema.empty_table(), *tables])
+    tables = {cell: _table(path, measure) for cell, path in cells.items() if path.is_file()}
+    return gathered(MEASURES[measure], "name of the merge", tables)
 
 
 def _table(path: Path, measure: str) -> pa.Table:

@@ -18,15 +18,13 @@ from mergeline.encoder_names import describe_encoder
 from mergeline.matching import MATCHERS
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.pruning_options import OPTIONS as PRUNERS
+from mergeline.readings import SMALLEST_BATCH
 from mergeline.tasks import TASKS
 from stages.plan.expansion import architecture_lists, expand_cells, pruned_cells
 from stages.plan.keys import INITIALIZATION, UNCHANGED
 from stages.plan.params import MergeSeries, Method, Params, Pruning, Training, WithOptions
 
 __all__ = ["faults_of", "suggestion"]
-
-FEWEST = 4
-"""Images that layers and blocks can be compared on: ``mergeline.cka.SMALLEST_BATCH``, which would load torch."""
 
 
 def faults_of(params: Params) -> list[str]:
@@ -216,16 +214,31 @@ def _series(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
 def _compared_blocks(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
     """Placements that compare blocks need images enough to compare them on."""
     compares = [name for name in series.placements if name in PLACEMENTS and PLACEMENTS[name].compares]
-    names = dict.fromkeys(name for entry in series.tasks for name in ([entry] if isinstance(entry, str) else entry))
-    limits = {f"tasks.{name}.max_train": params.tasks[name].max_train for name in names if name in params.tasks}
-    for key, count in {"statistics.images": params.statistics.images, **limits}.items():
-        if compares and count is not None and count < FEWEST:
-            yield f"{path}.placements: {compares[0]} compares blocks on {FEWEST} images at least; {key} is {count}"
+    if not compares:
+        return
+    key = f"{path}.placements: {compares[0]} compares blocks"
+    if params.statistics.images < SMALLEST_BATCH:
+        yield f"{key} on {SMALLEST_BATCH} images at least; statistics.images is {params.statistics.images}"
+    yield from _few_images(params, key, series)
+
+
+def _few_images(params: Params, what: str, series: MergeSeries) -> Iterator[str]:
+    """Tasks that are limited to fewer images than networks can be compared on. ``what``: the key, and what compares."""
+    for name in _task_names(series):
+        limit = params.tasks[name].max_train if name in params.tasks else None
+        if limit is not None and limit < SMALLEST_BATCH:
+            yield f"{what} on {SMALLEST_BATCH} images at least; tasks.{name}.max_train is {limit}"
+
+
+def _task_names(series: MergeSeries) -> list[str]:
+    """The tasks of a series, each once."""
+    return list(dict.fromkeys(n for entry in series.tasks for n in ([entry] if isinstance(entry, str) else entry)))
 
 
 def _sweep(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
-    names = {task for entry in series.tasks for task in ([entry] if isinstance(entry, str) else entry)}
-    started = sorted(task for task in names if task in params.tasks and params.tasks[task].pretrain is not None)
+    started = sorted(
+        task for task in _task_names(series) if task in params.tasks and params.tasks[task].pretrain is not None
+    )
     allowed = [INITIALIZATION, *Training.model_fields]
     for key, values in (series.sweep or {}).items():
         place = f"{path}.sweep.{key}"
@@ -251,7 +264,7 @@ def _measures(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
     """What the measures of a series cannot be taken of."""
     for index, measure in enumerate(series.measures):
         if measure == "diagnosis":
-            yield from _diagnosis(params, f"{path}.measures[{index}]", series)
+            yield from _few_images(params, f"{path}.measures[{index}]: layers are compared", series)
             continue
         key, what = f"{path}.measures[{index}]", f"a {measure} lies between two models that become one network"
         several = [entry for entry in series.tasks if isinstance(entry, list)]
@@ -271,16 +284,6 @@ def _measures(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
                     f"{key}: no plane lies through two models and their plain average; "
                     f"leave {name!r} out of {path}.methods"
                 )
-
-
-def _diagnosis(params: Params, key: str, series: MergeSeries) -> Iterator[str]:
-    """Any merge has layers to look at; there must be images to look at them on."""
-    for name in dict.fromkeys(
-        name for entry in series.tasks for name in ([entry] if isinstance(entry, str) else entry)
-    ):
-        task = params.tasks.get(name)
-        if task is not None and task.max_train is not None and task.max_train < FEWEST:
-            yield f"{key}: layers are compared on {FEWEST} images at least; tasks.{name}.max_train is {task.max_train}"
 
 
 def _width_pairs(params: Params, series: MergeSeries) -> list[tuple[str, ...]]:

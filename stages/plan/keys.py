@@ -163,7 +163,7 @@ class Sources:
     @property
     def difference(self) -> str:
         """See :attr:`Combination.difference`."""
-        return difference(edge.architecture for edge in self.edges)
+        return self.combination.difference
 
     @property
     def recipe_label(self) -> str | None:

@@ -16,6 +16,8 @@ from pydantic import (
     Field,
 )
 
+from mergeline.readings import SMALLEST_BATCH
+
 __all__ = [
     "Compute",
     "MergeSeries",
@@ -254,9 +256,9 @@ class Landscape(Section):
 class Diagnosis(Section):
     """A merged network beside its source models, layer by layer."""
 
-    images: Annotated[int, Field(ge=4)] = 500
+    images: Annotated[int, Field(ge=SMALLEST_BATCH)] = 500
     """Training images of each task (a fixed random choice)."""
-    batch_size: Annotated[int, Field(ge=4)] = 125
+    batch_size: Annotated[int, Field(ge=SMALLEST_BATCH)] = 125
 
 
 class Execution(Section):

@@ -19,7 +19,7 @@ from mergeline.architectures import size_mismatch
 from mergeline.metrics import METRICS
 from stages.formats.blocks import gathered_blocks
 from stages.formats.files import read_json, write_json
-from stages.formats.measurements import MEASURES, gathered
+from stages.formats.measurements import MEASURES, gathered_measurements
 from stages.formats.tables import write_table
 from stages.plan import paths
 from stages.plan.keys import Key, Merge, Pruned, Sources, TaskPair, parse_key
@@ -109,7 +109,7 @@ def run(context: Any, cell: str) -> None:
         cells = {
             str(merge): context.path(paths.measurement(measure, merge)) for merge in plan.measured.get(measure, ())
         }
-        write_table(context.path(paths.measurements(measure)), gathered(measure, cells))
+        write_table(context.path(paths.measurements(measure)), gathered_measurements(measure, cells))
     pairs = {str(pair): context.path(paths.blocks(pair)) for pair in plan.block_pairs}
     write_table(context.path(paths.similarities_of_blocks()), gathered_blocks(pairs))
     write_table(context.path(paths.SIMILARITIES), _similarities(context.params, context.root))

@@ -107,18 +107,28 @@ def _version(package: str) -> str:
         return ""
 
 
-def _figures(root: Path) -> list[dict[str, str]]:
+def _figures(root: Path) -> list[dict[str, Any]]:
     found = []
     for spec in ALL_FIGURES:
         path = root / paths.FIGURES / f"{spec.name}.svg"
         if path.is_file():
+            svg = path.read_text(encoding="utf-8")
             found.append(
                 {
                     "name": spec.name, "title": spec.title, "caption": spec.caption, "rows": spec.rows,
-                    "table": spec.table, "source": spec.source, "svg": _inline(path.read_text(encoding="utf-8")),
+                    "wide": _width(svg) > COLUMN, "table": spec.table, "source": spec.source, "svg": _inline(svg),
                 }
             )  # fmt: skip
     return found
+
+
+COLUMN = 440.0
+"""Points up to which a figure stands beside another; one of several panels has a line of its own."""
+
+
+def _width(svg: str) -> float:
+    found = re.search(r'<svg[^>]*? width="([\d.]+)pt"', svg)
+    return float(found[1]) if found else 0.0
 
 
 def _inline(svg: str) -> str:

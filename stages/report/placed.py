@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mergeline.depth import PLACEMENTS, Depths
+from stages.formats.blocks import Similarity, matrices
 from stages.report.rows import Row
 
 __all__ = ["Blocks", "block_pairs", "likeness", "placement_lines", "segments"]
@@ -18,22 +18,15 @@ class Blocks(NamedTuple):
     """Two edges of different depth, the deeper first. ``similarity``: for each stage ``(deep, shallow)``."""
 
     cell: str
-    similarity: tuple[NDArray[np.float64], ...]
+    similarity: Similarity
 
 
 def block_pairs(rows: Iterable[Row]) -> list[Blocks]:
     """All pairs of edges whose blocks were compared, in the order of the rows."""
-    found: dict[str, dict[int, list[Row]]] = {}
+    found: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(row["cell"], {}).setdefault(row["stage"], []).append(row)
-    return [Blocks(cell, tuple(map(_matrix, stages.values()))) for cell, stages in found.items()]
-
-
-def _matrix(rows: Sequence[Row]) -> NDArray[np.float64]:
-    matrix = np.zeros((1 + max(row["deep"] for row in rows), 1 + max(row["shallow"] for row in rows)))
-    for row in rows:
-        matrix[row["deep"], row["shallow"]] = row["cka"]
-    return matrix
+        found.setdefault(row["cell"], []).append(row)
+    return [Blocks(cell, matrices(own)) for cell, own in found.items()]
 
 
 def segments(blocks: Blocks, placement: str) -> tuple[tuple[int, ...], ...]:
