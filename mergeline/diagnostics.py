@@ -56,28 +56,33 @@ class _Outputs:
         normed = {own.layer: own.norm for own in layers_with_norms(spaces.graph)}
         places = {normed.get(node, node): layer for layer in layers(spaces.graph) for node in layer.nodes}
         self._layers = {node: places[node] for node in spaces.graph.nodes if node in places}
-        one, two = (self._shapes(samples(example, index)) for index in ([0], [0, 0]))
-        self._axes = {node: axis for node in one for axis in _differing(one[node], two[node])[:1]}
+        self._single = self._shapes(samples(example, [0]))
+        self._axes: dict[fx.Node, int | None] = {}
 
     def _shapes(self, batch: Any) -> dict[fx.Node, torch.Size]:
         return {node: value.shape for node, value in self.walk.values(batch) if node in self._layers}
 
-    @property
-    def names(self) -> list[str]:
-        """The layers that samples reach, in forward order."""
-        return list(dict.fromkeys(layer.name for node, layer in self._layers.items() if node in self._axes))
+    def _axis(self, node: fx.Node, shape: torch.Size) -> int | None:
+        """Where the samples are in a node's value, which is of another size for another number of them; None for nowhere."""
+        if node not in self._axes:
+            self._axes[node] = next(iter(_differing(self._single[node], shape)), None)
+        return self._axes[node]
+
+    def _sampled(self, batch: Any) -> Iterator[tuple[fx.Node, Tensor, int]]:
+        if not self._axes and batch_size(batch) == 1:
+            for node, shape in self._shapes(samples(batch, [0, 0])).items():
+                self._axis(node, shape)
+        for node, value in self.walk.values(batch):
+            if node in self._layers and (axis := self._axis(node, value.shape)) is not None:
+                yield node, value, axis
 
     def values(self, batch: Any) -> Iterator[tuple[Layer, Tensor]]:
         """Each use's output, which what comes next may overwrite: read it before taking the next."""
-        for node, value in self.walk.values(batch):
-            if node in self._axes:
-                yield self._layers[node], value
+        return ((self._layers[node], value) for node, value, _ in self._sampled(batch))
 
     def features(self, batch: Any) -> Iterator[tuple[Layer, Tensor]]:
         """The same with all entries of a sample in a row, ``(samples, entries)``."""
-        for node, value in self.walk.values(batch):
-            if node in self._axes:
-                yield self._layers[node], sample_rows(value, self._axes[node])
+        return ((self._layers[node], sample_rows(value, axis)) for node, value, axis in self._sampled(batch))
 
 
 def _differing(first: Sequence[int], second: Sequence[int]) -> list[int]:
@@ -288,21 +293,23 @@ def cka_map(
     ValueError: no batches, or one of fewer than 4 images.
     """
     pair: tuple[_Outputs, _Outputs] | None = None
+    names: list[list[str]] = []
     similarity = MinibatchCka()
     for batch in batches:
         if batch_size(batch) < SMALLEST_BATCH:
             raise ValueError(f"CKA needs batches of at least {SMALLEST_BATCH} images, got one of {batch_size(batch)}")
         if pair is None:
             pair = (_Outputs(first, first_spaces, batch), _Outputs(second, second_spaces, batch))
-        similarity.add(*(_centred_grams(outputs, batch) for outputs in pair))
+        grams = [_centred_grams(outputs, batch) for outputs in pair]
+        names = [list(own) for own in grams]
+        similarity.add(*(own.values() for own in grams))
     matrix = similarity.matrix()
-    assert pair is not None
-    return pair[0].names, pair[1].names, matrix
+    return names[0], names[1], matrix
 
 
-def _centred_grams(outputs: _Outputs, batch: Any) -> list[Tensor]:
-    """Each layer's centred Gram matrix, ``(n, n)`` float64; the sum over its uses."""
+def _centred_grams(outputs: _Outputs, batch: Any) -> dict[str, Tensor]:
+    """Each layer's centred Gram matrix, ``(n, n)`` float64, in forward order; the sum over its uses."""
     grams: dict[str, Tensor] = {}
     for layer, rows in outputs.features(batch):
         _add(grams, layer.name, centred_gram(rows))
-    return [grams[name] for name in outputs.names]
+    return grams

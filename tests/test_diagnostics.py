@@ -329,7 +329,7 @@ def test_cka_does_not_see_the_order_of_units(name: str, enliven: Enliven) -> Non
     batches = images(16).split(8)
     _, _, own = cka_map(model, model, spaces, spaces, batches)
     _, _, matrix = cka_map(model, moved, spaces, spaces, batches)
-    np.testing.assert_allclose(matrix, own, atol=1e-5)
+    np.testing.assert_allclose(matrix, own, atol=1e-4)  # float32 sums in another order, layer upon layer
 
 
 def test_cka_keeps_its_digits_beside_a_large_mean_and_is_0_for_dead_layers(enliven: Enliven) -> None:
