@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mergeline.kinds import Kind
 from mergeline.registry import Registry
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ VGG_BLOCKS: dict[str, tuple[int, int, int, int, int]] = {
 """Convolutions between the poolings."""
 
 INPUT_SIZES = (32, 64, 224)
-"""Pixels; each has a stem of its own."""
+"""Pixels, each with a stem of its own; or tokens of a text."""
 
 GROUP_NORM_GROUPS = 8
 
@@ -64,7 +65,7 @@ class Design:
     ``make``: called with ``num_classes``, ``width`` and ``input_size``; loads torch only then. ``blocks``: per stage, empty
     where depth is not counted so. ``batch_norms``: whether it has any, if that is known. ``check``: raises ValueError for a
     description that it cannot build. ``family``: its architectures differ in their blocks and their ``multiplier`` alone,
-    which is how many times the channels there are.
+    which is how many times the channels there are. ``reads``: what its inputs are.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Design:
     check: Callable[[Architecture], None] | None = None
     family: str = ""
     multiplier: float = 1.0
+    reads: Kind = "images"
 
 
 def _wider(design: Design, times: int) -> Design:
@@ -138,6 +140,22 @@ def _linear(name: str, depth: int, residual: bool = False) -> Design:
     return Design(name, make, batch_norms=False)
 
 
+BERT_LAYERS = (3, 6, 12)
+
+
+def _bert(layers: int) -> Design:
+    """MiniLM's shape, whose two depths come with trained weights: 12 heads of 32 units."""
+
+    def make(num_classes: int, width: float, input_size: int) -> nn.Module:
+        from mergeline.models.bert import BertShape, SentenceBert
+        from mergeline.tokens import VOCABULARY
+
+        dim = 12 * max(1, round(32 * width))
+        return SentenceBert(BertShape(VOCABULARY, layers, dim, 12, 4 * dim, max(512, input_size)), num_classes)
+
+    return Design(f"bert{layers}", make, (layers,), batch_norms=False, family="bert", reads="texts")
+
+
 RESNET20 = Design("resnet20", _resnet20, batch_norms=True, family="resnet20")
 
 NARROW: tuple[Design, ...] = (
@@ -149,6 +167,7 @@ NARROW: tuple[Design, ...] = (
     _linear("linear5", 5),
     _linear("linear5-res", 5, residual=True),
     _linear("linear8", 8),
+    *map(_bert, BERT_LAYERS),
 )
 WIDER = (2, 4)
 """Times the channels at which there are bottleneck ResNets and VGG, those with layer norm left out: it compares units with each
@@ -162,13 +181,13 @@ ARCHITECTURES: Registry[Design] = Registry(
     Design,
     (*NARROW, *(_wider(design, times) for design in NARROW if design.family in WIDENED for times in WIDER)),
 )
-"""Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels; x4: 64), VGG (64 channels) and linear
-networks (32 units); ``NAMEx2`` has twice the channels of ``NAME``."""
+"""Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels; x4: 64), VGG (64 channels), linear
+networks (32 units) and BERT's encoders (384 units), which read texts; ``NAMEx2`` has twice the channels of ``NAME``."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What it takes to build a network again: its name, classes, width multiplier and input size in pixels."""
+    """What it takes to build a network again: its name, classes, width multiplier and input size in pixels (or tokens)."""
 
     name: str
     num_classes: int
@@ -188,6 +207,11 @@ class Architecture:
         check = ARCHITECTURES[self.name].check
         if check is not None:
             check(self)
+
+    @property
+    def reads(self) -> Kind:
+        """What the network's inputs are."""
+        return ARCHITECTURES[self.name].reads
 
 
 INITIALIZATIONS = ("kaiming_normal", "kaiming_uniform")

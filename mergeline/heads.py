@@ -18,6 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mergeline.biases import add_missing_biases
 from mergeline.bundles import with_bundles
+from mergeline.inputs import example_input
+from mergeline.kinds import Kind
 from mergeline.maps import Dense, Groups, Permutation, UnitMap
 from mergeline.merging import Maps, counterparts, mapped, merge_folded
 from mergeline.spaces import Axis, Observation, Spaces, put, take, trace
@@ -36,7 +38,6 @@ __all__ = [
     "copies",
     "cumulative_flops",
     "cut",
-    "example_input",
     "filled",
     "load_resized",
     "multi_head",
@@ -131,7 +132,7 @@ def tensors_read(nodes: Sequence[fx.Node]) -> frozenset[str]:
     return frozenset(str(used.target) for node in nodes for used in node.all_input_nodes if used.op == "get_attr")
 
 
-def stop_space(model: nn.Module, spaces: Spaces, stop: str | None, input_size: int | None = None) -> str | None:
+def stop_space(model: nn.Module, spaces: Spaces, stop: str | None) -> str | None:
     """The space to cut after: ``stop`` as it is, or, if it is a number, the first space by whose end at least that share
     of the network's multiply-adds is done.
 
@@ -147,7 +148,7 @@ def stop_space(model: nn.Module, spaces: Spaces, stop: str | None, input_size: i
         return None
     if not 0 <= share <= 1:
         raise ValueError(f"stop {stop}: a share of the multiply-adds must lie between 0 and 1")
-    done = cumulative_flops(model, spaces, spaces.example if input_size is None else example_input(input_size, 1))
+    done = cumulative_flops(model, spaces, spaces.example)
     total = max(done.values())
     stops = [spaces[INPUT], *spaces.free]
     return next((space.name for space in stops if done[space.node] >= share * total), stops[-1].name)
@@ -479,11 +480,6 @@ def load_resized(module: nn.Module, state: Mapping[str, Tensor]) -> None:
             owner.register_buffer(leaf, tensor.clone())
 
 
-def example_input(input_size: int, batch: int = 2) -> Tensor:
-    """Zeros of the shape that a network of this input size reads; enough to trace it."""
-    return torch.zeros(batch, 3, input_size, input_size)
-
-
-def trace_network(model: nn.Module, input_size: int) -> Spaces:
-    """Trace one of our architectures."""
-    return trace(model, example_input(input_size))
+def trace_network(model: nn.Module, input_size: int, reads: Kind = "images") -> Spaces:
+    """Trace one of our architectures, which reads images of ``input_size`` pixels or texts of as many tokens."""
+    return trace(model, example_input(reads, input_size))

@@ -1,25 +1,15 @@
-"""Images on the device: uint8 in, normalised channels-last float batches out, augmentation as tensor operations."""
+"""Images on the device: uint8 in, normalised channels-last floats out, augmentation as tensor operations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["MEAN", "STD", "augment", "batches", "normalize", "to_device"]
+__all__ = ["MEAN", "STD", "augment", "normalize"]
 
 MEAN = (0.485, 0.456, 0.406)
 """ImageNet's channel means; one normalisation for all tasks, so that a merged trunk reads them all."""
 STD = (0.229, 0.224, 0.225)
-
-
-def to_device(images: NDArray[Any], device: torch.device | str) -> Tensor:
-    """Images ``(N, H, W, 1 or 3)`` uint8, or their labels, as a tensor on ``device``."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device)
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -27,13 +17,6 @@ def normalize(images: Tensor) -> Tensor:
     mean = torch.tensor(MEAN, device=images.device) * 255
     scale = 1 / (torch.tensor(STD, device=images.device) * 255)
     return ((images.float() - mean) * scale).permute(0, 3, 1, 2)
-
-
-def batches(images: Tensor, size: int, device: torch.device | str | None = None) -> Iterator[Tensor]:
-    """Normalised batches in order; the last may be smaller. ``images`` as for :func:`normalize`."""
-    for begin in range(0, len(images), size):
-        batch = images[begin : begin + size]
-        yield normalize(batch if device is None else batch.to(device, non_blocking=True))
 
 
 def augment(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:

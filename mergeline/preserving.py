@@ -22,7 +22,6 @@ from mergeline.heads import (
     copies,
     cumulative_flops,
     cut,
-    example_input,
     filled,
     load_resized,
     multi_head,
@@ -37,9 +36,7 @@ from mergeline.spaces.recording import flat_inputs
 __all__ = ["PreserveFirst", "preserve_first", "preserve_first_from_state", "preserved_layers", "stem_nodes"]
 
 
-def preserved_layers(
-    model: nn.Module, spaces: Spaces, preserve: float | str | None, input_size: int | None = None
-) -> int:
+def preserved_layers(model: nn.Module, spaces: Spaces, preserve: float | str | None) -> int:
     """How many layers stay apart: ``preserve`` itself if it is whole; if it is a share below 1, the fewest by whose end at
     least that share of the network's multiply-adds is done.
 
@@ -61,7 +58,7 @@ def preserved_layers(
         return int(number)
     if not 0 < number < 1:
         raise ValueError(f"preserve: {preserve} is neither a whole number of layers nor a share between 0 and 1")
-    done = cumulative_flops(model, spaces, spaces.example if input_size is None else example_input(input_size, 1))
+    done = cumulative_flops(model, spaces, spaces.example)
     spent = np.zeros(most + 1)
     before = 0
     for node, depth in depths.items():

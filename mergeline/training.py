@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mergeline.images import augment, normalize
+from mergeline.inputs import augmented, network_input
 
 __all__ = ["EpochRecord", "Recipe", "TrainState", "learning_rate", "train"]
 
@@ -94,8 +94,8 @@ def train(
 
     Parameters
     ----------
-    images, labels: ``(N, H, W, C)`` uint8 and ``(N,)`` int64, on the model's device (or on the CPU: then each batch is
-        copied over as it is needed).
+    images, labels: ``(N, H, W, C)`` uint8 (or texts, ``(N, T)`` token numbers) and ``(N,)`` int64, on the model's device (or on
+        the CPU: then each batch is copied over as it is needed).
     generator: draws order and augmentation, on the images' device.
     readout: turns the network's outputs into logits (see mergeline.text).
     resume: go on from this state instead of from the model's weights.
@@ -129,9 +129,9 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             chosen = order[step * size : (step + 1) * size]
-            batch = augment(images[chosen], recipe.shift, recipe.flip, generator)
+            batch = augmented(images[chosen], recipe.shift, recipe.flip, generator)
             target = labels[chosen].to(device, non_blocking=True)
-            inputs = normalize(batch.to(device, non_blocking=True))
+            inputs = network_input(batch.to(device, non_blocking=True))
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
                 logits = readout(network(inputs))
                 loss = F.cross_entropy(logits, target, label_smoothing=recipe.label_smoothing)

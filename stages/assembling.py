@@ -47,9 +47,9 @@ def matched_maps(context: Context, merge: Merge, loaded: LoadedSources) -> list[
 def assembled(merge: Merge, loaded: LoadedSources, maps: list[dict[str, UnitMap]]) -> Assembled:
     """The merged network, its statistics as merged."""
     models = dict(zip(head_names(merge.sources), loaded.models, strict=True))
-    reference, size = loaded.reference, loaded.topology.input_size
-    stop = stop_space(reference, loaded.spaces, merge.stop, size)
-    kept = preserved_layers(reference, loaded.spaces, merge.preserve, size)
+    reference = loaded.reference
+    stop = stop_space(reference, loaded.spaces, merge.stop)
+    kept = preserved_layers(reference, loaded.spaces, merge.preserve)
     network = assemble(
         models, loaded.spaces, maps, same_outputs=loaded.same_outputs, stop=stop, weights=merge.weights, preserve=kept,
         reference=reference,

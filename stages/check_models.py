@@ -60,18 +60,14 @@ def _cuts(params: Params) -> list[str]:
         if all(value is None for value in (*series.stops, *series.preserves)):
             continue
         for name in sorted({cell.sources.topology for cell in expand_cells(params, {name_of_series: series})}):
-            model = build(Architecture(name, 2, params.model.width, params.model.input_size))
-            spaces = trace_network(model, params.model.input_size)
+            architecture = Architecture(name, 2, params.model.width, params.model.input_size)
+            model = build(architecture)
+            spaces = trace_network(model, architecture.input_size, architecture.reads)
             for stop, preserve in product(series.stops, series.preserves):
                 key = "stops" if preserve is None else "preserves"
                 try:
-                    kept = preserved_layers(model, spaces, preserve, params.model.input_size)
-                    cut(
-                        model,
-                        spaces,
-                        stop_space(model, spaces, stop, params.model.input_size),
-                        stem_nodes(spaces, kept),
-                    )
+                    kept = preserved_layers(model, spaces, preserve)
+                    cut(model, spaces, stop_space(model, spaces, stop), stem_nodes(spaces, kept))
                 except ValueError as error:
                     faults.append(f"merges.{name_of_series}.{key}: {name}: {error}")
     return list(dict.fromkeys(faults))

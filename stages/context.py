@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mergeline.images import batches, to_device
+from mergeline.inputs import batches, to_device
 from mergeline.tasks.task import PreparedTask
 from mergeline.text import text_logits
 from stages.formats.files import reading
@@ -74,9 +74,9 @@ class Context:
         """The model on the device, channels last."""
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def image_batches(self, images: object, size: int) -> list[torch.Tensor]:
-        """Normalised batches on the device."""
-        return list(batches(to_device(images, self.device), size))  # type: ignore[arg-type]
+    def input_batches(self, samples: object, size: int) -> list[torch.Tensor]:
+        """Batches as networks take them, on the device."""
+        return list(batches(to_device(samples, self.device), size))  # type: ignore[arg-type]
 
 
 class Progress:

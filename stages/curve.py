@@ -35,7 +35,7 @@ def run(context: Context, cell: str) -> None:
             loaded.spaces,
             maps,
             np.linspace(0, 1, context.params.curve.points).tolist(),
-            context.image_batches(images, context.params.evaluate.batch_size),
+            context.input_batches(images, context.params.evaluate.batch_size),
             torch.from_numpy(labels),
             merge.normalize.name,
             normalization_options(context.params, merge.normalize),

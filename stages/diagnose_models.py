@@ -66,7 +66,7 @@ def diagnose_files(
     ]
     sources = dict(zip(source_names(len(models)), models, strict=True))
     try:
-        spaces, _ = as_widest(sources, trace_network(models[0], topology.input_size))
+        spaces, _ = as_widest(sources, trace_network(models[0], topology.input_size, topology.reads))
         inputs = comparable_batches(some_images(task, images), batch_size)
         return list(diagnosis_rows(list(compare(load_merged(merged), sources, spaces, inputs)), source))
     except (ValueError, StageError) as error:
@@ -97,7 +97,7 @@ def _expanded(path: Path, name: str, topology: Architecture, placement: Placemen
     architecture = Architecture(name, topology.num_classes, topology.width, topology.input_size)
     try:
         model = load_checkpoint(path, architecture).eval()
-        return expand(model, build(topology), noise(topology.input_size), placement)
+        return expand(model, build(topology), noise(topology.input_size, topology.reads), placement)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -22,7 +22,7 @@ from mergeline.evaluation import (
     predict,
     score,
 )
-from mergeline.images import normalize
+from mergeline.inputs import network_input
 from stages.context import Context
 from stages.errors import StageError
 from stages.formats.files import file_hash, write_json
@@ -51,7 +51,7 @@ def run_merge(context: Context, cell: str) -> None:
     logits: Logits = {}
     for task in sources.tasks:
         images, _ = context.task(task).part("test")
-        outputs = predict(network, context.image_batches(images, context.params.evaluate.batch_size))
+        outputs = predict(network, context.input_batches(images, context.params.evaluate.batch_size))
         if isinstance(outputs, dict):
             logits[task] = [
                 context.readout(edge.task)(outputs[head]) for head, edge in zip(heads, sources.edges, strict=True)
@@ -95,7 +95,7 @@ def run_ensemble(context: Context, cell: str) -> None:
         logits = {task: [source_logits[edge][task] for edge in sources.edges] for task in sources.tasks}
     result = scores_of(context, sources, logits)
     models = [load_edge(context.path(paths.edge_model(edge)))[0] for edge in sources.edges]
-    example = normalize(torch.from_numpy(context.task(sources.tasks[0]).images[:1]))
+    example = network_input(torch.from_numpy(context.task(sources.tasks[0]).inputs[:1]))
     result["parameters"] = sum(parameters(model) for model in models)
     result["flops"] = sum(flops(model, example) for model in models)
     write_scores(context, "ensemble", Key(sources), result, None, None)
@@ -145,7 +145,7 @@ def write_scores(context: Context, kind: str, key: Key, result: dict[str, Any], 
     """An evaluation's file; ``path``, ``network``: of one that is evaluated itself, in whose place an ensemble has None."""
     if network is not None:
         task = next(iter(result["tasks"]))
-        example = normalize(torch.from_numpy(context.task(task).images[:1]))
+        example = network_input(torch.from_numpy(context.task(task).inputs[:1]))
         result["parameters"] = parameters(network)
         result["flops"] = flops(network.cpu(), example)
     edges = dict.fromkeys(key.sources.edges)

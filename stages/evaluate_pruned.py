@@ -22,7 +22,7 @@ def run(context: Context, cell: str) -> None:
     path = context.path(paths.pruned_model(pruned))
     network = context.place(load_merged(path))
     images, _ = context.task(task).part("test")
-    outputs = predict(network, context.image_batches(images, context.params.evaluate.batch_size))
+    outputs = predict(network, context.input_batches(images, context.params.evaluate.batch_size))
     assert not isinstance(outputs, dict)
     result = scores_of(context, key.sources, {task: [context.readout(task)(outputs)]})
     try:

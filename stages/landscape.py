@@ -10,7 +10,7 @@ from torch import nn
 
 from mergeline.biases import add_missing_biases
 from mergeline.evaluation import predict, score
-from mergeline.images import batches
+from mergeline.inputs import batches
 from mergeline.interpolation import Landscape, landscape
 from mergeline.normalization.reset import batch_norms, reset
 from stages.context import Context, Progress
@@ -44,7 +44,7 @@ def run(context: Context, cell: str) -> None:
     networks = [context.place(model) for model in (merged, *loaded.models)]
     shown = {task: context.task(task).part("test") for task in tasks}
     images = {
-        task: context.image_batches(own[: options.images], context.params.evaluate.batch_size)
+        task: context.input_batches(own[: options.images], context.params.evaluate.batch_size)
         for task, (own, _) in shown.items()
     }
     labels = {task: torch.from_numpy(own[: options.images]) for task, (_, own) in shown.items()}

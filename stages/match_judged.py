@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from mergeline.images import batches
+from mergeline.inputs import batches
 from mergeline.matching.judge import TrainingAccuracy
 from stages.context import Context
 from stages.match import match

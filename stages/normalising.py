@@ -9,7 +9,7 @@ import torch
 
 from mergeline.architectures import stage_blocks
 from mergeline.depth.expansion import expand_statistics
-from mergeline.images import batches
+from mergeline.inputs import batches
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.seeds import numpy_generator
 from mergeline.unit_statistics import LayerStatistics

@@ -14,7 +14,7 @@ from torch import nn
 from mergeline.api import MergeResult, merge
 from mergeline.architectures import ARCHITECTURES, Architecture, as_wide, build, deepest, known_names, multiplier
 from mergeline.evaluation import predict, score
-from mergeline.images import batches, to_device
+from mergeline.inputs import batches, to_device
 from mergeline.tasks import TASKS, prepare
 from mergeline.tasks.task import PreparedTask, TaskError
 from stages.errors import InputError, StageError

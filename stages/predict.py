@@ -20,6 +20,6 @@ def run(context: Context, cell: str) -> None:
     prediction = parse_prediction(cell)
     model, _ = load_edge(context.path(paths.edge_model(prediction.edge)))
     images, _ = context.task(prediction.task).part("test")
-    outputs = predict(context.place(model), context.image_batches(images, context.params.evaluate.batch_size))
+    outputs = predict(context.place(model), context.input_batches(images, context.params.evaluate.batch_size))
     logits = context.readout(prediction.edge.task)(outputs)  # type: ignore[arg-type]
     write_predictions(context.path(paths.prediction(prediction)), logits)

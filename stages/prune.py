@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mergeline.images import batches
+from mergeline.inputs import batches
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.pruned import normalise_pruned
 from mergeline.pruning import METHODS, prune

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from mergeline.encoders import embed, load_encoder
-from mergeline.images import to_device
+from mergeline.inputs import to_device
 from mergeline.seeds import numpy_generator
 from mergeline.similarity import Gaussian, frechet_distance, pool, similarity
 from mergeline.tasks.task import PreparedTask
@@ -44,8 +44,8 @@ def run_embed(context: Context, cell: str) -> None:
     task = context.task(cell)
     weights = context.path(options.weights) if options.weights else None
     encoder = load_encoder(options.encoder, weights, options.weights_sha256, context.device)
-    count = min(options.images, len(task.images))
-    order = numpy_generator(context.params.seed, "embed", cell).permutation(len(task.images))[:count]
+    count = min(options.images, len(task.inputs))
+    order = numpy_generator(context.params.seed, "embed", cell).permutation(len(task.inputs))[:count]
     progress = Progress(f"embed {cell}")
     rows, done = [], 0
     for half, chosen in enumerate(np.array_split(order, 2)):
@@ -63,7 +63,7 @@ def run_embed(context: Context, cell: str) -> None:
 def _batches(context: Context, task: PreparedTask, chosen: Any) -> Iterator[torch.Tensor]:
     size = context.params.similarity.batch_size
     for begin in range(0, len(chosen), size):
-        yield to_device(task.images[np.sort(chosen[begin : begin + size])], context.device)
+        yield to_device(task.inputs[np.sort(chosen[begin : begin + size])], context.device)
 
 
 def _told(batches: Iterator[torch.Tensor], progress: Progress, done: int, total: int) -> Iterator[torch.Tensor]:

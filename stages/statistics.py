@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mergeline.images import batches
+from mergeline.inputs import batches
 from mergeline.moments import collect_moments, cross_pairs, full_pairs
 from stages.context import Context
 from stages.formats.moments import write_moments

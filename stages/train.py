@@ -14,7 +14,7 @@ from torch import nn
 
 from mergeline.architectures import ARCHITECTURES, Architecture, build
 from mergeline.evaluation import predict, score
-from mergeline.images import to_device
+from mergeline.inputs import to_device
 from mergeline.normalization.reset import reset
 from mergeline.seeds import derive_seed, numpy_generator, torch_generator
 from mergeline.tasks import TASKS
@@ -78,7 +78,7 @@ def run_untrained(context: Context, cell: str) -> None:
     images, _ = task.part("train")
     options = context.params.normalize["reset"]
     chosen = numpy_generator(context.params.seed, "reset", cell).permutation(len(images))[: options.images]
-    reset(model, context.image_batches(images[chosen], options.batch_size))
+    reset(model, context.input_batches(images[chosen], options.batch_size))
     save_edge(context.path(paths.edge_model(edge)), model, architecture, edge.task, edge.seed)
 
 
@@ -214,7 +214,7 @@ def _write_edge(
     more: dict[str, Any],
 ) -> None:
     images, labels = task.part("test")
-    outputs = predict(model, context.image_batches(images, TEST_BATCH))
+    outputs = predict(model, context.input_batches(images, TEST_BATCH))
     assert isinstance(outputs, torch.Tensor)
     scores = score(context.readout(edge.task)(outputs), torch.from_numpy(labels))
     save_edge(context.path(paths.edge_model(edge)), model, architecture, edge.task, edge.seed)

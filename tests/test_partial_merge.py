@@ -101,7 +101,7 @@ def test_copies_are_the_same_function_at_every_stop(trained: Trained) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 1.0])
 def test_a_stop_may_be_a_share_of_the_multiply_adds(share: float, trained: Trained) -> None:
     model, example = trained.models[0], trained.toy.inputs(1)
-    stop = stop_space(model, trained.spaces, str(share), TINY.input_size)
+    stop = stop_space(model, trained.spaces, str(share))
     assert stop is not None
     network = multi_head(pair(trained), trained.spaces, stop=stop)
     done = flops(network.trunk, example) / flops(model, example)
@@ -111,13 +111,13 @@ def test_a_stop_may_be_a_share_of_the_multiply_adds(share: float, trained: Train
     if share > 0:
         before = multi_head(pair(trained), trained.spaces, stop=names[names.index(stop) - 1])
         assert flops(before.trunk, example) / flops(model, example) < share
-    assert stop_space(model, trained.spaces, "layer2.0", TINY.input_size) == "layer2.0"
-    assert stop_space(model, trained.spaces, None, TINY.input_size) is None
+    assert stop_space(model, trained.spaces, "layer2.0") == "layer2.0"
+    assert stop_space(model, trained.spaces, None) is None
 
 
 def test_a_share_out_of_range_is_refused(trained: Trained) -> None:
     with pytest.raises(ValueError, match=r"stop 1\.5: a share of the multiply-adds must lie between 0 and 1"):
-        stop_space(trained.models[0], trained.spaces, "1.5", TINY.input_size)
+        stop_space(trained.models[0], trained.spaces, "1.5")
 
 
 # -- what it costs ----------------------------------------------------------------------------------------------------

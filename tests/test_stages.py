@@ -456,12 +456,12 @@ def test_seconds_are_kept_apart_from_results(bench: Bench) -> None:
 
 def test_prepared_tasks_are_read_back_as_they_were_written(bench: Bench, tmp_path: Path) -> None:
     task = read_task(bench.root / paths.task("late"))
-    assert (task.name, task.classes, task.images.shape) == ("late", ("class2", "class0"), (32, 32, 32, 3))
+    assert (task.name, task.classes, task.inputs.shape) == ("late", ("class2", "class0"), (32, 32, 32, 3))
     path = tmp_path / "late.npz"
     write_task(path, task)
     assert path.read_bytes() == (bench.root / paths.task("late")).read_bytes()
     again = read_task(path)
-    assert np.array_equal(again.images, task.images)
+    assert np.array_equal(again.inputs, task.inputs)
     assert (again.hash, again.licence, again.source) == (task.hash, task.licence, task.source)
 
 

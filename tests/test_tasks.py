@@ -68,8 +68,8 @@ def test_a_packaged_task_has_always_the_same_content(name: str) -> None:
     read, limits, shape, n_test, digest = PACKAGED[name]
     raw = read()
     task = prepare(name, raw, 32, **limits)  # type: ignore[arg-type]
-    assert task.images.shape == shape
-    assert task.images.dtype == np.uint8
+    assert task.inputs.shape == shape
+    assert task.inputs.dtype == np.uint8
     assert (task.labels.dtype, task.test.dtype) == (np.int64, np.bool_)
     assert int(task.test.sum()) == n_test
     assert task.n_classes == 10
@@ -101,7 +101,7 @@ def test_landcover_groups_are_regions_of_several_images() -> None:
 def test_digits_of_equal_pixels_are_not_split_between_train_and_test() -> None:
     for name in ("digits", "optdigits"):
         task = prepare(name, load(name), 32)
-        contents = [image.tobytes() for image in task.images]
+        contents = [image.tobytes() for image in task.inputs]
         trained = {c for c, tested in zip(contents, task.test, strict=True) if not tested}
         tested = {c for c, tested in zip(contents, task.test, strict=True) if tested}
         assert len(trained & tested) <= 2, name
@@ -168,13 +168,13 @@ def raw_task(
 @pytest.mark.parametrize("size", [8, 32, 64, 5])
 def test_images_come_out_at_any_size(size: int) -> None:
     task = prepare("toy", raw_task(), size)
-    assert task.images.shape == (60, size, size, 1)
+    assert task.inputs.shape == (60, size, size, 1)
 
 
 def test_images_of_the_right_size_keep_their_bytes() -> None:
     raw = raw_task()
     task = prepare("toy", raw, 8)
-    assert np.array_equal(task.images[:, :, :, 0], np.stack(list(raw.images)))
+    assert np.array_equal(task.inputs[:, :, :, 0], np.stack(list(raw.images)))
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 32), (32, 20), (21, 30)])
@@ -184,25 +184,25 @@ def test_images_are_cropped_to_their_centre(height: int, width: int) -> None:
     image = np.zeros((height, width), dtype=np.uint8)
     image[top : top + side, left : left + side] = 200
     task = prepare("toy", raw_task([image] * 12), 10)
-    assert (task.images == 200).all()
+    assert (task.inputs == 200).all()
 
 
 def test_shrinking_averages_over_all_pixels() -> None:
     image = np.zeros((32, 32), dtype=np.uint8)
     image[::2, ::2] = 200
     task = prepare("toy", raw_task([image] * 12), 4)
-    assert np.abs(task.images.astype(int) - 50).max() <= 8
+    assert np.abs(task.inputs.astype(int) - 50).max() <= 8
 
 
 def test_gray_images_keep_one_channel_and_mixed_ones_get_three() -> None:
     gray = np.full((8, 8), 9, dtype=np.uint8)
     single = np.full((12, 12, 1), 9, dtype=np.uint8)
     colour = np.stack([gray, gray + 1, gray + 2], axis=2)
-    assert prepare("toy", raw_task([gray, single] * 12), 8).images.shape == (24, 8, 8, 1)
+    assert prepare("toy", raw_task([gray, single] * 12), 8).inputs.shape == (24, 8, 8, 1)
     mixed = prepare("toy", raw_task([gray, colour] * 12, [i // 2 % 3 for i in range(24)]), 8)
-    assert mixed.images.shape == (24, 8, 8, 3)
-    assert mixed.images[0, 0, 0].tolist() == [9, 9, 9]
-    assert mixed.images[1, 0, 0].tolist() == [9, 10, 11]
+    assert mixed.inputs.shape == (24, 8, 8, 3)
+    assert mixed.inputs[0, 0, 0].tolist() == [9, 9, 9]
+    assert mixed.inputs[1, 0, 0].tolist() == [9, 10, 11]
 
 
 def test_chosen_classes_are_renumbered_in_their_order() -> None:
@@ -211,7 +211,7 @@ def test_chosen_classes_are_renumbered_in_their_order() -> None:
     assert task.classes == ("class 2", "class 0")
     kept = [i for i in range(60) if raw.labels[i] in (2, 0)]
     assert task.labels.tolist() == [[2, 0].index(int(raw.labels[i])) for i in kept]
-    assert np.array_equal(task.images[:, :, :, 0], np.stack([raw.images[i] for i in kept]))
+    assert np.array_equal(task.inputs[:, :, :, 0], np.stack([raw.images[i] for i in kept]))
 
 
 def test_halves_of_a_task_keep_the_split_of_the_whole() -> None:
@@ -249,7 +249,7 @@ def test_a_part_is_its_images_and_labels() -> None:
     (images, labels), (test_images, test_labels) = task.part("train"), task.part("test")
     assert len(images) == len(labels) == int((~task.test).sum())
     assert len(test_images) == len(test_labels) == 15
-    assert np.array_equal(test_images, task.images[task.test])
+    assert np.array_equal(test_images, task.inputs[task.test])
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_idx_files_are_read_zipped_or_not_in_either_folder(name: str, below: str
     assert raw.labels.tolist() == [i % 10 for i in range(30)] + list(range(10))
     assert raw.test is not None
     assert raw.test.tolist() == [False] * 30 + [True] * 10
-    assert prepare(name, raw, 32).images.shape == (40, 32, 32, 1)
+    assert prepare(name, raw, 32).inputs.shape == (40, 32, 32, 1)
     assert raw.classes[9] == {"mnist": "9", "fashion": "Ankle boot"}[name]
 
 
@@ -427,7 +427,7 @@ def test_eurosat_has_a_class_a_folder(tmp_path: Path) -> None:
     assert raw.labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
     assert [level(image) for image in raw.images] == [20] * 8 + [60] * 8 + [100] * 8
     task = prepare("eurosat", raw, 32)
-    assert task.images.shape == (24, 32, 32, 3)
+    assert task.inputs.shape == (24, 32, 32, 3)
     assert int(task.test.sum()) == 6
 
 
@@ -488,7 +488,7 @@ def test_cub_is_ordered_by_number_not_by_text(tmp_path: Path) -> None:
     assert raw.test is not None
     assert raw.test.tolist() == [False, False, False, True] * 3
     assert raw.images[2].ndim == 2
-    assert prepare("cub", raw, 32).images.shape == (12, 32, 32, 3)
+    assert prepare("cub", raw, 32).inputs.shape == (12, 32, 32, 3)
 
 
 def write_nabirds(root: Path) -> None:
@@ -571,7 +571,7 @@ def test_ones_own_folder_needs_no_split(tmp_path: Path) -> None:
     assert raw.classes == ("cat", "dog")
     assert raw.test is None
     assert len(raw.images) == 12
-    assert prepare("folder", raw, 32).images.shape == (12, 32, 32, 3)
+    assert prepare("folder", raw, 32).inputs.shape == (12, 32, 32, 3)
 
 
 def test_a_folder_without_images_says_so(tmp_path: Path) -> None:
@@ -664,7 +664,7 @@ def test_printed_glyphs_are_drawn_from_every_usable_font(name: str, characters: 
     raw = load(name, font_folder())
     assert raw.classes == tuple(characters)
     task = prepare(name, raw, 32)
-    assert task.images.shape[1:] == (32, 32, 1)
+    assert task.inputs.shape[1:] == (32, 32, 1)
     assert set(task.labels.tolist()) == set(range(10))
     contents = [image.tobytes() for image in raw.images]
     assert len(set(contents)) == len(contents)

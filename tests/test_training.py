@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mergeline.architectures import build
 from mergeline.evaluation import predict, score
-from mergeline.images import MEAN, STD, augment, batches, normalize, to_device
+from mergeline.images import MEAN, STD, augment, normalize
+from mergeline.inputs import batches, to_device
 from mergeline.training import EpochRecord, Recipe, TrainState, learning_rate, train
 from tests.conftest import TINY, Toy, make_toy
 

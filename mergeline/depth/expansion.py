@@ -21,8 +21,10 @@ from mergeline.depth.append import APPEND
 from mergeline.depth.blocks import Block, Chain, find_chains, stages_of
 from mergeline.depth.identities import plain_identity, residual_identity, settle_norms
 from mergeline.depth.placer import Depths, Placement, Placer
+from mergeline.kinds import Kind
 from mergeline.resizing import with_sizes
 from mergeline.spaces.recording import run_on
+from mergeline.tokens import VOCABULARY
 from mergeline.unit_statistics import LayerStatistics, UnitStatistics
 
 __all__ = ["Similarity", "block_counts", "expand", "expand_statistics", "expand_to", "noise", "own_names", "place"]
@@ -206,7 +208,11 @@ def expand_to(
     like = build(deep)
     chains = find_chains(model, like)
     return expand(
-        model, like, noise(architecture.input_size), place(chains, PLACEMENTS[placement], similarity), chains
+        model,
+        like,
+        noise(architecture.input_size, architecture.reads),
+        place(chains, PLACEMENTS[placement], similarity),
+        chains,
     ), deep
 
 
@@ -223,9 +229,12 @@ def place(chains: Sequence[Chain], placer: Placer, similarity: Similarity = ()) 
     return placer.place(depths, placer.options())
 
 
-def noise(input_size: int) -> Tensor:
-    """An image on which what a network computes shows, ``(1, 3, S, S)``; always the same."""
-    return torch.randn(1, 3, input_size, input_size, generator=torch.Generator().manual_seed(0))
+def noise(size: int, reads: Kind = "images") -> Tensor:
+    """An input on which what a network computes shows: an image ``(1, 3, S, S)`` or a text ``(1, S)``; always the same."""
+    generator = torch.Generator().manual_seed(0)
+    if reads == "texts":
+        return torch.randint(1, VOCABULARY, (1, size), generator=generator)
+    return torch.randn(1, 3, size, size, generator=generator)
 
 
 def expand_statistics(

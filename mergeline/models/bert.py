@@ -1,6 +1,6 @@
-"""BERT's encoder with a classifier on the first token (heterogeneous_merging Table IV).
+"""BERT's encoder with a classifier, on the first token or on the mean of all (heterogeneous_merging Table IV).
 
-Tensors are named as in Hugging Face's ``BertForSequenceClassification``, so that its checkpoints fit as they are.
+The encoder's tensors are named as in Hugging Face's ``BertForSequenceClassification``, so that its checkpoints fit as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Bert", "BertShape"]
+__all__ = ["Bert", "BertShape", "SentenceBert"]
+
+PADDING = 0
+"""The token that fills up short texts."""
 
 
 @dataclass(frozen=True)
@@ -86,19 +89,29 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Token numbers to the pooled first token ``(B, dim)``."""
+    """Token numbers ``(B, T)`` to hidden states ``(B, T, dim)``."""
 
     def __init__(self, shape: BertShape) -> None:
         super().__init__()
         self.embeddings = Embeddings(shape)
         self.encoder = nn.ModuleDict({"layer": nn.Sequential(*(Layer(shape) for _ in range(shape.layers)))})
-        self.pooler = nn.ModuleDict({"dense": nn.Linear(shape.dim, shape.dim)})
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         x = self.embeddings(tokens)
         for layer in self.encoder["layer"].children():
             x = layer(x, mask)
-        return torch.tanh(self.pooler["dense"](x[:, 0]))
+        return x
+
+
+class PooledEncoder(Encoder):
+    """Token numbers to the pooled first token ``(B, dim)``."""
+
+    def __init__(self, shape: BertShape) -> None:
+        super().__init__(shape)
+        self.pooler = nn.ModuleDict({"dense": nn.Linear(shape.dim, shape.dim)})
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        return torch.tanh(self.pooler["dense"](super().forward(tokens, mask)[:, 0]))
 
 
 class Bert(nn.Module):
@@ -106,12 +119,36 @@ class Bert(nn.Module):
 
     def __init__(self, shape: BertShape, num_classes: int) -> None:
         super().__init__()
-        self.bert = Encoder(shape)
+        self.bert = PooledEncoder(shape)
         self.classifier = nn.Linear(shape.dim, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+        _draw(self)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()
         return self.classifier(self.bert(input_ids, mask))
+
+
+class SentenceBert(nn.Module):
+    """Token numbers ``(B, T)``, filled up with :data:`PADDING`, to logits ``(B, num_classes)`` of the mean over a text's tokens.
+
+    What sentence encoders are trained with, whose checkpoints often have no pooler.
+    """
+
+    def __init__(self, shape: BertShape, num_classes: int) -> None:
+        super().__init__()
+        self.bert = Encoder(shape)
+        self.classifier = nn.Linear(shape.dim, num_classes)
+        _draw(self)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        read = tokens != PADDING
+        x = self.bert(tokens, read[:, None, None, :])
+        weight = read.unsqueeze(-1).to(x.dtype)
+        return self.classifier((x * weight).sum(1) / weight.sum(1))
+
+
+def _draw(model: nn.Module) -> None:
+    """Initial weights as BERT's."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)

@@ -1,4 +1,4 @@
-"""Tasks: labelled image sets that edge models are trained on, one adapter each, behind one registry."""
+"""Tasks: labelled images or texts that edge models are trained on, one adapter each, behind one registry."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from mergeline.tasks.folders import (
     SVHN,
 )
 from mergeline.tasks.packaged import DIGITS, FONTDIGITS, LANDCOVER, LETTERS, OPTDIGITS
-from mergeline.tasks.task import Adapter, PreparedTask, RawTask, TaskError, prepare
+from mergeline.tasks.task import Adapter, PreparedTask, RawTask, RawTexts, TaskError, prepare
+from mergeline.tasks.texts import PACKAGES, SPAM, TEXTS, TWEETS, VERSES
 
-__all__ = ["TASKS", "Adapter", "PreparedTask", "RawTask", "TaskError", "prepare"]
+__all__ = ["TASKS", "Adapter", "PreparedTask", "RawTask", "RawTexts", "TaskError", "prepare"]
 
 TASKS: Registry[Adapter] = Registry(
     "task",
@@ -26,6 +27,6 @@ TASKS: Registry[Adapter] = Registry(
     Adapter,
     (
         DIGITS, OPTDIGITS, LANDCOVER, FASHION, LETTERS, FONTDIGITS, MNIST, SVHN, EUROSAT, DTD, CUB, NABIRDS, INFOGRAPH,
-        IMAGENET, FOLDER,
+        IMAGENET, FOLDER, TWEETS, VERSES, SPAM, PACKAGES, TEXTS,
     ),
 )  # fmt: skip

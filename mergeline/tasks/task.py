@@ -1,4 +1,4 @@
-"""What a task is: labelled images with a fixed split that keeps related images together."""
+"""What a task is: labelled images or texts with a fixed split that keeps related ones together."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mergeline.kinds import Kind
+from mergeline.tokens import TokenError, tokenize
+
 __all__ = [
     "Adapter",
     "PreparedTask",
     "RawTask",
+    "RawTexts",
     "TaskError",
     "check_file",
     "content_hash",
@@ -30,7 +34,7 @@ class TaskError(ValueError):
 
 @dataclass(frozen=True)
 class RawTask:
-    """A data set as its adapter reads it.
+    """A set of images as its adapter reads it.
 
     ``images``: indexable, each ``(H, W)`` or ``(H, W, 3)`` uint8, of any size. ``origins``: what must not be split
     between training and test (one id an image where images are independent). ``test``: the official split, or None.
@@ -44,17 +48,51 @@ class RawTask:
     source: str
     test: NDArray[np.bool_] | None = None
 
+    kind: ClassVar[Kind] = "images"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def inputs(self, chosen: Sequence[int], size: int) -> NDArray[Any]:
+        """Some of the images as :attr:`PreparedTask.inputs`."""
+        return resize_all([self.images[i] for i in chosen], size)
+
+
+@dataclass(frozen=True)
+class RawTexts:
+    """A set of texts as its adapter reads it; the rest is as in :class:`RawTask`."""
+
+    texts: Sequence[str]
+    labels: NDArray[np.int64]
+    origins: NDArray[np.int64]
+    classes: tuple[str, ...]
+    licence: str
+    source: str
+    test: NDArray[np.bool_] | None = None
+
+    kind: ClassVar[Kind] = "texts"
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def inputs(self, chosen: Sequence[int], size: int) -> NDArray[Any]:
+        """Some of the texts as :attr:`PreparedTask.inputs`."""
+        try:
+            return tokenize([self.texts[i] for i in chosen], size)
+        except TokenError as error:
+            raise TaskError(str(error)) from error
+
 
 @dataclass(frozen=True)
 class PreparedTask:
-    """Images at the model's input size, with their split.
+    """Samples as networks of one input size take them, with their split.
 
-    ``images``: ``(N, S, S, 1 or 3)`` uint8 (gray images keep one channel; the network is fed three). ``test``:
-    ``(N,)`` bool. ``hash``: sha256 of images, labels and split.
+    ``inputs``: images ``(N, S, S, 1 or 3)`` uint8 (gray images keep one channel; the network is fed three), or texts as token
+    numbers ``(N, S)`` int32, filled up with 0. ``test``: ``(N,)`` bool. ``hash``: sha256 of inputs, labels and split.
     """
 
     name: str
-    images: NDArray[np.uint8]
+    inputs: NDArray[Any]
     labels: NDArray[np.int64]
     test: NDArray[np.bool_]
     classes: tuple[str, ...]
@@ -66,10 +104,10 @@ class PreparedTask:
     def n_classes(self) -> int:
         return len(self.classes)
 
-    def part(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Images and labels of the "train" or "test" part."""
+    def part(self, name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Inputs and labels of the "train" or "test" part."""
         mask = {"train": ~self.test, "test": self.test}[name]
-        return self.images[mask], self.labels[mask]
+        return self.inputs[mask], self.labels[mask]
 
 
 @dataclass(frozen=True)
@@ -83,10 +121,11 @@ class Adapter:
     name: str
     summary: str
     find: Callable[[Path | None], dict[str, Path]]
-    load: Callable[[Mapping[str, Path]], RawTask]
+    load: Callable[[Mapping[str, Path]], RawTask | RawTexts]
     mirror_safe: bool = False
     """Whether an image's mirror image still belongs to its class."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    kind: Kind = "images"
 
 
 def check_file(path: Path, sha256: str | None, fix: str) -> Path:
@@ -115,10 +154,10 @@ def origin_split(origins: NDArray[np.int64], fraction: float, seed: int = 0) -> 
     return np.isin(origins, unique[chosen])
 
 
-def content_hash(images: NDArray[np.uint8], labels: NDArray[np.int64], test: NDArray[np.bool_]) -> str:
-    """sha256 over shapes and bytes of images, labels and split."""
+def content_hash(inputs: NDArray[Any], labels: NDArray[np.int64], test: NDArray[np.bool_]) -> str:
+    """sha256 over shapes and bytes of inputs, labels and split."""
     digest = hashlib.sha256()
-    for array in (images, labels, test):
+    for array in (inputs, labels, test):
         digest.update(f"{array.shape}{array.dtype.str}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
@@ -126,7 +165,7 @@ def content_hash(images: NDArray[np.uint8], labels: NDArray[np.int64], test: NDA
 
 def prepare(
     name: str,
-    raw: RawTask,
+    raw: RawTask | RawTexts,
     size: int,
     *,
     classes: Sequence[int] | None = None,
@@ -135,18 +174,18 @@ def prepare(
     max_test: int | None = None,
     n_classes: int | None = None,
 ) -> PreparedTask:
-    """Check a data set, choose its classes and images, and bring every image to ``size`` x ``size``.
+    """Check a data set, choose its classes and samples, and bring every one to ``size`` x ``size`` pixels or ``size`` tokens.
 
     Parameters
     ----------
     classes: indices of the classes to keep, renumbered in this order; all by default.
     test_fraction: share of the origins in the test part, where there is no official split.
-    max_train, max_test: keep at most so many images of a part (a fixed random choice, class shares kept).
+    max_train, max_test: keep at most so many samples of a part (a fixed random choice, class shares kept).
     n_classes: the number of classes that the user expects.
 
     Raises
     ------
-    TaskError: labels out of range, a wrong number of classes, no images in a part; names the task and the numbers.
+    TaskError: labels out of range, a wrong number of classes, no sample in a part; names the task and the numbers.
     """
     labels = _checked_labels(name, raw, n_classes)
     test = origin_split(raw.origins, test_fraction) if raw.test is None else np.asarray(raw.test, dtype=bool)
@@ -167,18 +206,19 @@ def prepare(
     for part, mask in (("training", ~test), ("test", test)):
         missing = sorted(set(range(len(names))) - set(labels[mask].tolist()))
         if missing:
-            raise TaskError(f"task {name!r}: the {part} part has no image of class {names[missing[0]]!r}")
-    images = resize_all([raw.images[i] for i in chosen], size)
-    return PreparedTask(name, images, labels, test, names, raw.licence, raw.source, content_hash(images, labels, test))
+            sample = raw.kind.removesuffix("s")
+            raise TaskError(f"task {name!r}: the {part} part has no {sample} of class {names[missing[0]]!r}")
+    inputs = raw.inputs(chosen.tolist(), size)
+    return PreparedTask(name, inputs, labels, test, names, raw.licence, raw.source, content_hash(inputs, labels, test))
 
 
-def _checked_labels(name: str, raw: RawTask, n_classes: int | None) -> NDArray[np.int64]:
+def _checked_labels(name: str, raw: RawTask | RawTexts, n_classes: int | None) -> NDArray[np.int64]:
     labels = np.asarray(raw.labels, dtype=np.int64)
-    count = len(raw.images)
+    count = len(raw)
     if not count == len(labels) == len(raw.origins):
-        raise TaskError(f"task {name!r}: {count} images, {len(labels)} labels and {len(raw.origins)} origin ids")
+        raise TaskError(f"task {name!r}: {count} {raw.kind}, {len(labels)} labels and {len(raw.origins)} origin ids")
     if count == 0:
-        raise TaskError(f"task {name!r}: {raw.source} holds no images")
+        raise TaskError(f"task {name!r}: {raw.source} holds no {raw.kind}")
     if labels.min() < 0 or labels.max() >= len(raw.classes):
         raise TaskError(
             f"task {name!r}: labels reach from {labels.min()} to {labels.max()}, but {raw.source} names "
@@ -192,7 +232,9 @@ def _checked_labels(name: str, raw: RawTask, n_classes: int | None) -> NDArray[n
     return labels
 
 
-def _renumbered(name: str, raw: RawTask, labels: NDArray[np.int64], classes: Sequence[int]) -> NDArray[np.int64]:
+def _renumbered(
+    name: str, raw: RawTask | RawTexts, labels: NDArray[np.int64], classes: Sequence[int]
+) -> NDArray[np.int64]:
     """Labels in the order of ``classes``; -1 for all others."""
     wrong = [c for c in classes if not 0 <= c < len(raw.classes)]
     if wrong or len(set(classes)) != len(classes) or not classes:

@@ -79,8 +79,9 @@ def load_merged(path: Path) -> nn.Module:
     if whole:
         kept = [build(Architecture(**own)) for own in description.get("kept", [])] or [model] * description["stems"]
         models = {str(index): own for index, own in enumerate(kept)}
-    size = next(iter(architectures.values())).input_size
-    spaces, reference = as_widest(models, trace_network(next(iter(models.values())), size), same_outputs=whole)
+    first = next(iter(architectures.values()))
+    traced = trace_network(next(iter(models.values())), first.input_size, first.reads)
+    spaces, reference = as_widest(models, traced, same_outputs=whole)
     stop = description["stop"]
     if "preserve" in description:
         layers = description["preserve"]

@@ -1,4 +1,4 @@
-"""Prepared tasks: images, labels and split as arrays."""
+"""Prepared tasks: samples, labels and split as arrays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_task(path: Path, task: PreparedTask) -> None:
     with writing(path) as temporary, temporary.open("wb") as stream:
         np.savez(
             stream,
-            images=task.images,
+            inputs=task.inputs,
             labels=task.labels,
             test=task.test,
             description=np.array(json.dumps(description)),
@@ -38,9 +38,9 @@ def read_task(path: Path) -> PreparedTask:
     """
     with reading(path, f"prepare@{path.stem}"), np.load(path, allow_pickle=False) as arrays:
         description = json.loads(str(arrays["description"]))
-        images, labels, test = arrays["images"], arrays["labels"], arrays["test"]
+        inputs, labels, test = arrays["inputs"], arrays["labels"], arrays["test"]
     check_format(path, description)
     return PreparedTask(
-        description["name"], images, labels, test, tuple(description["classes"]), description["licence"],
+        description["name"], inputs, labels, test, tuple(description["classes"]), description["licence"],
         description["source"], description["hash"],
     )  # fmt: skip
