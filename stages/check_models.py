@@ -1,5 +1,5 @@
-"""``python -m stages.check_models [EDGE ...]``: whether imported checkpoints fit their edges, and merges can stop where
-``stops`` says.
+"""``python -m stages.check_models [EDGE ...]``: whether imported checkpoints fit their edges, trained weights the
+architectures that start from them, and merges can stop where ``stops`` says.
 
 Exit status 2, with a line for each fault.
 """
@@ -20,7 +20,7 @@ from stages.plan.expansion import expand_cells
 from stages.plan.keys import parse_edge
 from stages.plan.loading import load_params
 from stages.plan.params import Params
-from stages.train import check_checkpoint
+from stages.train import check_checkpoint, load_pretrained
 
 __all__ = ["main"]
 
@@ -28,7 +28,7 @@ __all__ = ["main"]
 def main(names: list[str]) -> int:
     root = Path.cwd()
     params = load_params(root / paths.PARAMS)
-    faults = [*_imports(root, params, names), *_cuts(params)]
+    faults = [*_imports(root, params, names), *_pretrained(root, params), *_cuts(params)]
     print("\n".join(faults))
     return 2 if faults else 0
 
@@ -48,6 +48,18 @@ def _imports(root: Path, params: Params, names: list[str]) -> list[str]:
         model = build(Architecture(edge.architecture, n_classes, params.model.width, params.model.input_size))
         try:
             check_checkpoint(root / params.imports[name], model, name)
+        except StageError as error:
+            faults.append(str(error))
+    return faults
+
+
+def _pretrained(root: Path, params: Params) -> list[str]:
+    faults = []
+    for name in params.pretrained:
+        try:
+            load_pretrained(
+                root, params, build(Architecture(name, 2, params.model.width, params.model.input_size)), name
+            )
         except StageError as error:
             faults.append(str(error))
     return faults

@@ -54,7 +54,7 @@ def run_embed(context: Context, cell: str) -> None:
         rows.append({"half": half, "n": part.n, "mean": part.mean, "covariance": part.covariance.ravel()})
     description = {
         "format": FORMAT, "task": cell, "data": task.hash, "encoder": encoder.name, "weights": encoder.weights_sha256,
-        "size": encoder.size,
+        "size": getattr(encoder, "size", task.inputs.shape[1]),
     }  # fmt: skip
     schema = _SCHEMA.with_metadata({KEY: json.dumps(description, sort_keys=True)})
     write_table(context.path(paths.embedding(cell)), pa.Table.from_pylist(rows, schema=schema))

@@ -16,6 +16,8 @@ from mergeline.architectures import ARCHITECTURES, Architecture, build
 from mergeline.evaluation import predict, score
 from mergeline.inputs import to_device
 from mergeline.normalization.reset import reset
+from mergeline.pretrained import start_from
+from mergeline.pretrained_files import PretrainedError, local_place, weights_file
 from mergeline.seeds import derive_seed, numpy_generator, torch_generator
 from mergeline.tasks import TASKS
 from mergeline.tasks.task import PreparedTask
@@ -28,16 +30,17 @@ from stages.formats.tables import write_table
 from stages.plan import paths
 from stages.plan.expansion import base_edge
 from stages.plan.keys import INITIALIZATION, Edge, known, parse_edge
-from stages.plan.params import Training
+from stages.plan.params import Params, Training
 
-__all__ = ["run_finetune", "run_import", "run_train", "run_untrained"]
+__all__ = ["load_pretrained", "run_finetune", "run_import", "run_train", "run_untrained"]
 
 TEST_BATCH = 250
 """Images at a time for the scores in metrics.json; not ``evaluate.batch_size``, which must touch no training."""
 
 
 def run_train(context: Context, cell: str) -> None:
-    """``cell``: an edge, ``digits.r35.s0``. Trains from a random start that depends on the edge's name alone."""
+    """``cell``: an edge, ``digits.r35.s0``. Starts from its architecture's trained weights, if params.yaml names some, else
+    from random ones, which depend on the edge's name alone; so does the head in either case."""
     edge = parse_edge(cell)
     task = context.task(edge.task)
     if not edge.trained or base_edge(context.params, edge) is not None:
@@ -45,7 +48,26 @@ def run_train(context: Context, cell: str) -> None:
         raise StageError(f"{cell} is not trained from scratch: python -m stages {other} {cell}")
     architecture = _architecture(context, edge, task)
     model = _start(context, edge, architecture)
-    _train(context, edge, task, architecture, model, context.params.train, start="random")
+    start = load_pretrained(context.root, context.params, model, edge.architecture)
+    _train(context, edge, task, architecture, model, context.params.train, start)
+
+
+def load_pretrained(root: Path, params: Params, model: nn.Module, architecture: str) -> str:
+    """Give a network the weights that its architecture starts from, in place, and say what they are: their hash, or "random".
+
+    Raises
+    ------
+    StageError: they are missing or do not fit; names the key.
+    """
+    place = params.pretrained.get(architecture)
+    if place is None:
+        return "random"
+    place = str(root / place) if local_place(place) is not None else place
+    try:
+        start_from(model, place, dict(_head_parameters(model)))
+        return file_hash(weights_file(place))
+    except PretrainedError as error:
+        raise StageError(f"pretrained.{architecture}: {error}") from error
 
 
 def run_finetune(context: Context, cell: str) -> None:

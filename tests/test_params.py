@@ -141,6 +141,12 @@ CASES: list[tuple[list[Any], Any, str]] = [
     (["architectures"], ["r17", "r17x3"], "architectures[1]: unknown 'r17x3' (did you mean 'r17x"),
     (["merges", "same", "architectures"], ["vgg11", "vgg11x2-bn"], "merges.same.architectures: none of vgg11, vgg11x2-bn can hold"),
     (["merges", "same", "architectures"], ["vgg11-ln", "vgg16-ln"], "merges.same.architectures: none of vgg11-ln, vgg16-ln can"),
+    # networks, tasks and the encoder read the same
+    (["tasks", "bars"], {"source": "tweets"}, "tasks.dots: are images, and those of bars are texts; make a benchmark of each"),
+    (["architectures"], ["r17", "bert3"], "architectures: bert3 reads texts, and the samples of bars are images; allowed: r17, "),
+    (["similarity", "encoder"], "minilm", "similarity.encoder: the samples of bars are images, which minilm does not read; set eff"),
+    (["pretrained"], {"r71": "x"}, "pretrained.r71: unknown 'r71' (did you mean 'r17'?); allowed: r17, r26"),
+    (["pretrained"], {"vgg11": "x"}, "pretrained.vgg11: no merge or pruning uses vgg11; there are: r17, r29"),
     # unknown and misspelt keys
     (["nonsense"], 1, "nonsense: unknown key; allowed: architectures, compute, "),
     (["seedz"], 1, "seedz: unknown key (did you mean 'seed"),

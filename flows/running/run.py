@@ -190,7 +190,8 @@ def _check_models(root: Path, params: Params, names: set[str] | None) -> None:
     ]
     stops = any(cut is not None for series in params.merges.values() for cut in (*series.stops, *series.preserves))
     merging = names is None or any(name.startswith("merge") for name in names)
-    if not faults and (wanted or (stops and merging)):  # in a process of its own: it needs torch
+    training = bool(params.pretrained) and (names is None or any(name.startswith("train") for name in names))
+    if not faults and (wanted or training or (stops and merging)):  # in a process of its own: it needs torch
         ended = subprocess.run(
             [*_python(), "-m", "stages.check_models", *wanted],
             cwd=root,

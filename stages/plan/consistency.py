@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from mergeline.architectures import ARCHITECTURES, INITIALIZATIONS, Architecture, deepest, known_names, multiplier
 from mergeline.depth import PLACEMENTS
-from mergeline.encoder_names import describe_encoder
+from mergeline.encoder_names import LITE0, MINILM, describe_encoder, encoder_reads
+from mergeline.kinds import Kind
 from mergeline.matching import MATCHERS
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.pruning_options import OPTIONS as PRUNERS
@@ -39,6 +40,8 @@ def faults_of(params: Params) -> list[str]:
         *(line for name, series in params.pruning.items() for line in _pruning(params, f"pruning.{name}", series)),
         *_report(params),
         *_encoder(params),
+        *_pretrained(params),
+        *_kinds(params),
     ]
     return faults or list(_cells(params))
 
@@ -265,6 +268,8 @@ def _measures(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
     for index, measure in enumerate(series.measures):
         if measure == "diagnosis":
             yield from _few_images(params, f"{path}.measures[{index}]: layers are compared", series)
+            if "texts" in [_reads(params, name) for name in _task_names(series)]:
+                yield f"{path}.measures[{index}]: features are measured from those of a zero input, and there is no zero text"
             continue
         key, what = f"{path}.measures[{index}]", f"a {measure} lies between two models that become one network"
         several = [entry for entry in series.tasks if isinstance(entry, list)]
@@ -337,6 +342,47 @@ def _encoder(params: Params) -> Iterator[str]:
         describe_encoder(params.similarity.encoder)
     except ValueError as error:
         yield f"similarity.encoder: {error}"
+
+
+def _pretrained(params: Params) -> Iterator[str]:
+    used = {name for series in params.merges.values() for name in series.architectures or params.architectures}
+    used |= {name for series in params.pruning.values() for name in series.architectures or params.architectures}
+    for name in params.pretrained:
+        unknown = _unknown(f"pretrained.{name}", name, ARCHITECTURES)
+        yield from unknown
+        if not unknown and name not in used:
+            yield f"pretrained.{name}: no merge or pruning uses {name}; there are: {', '.join(sorted(used))}"
+
+
+def _reads(params: Params, task: str) -> Kind | None:
+    """What a task's samples are; None if it is not known."""
+    known = params.tasks.get(task)
+    source = (known.source or task) if known is not None else task
+    return TASKS[source].kind if source in TASKS else None
+
+
+def _kinds(params: Params) -> Iterator[str]:
+    """Networks, the tasks that they are trained on and the encoder that compares these read the same: images, or texts."""
+    kinds = {name: kind for name in params.tasks if (kind := _reads(params, name)) is not None}
+    if not kinds:
+        return
+    first, kind = next(iter(kinds.items()))
+    for name, other in kinds.items():
+        if other != kind:
+            yield f"tasks.{name}: are {other}, and those of {first} are {kind}; make a benchmark of each"
+    named = [*params.architectures, *(n for series in params.merges.values() for n in series.architectures or [])]
+    for name in dict.fromkeys(named):
+        if name in ARCHITECTURES and ARCHITECTURES[name].reads != kind:
+            allowed = [
+                other for other, design in ARCHITECTURES.items() if design.reads == kind and design.multiplier == 1
+            ]
+            yield (
+                f"architectures: {name} reads {ARCHITECTURES[name].reads}, and the samples of {first} are {kind}; "
+                f"allowed: {', '.join(allowed)}"
+            )
+    if encoder_reads(params.similarity.encoder) != kind:
+        encoder, choice = params.similarity.encoder, MINILM if kind == "texts" else LITE0
+        yield f"similarity.encoder: the samples of {first} are {kind}, which {encoder} does not read; set {choice}"
 
 
 def _cells(params: Params) -> Iterator[str]:

@@ -302,6 +302,8 @@ class Params(Section):
     tasks: Annotated[dict[Name, Task], Field(min_length=1)]
     train: Training
     finetune: Training
+    pretrained: dict[str, str] = {}
+    """Trained weights that networks start from, by architecture: a package's name, a file, a folder, or hub:OWNER/NAME."""
     targets: Targets
     imports: dict[str, str]
     """Checkpoints that stand in for trained edges: edge name (task.architecture.s0) to file."""

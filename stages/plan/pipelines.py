@@ -17,6 +17,7 @@ import yaml
 
 from mergeline.depth import PLACEMENTS
 from mergeline.normalization import NORMALIZATIONS
+from mergeline.pretrained_files import local_place
 from stages.formats.files import write_bytes
 from stages.plan import paths
 from stages.plan.expansion import base_edge, expand_cells, measured_merges, pruned_cells
@@ -148,6 +149,9 @@ def _edge_stage(params: Params, edge: Edge) -> StageCell:
         keys += [*_recipe_keys(params, edge, name), "seed"]
     else:
         name = "train"
+        if (place := params.pretrained.get(edge.architecture)) is not None:
+            keys.append(f"pretrained.{edge.architecture}")
+            deps += [own] if (own := local_place(place)) is not None else []
         keys += [*_recipe_keys(params, edge, name), "seed"]
     kind = "-".join([name, *(key for key, _ in edge.recipe)])
     return _stage(name, edge, paths.edge_pipeline(edge.task), deps, keys, outs, kind=kind)
