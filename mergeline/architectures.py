@@ -5,8 +5,8 @@ Nothing here loads torch before a network is built, so that a benchmark can be p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,9 @@ VGG_BLOCKS: dict[str, tuple[int, int, int, int, int]] = {
 }
 """Convolutions between the poolings."""
 
+VIT_BLOCKS = (4, 6, 8, 12)
+"""Blocks of the vision transformers."""
+
 INPUT_SIZES = (32, 64, 224)
 """Pixels; each has a stem of its own."""
 
@@ -64,7 +67,8 @@ class Design:
     ``make``: called with ``num_classes``, ``width`` and ``input_size``; loads torch only then. ``blocks``: per stage, empty
     where depth is not counted so. ``batch_norms``: whether it has any, if that is known. ``check``: raises ValueError for a
     description that it cannot build. ``family``: its architectures differ in their blocks and their ``multiplier`` alone,
-    which is how many times the channels there are.
+    which is how many times the channels there are. ``recipe``: settings of a training (fields of
+    :class:`mergeline.training.Recipe`) where its networks need others than usual.
     """
 
     name: str
@@ -74,6 +78,7 @@ class Design:
     check: Callable[[Architecture], None] | None = None
     family: str = ""
     multiplier: float = 1.0
+    recipe: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 def _wider(design: Design, times: int) -> Design:
@@ -138,6 +143,27 @@ def _linear(name: str, depth: int, residual: bool = False) -> Design:
     return Design(name, make, batch_norms=False)
 
 
+TRANSFORMER: dict[str, Any] = {
+    "optimizer": "adamw", "learning_rate": 3e-3, "weight_decay": 0.05, "warmup": 0.2, "batch_size": 32, "epochs": 10,
+}  # fmt: skip
+"""How vision transformers are trained from scratch on small data."""
+
+
+def _vit(depth: int) -> Design:
+    def make(**sizes: Any) -> nn.Module:
+        from mergeline.models.vit import ViT
+
+        return ViT(depth, **sizes)
+
+    return Design(f"vit{depth}", make, (depth,), batch_norms=False, family="vit", recipe=TRANSFORMER)
+
+
+def _swin(**sizes: Any) -> nn.Module:
+    from mergeline.models.swin import swin
+
+    return swin(**sizes)
+
+
 RESNET20 = Design("resnet20", _resnet20, batch_norms=True, family="resnet20")
 
 NARROW: tuple[Design, ...] = (
@@ -149,6 +175,8 @@ NARROW: tuple[Design, ...] = (
     _linear("linear5", 5),
     _linear("linear5-res", 5, residual=True),
     _linear("linear8", 8),
+    *(_vit(depth) for depth in VIT_BLOCKS),
+    Design("swin", _swin, batch_norms=False, recipe=TRANSFORMER),
 )
 WIDER = (2, 4)
 """Times the channels at which there are bottleneck ResNets and VGG, those with layer norm left out: it compares units with each
@@ -162,8 +190,8 @@ ARCHITECTURES: Registry[Design] = Registry(
     Design,
     (*NARROW, *(_wider(design, times) for design in NARROW if design.family in WIDENED for times in WIDER)),
 )
-"""Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels; x4: 64), VGG (64 channels) and linear
-networks (32 units); ``NAMEx2`` has twice the channels of ``NAME``."""
+"""Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels; x4: 64), VGG (64 channels), linear networks (32 units),
+vision transformers (three heads of 64 units) and Swin (heads of 32 units); ``NAMEx2`` has twice the channels of ``NAME``."""
 
 
 @dataclass(frozen=True)
