@@ -28,7 +28,7 @@ from stages.formats.tables import write_table
 from stages.plan import paths
 from stages.plan.expansion import base_edge
 from stages.plan.keys import INITIALIZATION, Edge, known, parse_edge
-from stages.plan.params import Training
+from stages.plan.recipes import recipe_settings
 
 __all__ = ["run_finetune", "run_import", "run_train", "run_untrained"]
 
@@ -45,7 +45,7 @@ def run_train(context: Context, cell: str) -> None:
         raise StageError(f"{cell} is not trained from scratch: python -m stages {other} {cell}")
     architecture = _architecture(context, edge, task)
     model = _start(context, edge, architecture)
-    _train(context, edge, task, architecture, model, context.params.train, start="random")
+    _train(context, edge, task, architecture, model, "train", start="random")
 
 
 def run_finetune(context: Context, cell: str) -> None:
@@ -66,7 +66,7 @@ def run_finetune(context: Context, cell: str) -> None:
     for name in head:
         del kept[name]
     model.load_state_dict(kept, strict=False)
-    _train(context, edge, task, architecture, model, context.params.finetune, start=file_hash(path))
+    _train(context, edge, task, architecture, model, "finetune", start=file_hash(path))
 
 
 def run_untrained(context: Context, cell: str) -> None:
@@ -150,12 +150,10 @@ def _head_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(f"{name}.{leaf}", parameter) for leaf, parameter in head.named_parameters()]
 
 
-def _recipe(context: Context, edge: Edge, options: Training) -> Recipe:
+def _recipe(context: Context, edge: Edge, section: str) -> Recipe:
     task = context.params.tasks[edge.task]
     flip = TASKS[task.source or edge.task].mirror_safe if task.flip is None else task.flip
-    own = {key: value for key, value in edge.recipe if key != INITIALIZATION}
-    usual = {name: getattr(options, name) for name in Training.model_fields if name not in own}
-    return Recipe(**usual, **own, flip=flip)
+    return Recipe(**recipe_settings(context.params, edge, section), flip=flip)
 
 
 def _train(
@@ -164,10 +162,10 @@ def _train(
     task: PreparedTask,
     architecture: Architecture,
     model: nn.Module,
-    options: Training,
+    section: str,
     start: str,
 ) -> None:
-    recipe = _recipe(context, edge, options)
+    recipe = _recipe(context, edge, section)
     images, labels = task.part("train")
     device = context.device
     context.place(model)
