@@ -5,8 +5,8 @@ Nothing here loads torch before a network is built, so that a benchmark can be p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,9 @@ VGG_BLOCKS: dict[str, tuple[int, int, int, int, int]] = {
 }
 """Convolutions between the poolings."""
 
+VIT_BLOCKS = (4, 6, 8, 12)
+"""Blocks of the vision transformers."""
+
 INPUT_SIZES = (32, 64, 224)
 """Pixels, each with a stem of its own; or tokens of a text."""
 
@@ -65,7 +68,8 @@ class Design:
     ``make``: called with ``num_classes``, ``width`` and ``input_size``; loads torch only then. ``blocks``: per stage, empty
     where depth is not counted so. ``batch_norms``: whether it has any, if that is known. ``check``: raises ValueError for a
     description that it cannot build. ``family``: its architectures differ in their blocks and their ``multiplier`` alone,
-    which is how many times the channels there are. ``reads``: what its inputs are.
+    which is how many times the channels there are. ``reads``: what its inputs are. ``recipe``: settings of a training (fields of
+    :class:`mergeline.training.Recipe`) where its networks need others than usual.
     """
 
     name: str
@@ -76,6 +80,7 @@ class Design:
     family: str = ""
     multiplier: float = 1.0
     reads: Kind = "images"
+    recipe: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 def _wider(design: Design, times: int) -> Design:
@@ -141,6 +146,10 @@ def _linear(name: str, depth: int, residual: bool = False) -> Design:
 
 
 BERT_LAYERS = (3, 6, 12)
+FINETUNED: dict[str, Any] = {
+    "optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 0.01, "warmup": 0.1, "batch_size": 32, "epochs": 2,
+}  # fmt: skip
+"""How BERT's encoders are trained on from weights that are trained already."""
 
 
 def _bert(layers: int) -> Design:
@@ -153,7 +162,28 @@ def _bert(layers: int) -> Design:
         dim = 12 * max(1, round(32 * width))
         return SentenceBert(BertShape(VOCABULARY, layers, dim, 12, 4 * dim, max(512, input_size)), num_classes)
 
-    return Design(f"bert{layers}", make, (layers,), batch_norms=False, family="bert", reads="texts")
+    return Design(f"bert{layers}", make, (layers,), batch_norms=False, family="bert", reads="texts", recipe=FINETUNED)
+
+
+TRANSFORMER: dict[str, Any] = {
+    "optimizer": "adamw", "learning_rate": 3e-3, "weight_decay": 0.05, "warmup": 0.2, "batch_size": 32, "epochs": 10,
+}  # fmt: skip
+"""How vision transformers are trained from scratch on small data."""
+
+
+def _vit(depth: int) -> Design:
+    def make(**sizes: Any) -> nn.Module:
+        from mergeline.models.vit import ViT
+
+        return ViT(depth, **sizes)
+
+    return Design(f"vit{depth}", make, (depth,), batch_norms=False, family="vit", recipe=TRANSFORMER)
+
+
+def _swin(**sizes: Any) -> nn.Module:
+    from mergeline.models.swin import swin
+
+    return swin(**sizes)
 
 
 RESNET20 = Design("resnet20", _resnet20, batch_norms=True, family="resnet20")
@@ -167,6 +197,8 @@ NARROW: tuple[Design, ...] = (
     _linear("linear5", 5),
     _linear("linear5-res", 5, residual=True),
     _linear("linear8", 8),
+    *(_vit(depth) for depth in VIT_BLOCKS),
+    Design("swin", _swin, batch_norms=False, recipe=TRANSFORMER),
     *map(_bert, BERT_LAYERS),
 )
 WIDER = (2, 4)
@@ -181,8 +213,9 @@ ARCHITECTURES: Registry[Design] = Registry(
     Design,
     (*NARROW, *(_wider(design, times) for design in NARROW if design.family in WIDENED for times in WIDER)),
 )
-"""Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels; x4: 64), VGG (64 channels), linear
-networks (32 units) and BERT's encoders (384 units), which read texts; ``NAMEx2`` has twice the channels of ``NAME``."""
+"""Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels; x4: 64), VGG (64 channels), linear networks (32 units),
+vision transformers (three heads of 64 units), Swin (heads of 32 units) and BERT's encoders (12 heads of 32 units), which read
+texts; ``NAMEx2`` has twice the channels of ``NAME``."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Training of edge models: data on the device, one short loop.
 
-SGD with Nesterov momentum, linear warmup and cosine decay per step, channels-last, bf16 autocast on a GPU. On a CPU
-the result is the same bytes for a seed and a number of threads, also when a run was interrupted and resumed.
+SGD with Nesterov momentum or AdamW, linear warmup and cosine decay per step, channels-last, bf16 autocast on a GPU. On a
+CPU the result is the same bytes for a seed and a number of threads, also when a run was interrupted and resumed.
 """
 
 from __future__ import annotations
@@ -17,18 +17,27 @@ from torch import Tensor, nn
 
 from mergeline.inputs import augmented, network_input
 
-__all__ = ["EpochRecord", "Recipe", "TrainState", "learning_rate", "train"]
+__all__ = ["OPTIMIZERS", "EpochRecord", "Recipe", "TrainState", "learning_rate", "train"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: everything that changes the result besides data and seed."""
+    """How to train: everything that changes the result besides data and seed.
+
+    Raises
+    ------
+    ValueError: there is no such optimizer.
+    """
 
     epochs: int = 10
     batch_size: int = 128
+    optimizer: str = "sgd"
+    """Key of :data:`OPTIMIZERS`."""
     learning_rate: float = 0.1
     momentum: float = 0.9
+    """Of sgd alone."""
     weight_decay: float = 5e-4
+    """For sgd a part of the gradient; adamw takes it off the weights themselves, times the learning rate."""
     warmup: float = 0.15
     """Fraction of all steps in which the learning rate rises linearly."""
     label_smoothing: float = 0.0
@@ -38,6 +47,10 @@ class Recipe:
     """Random horizontal mirroring."""
     compile: bool = False
     """torch.compile the network (worth it for long runs on a GPU)."""
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
 
 
 @dataclass(frozen=True)
@@ -107,7 +120,7 @@ def train(
     """
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last).train()
-    optimizer = _optimizer(model, recipe, device)
+    optimizer = _optimizer(model, recipe)
     history: list[EpochRecord] = []
     first = 0
     if resume is not None:
@@ -163,14 +176,38 @@ def train(
     return history
 
 
-def _optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.SGD:
-    """SGD; norms and biases (tensors of one axis) are not decayed."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
+def _sgd(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
+    momentum = recipe.momentum
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=momentum, nesterov=momentum > 0, foreach=True)
+
+
+def _adamw(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Recipe], torch.optim.Optimizer]] = {"sgd": _sgd, "adamw": _adamw}
+"""By name, what makes an optimizer of groups of parameters."""
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer; norms, biases, tokens and positions are not decayed."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    kept = _not_decayed(model)
     groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": [p for name, p in named if name not in kept], "weight_decay": recipe.weight_decay},
+        {"params": [p for name, p in named if name in kept], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(
-        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0, foreach=True
-    )
+    return OPTIMIZERS[recipe.optimizer](groups, recipe)
+
+
+def _not_decayed(model: nn.Module) -> set[str]:
+    """Parameters that no input is multiplied with: tensors of one axis, and class tokens, positions and tables of biases.
+
+    These last are the tensors of several axes that no layer calls its weight, and the weights of embeddings.
+    """
+    return {
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, module in model.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() <= 1 or not name.endswith("weight") or isinstance(module, nn.Embedding)
+    }

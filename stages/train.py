@@ -30,7 +30,8 @@ from stages.formats.tables import write_table
 from stages.plan import paths
 from stages.plan.expansion import base_edge
 from stages.plan.keys import INITIALIZATION, Edge, known, parse_edge
-from stages.plan.params import Params, Training
+from stages.plan.params import Params
+from stages.plan.recipes import recipe_settings
 
 __all__ = ["load_pretrained", "run_finetune", "run_import", "run_train", "run_untrained"]
 
@@ -49,7 +50,7 @@ def run_train(context: Context, cell: str) -> None:
     architecture = _architecture(context, edge, task)
     model = _start(context, edge, architecture)
     start = load_pretrained(context.root, context.params, model, edge.architecture)
-    _train(context, edge, task, architecture, model, context.params.train, start)
+    _train(context, edge, task, architecture, model, "train", start)
 
 
 def load_pretrained(root: Path, params: Params, model: nn.Module, architecture: str) -> str:
@@ -88,7 +89,7 @@ def run_finetune(context: Context, cell: str) -> None:
     for name in head:
         del kept[name]
     model.load_state_dict(kept, strict=False)
-    _train(context, edge, task, architecture, model, context.params.finetune, start=file_hash(path))
+    _train(context, edge, task, architecture, model, "finetune", start=file_hash(path))
 
 
 def run_untrained(context: Context, cell: str) -> None:
@@ -172,12 +173,10 @@ def _head_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(f"{name}.{leaf}", parameter) for leaf, parameter in head.named_parameters()]
 
 
-def _recipe(context: Context, edge: Edge, options: Training) -> Recipe:
+def _recipe(context: Context, edge: Edge, section: str) -> Recipe:
     task = context.params.tasks[edge.task]
     flip = TASKS[task.source or edge.task].mirror_safe if task.flip is None else task.flip
-    own = {key: value for key, value in edge.recipe if key != INITIALIZATION}
-    usual = {name: getattr(options, name) for name in Training.model_fields if name not in own}
-    return Recipe(**usual, **own, flip=flip)
+    return Recipe(**recipe_settings(context.params, edge, section), flip=flip)
 
 
 def _train(
@@ -186,10 +185,10 @@ def _train(
     task: PreparedTask,
     architecture: Architecture,
     model: nn.Module,
-    options: Training,
+    section: str,
     start: str,
 ) -> None:
-    recipe = _recipe(context, edge, options)
+    recipe = _recipe(context, edge, section)
     images, labels = task.part("train")
     device = context.device
     context.place(model)

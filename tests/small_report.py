@@ -60,6 +60,7 @@ def small_params() -> Params:
     values = bench_values()
     values["architectures"] = ["r17", "r29", "r35"]
     values["seeds"] = [0, 1, 2]
+    values["recipes"] = {"r29": {"learning_rate": 0.0625}}
     values["merges"] = {
         "same": {"tasks": ["bars"], "controls": ["self", "random", "untrained"], "measures": ["diagnosis"]},
         "pairs": {"tasks": [["bars", "dots"], ["bars", "late"]], "both_directions": True, "runs": "neighbours"},

@@ -12,6 +12,7 @@ from torch import nn
 from mergeline.architectures import (
     ARCHITECTURES,
     BLOCKS,
+    INPUT_SIZES,
     Architecture,
     as_wide,
     build,
@@ -21,8 +22,10 @@ from mergeline.architectures import (
     size_mismatch,
     stage_blocks,
 )
-from mergeline.depth import place_append
+from mergeline.depth import PLACEMENTS, place_append
+from mergeline.depth.blocks import find_chains
 from mergeline.depth.expansion import expand, expand_statistics, expand_to, noise
+from mergeline.depth.similarity import block_similarity
 from mergeline.heads import trace_network
 from mergeline.images import normalize
 from mergeline.normalization.targets import layer_statistics
@@ -60,6 +63,23 @@ def test_an_expanded_model_is_the_shallow_one_bit_for_bit(
         assert torch.equal(channels_last(expanded)(images(size)), model(images(size)))
 
 
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("size", INPUT_SIZES)
+def test_an_expanded_vision_transformer_is_the_shallow_one_bit_for_bit(
+    size: int, placement: str, enliven: Callable[..., nn.Module]
+) -> None:
+    model, deep = (enliven(build(architecture(name, size), seed)) for seed, name in enumerate(("vit4", "vit8")))
+    seen = images(size)
+    similarity = block_similarity(model, deep, find_chains(model, deep), [seen])
+    expanded, topology = expand_to(model, architecture("vit4", size), "vit8", placement, similarity)
+    assert topology == architecture("vit8", size)
+    assert {name: t.shape for name, t in expanded.state_dict().items()} == {
+        name: t.shape for name, t in deep.state_dict().items()
+    }
+    with torch.no_grad():
+        assert torch.equal(channels_last(expanded)(seen), channels_last(model)(seen))
+
+
 def test_an_expanded_trained_model_is_the_same_function_bit_for_bit(trained: Trained) -> None:
     inputs = trained.toy.inputs(32)
     model = channels_last(trained.models[0])
@@ -68,7 +88,7 @@ def test_an_expanded_trained_model_is_the_same_function_bit_for_bit(trained: Tra
         assert torch.equal(channels_last(expanded)(inputs), model(inputs))
 
 
-@pytest.mark.parametrize(("shallow", "deep"), [("r17", "r29"), ("r29", "r50")])
+@pytest.mark.parametrize(("shallow", "deep"), [("r17", "r29"), ("r29", "r50"), ("vit4", "vit6")])
 def test_the_statistics_of_an_expanded_model_are_its_own(
     shallow: str, deep: str, enliven: Callable[..., nn.Module]
 ) -> None:
@@ -257,6 +277,7 @@ def test_an_architecture_of_more_channels_is_the_narrow_one_at_that_width(name: 
         (["vgg11-bn", "vgg16x2-bn", "vgg13x4-bn"], "vgg16x4-bn", "depths and widths"),
         (["resnet20", "resnet20x4"], "resnet20x4", "widths"),
         (["r17", "r29"], "r29", "depths"),
+        (["vit4", "vit12", "vit8"], "vit12", "depths"),
         (["r17", "r17"], "r17", ""),
     ],
 )
@@ -267,7 +288,9 @@ def test_a_topology_has_the_deepest_blocks_and_the_widest_channels(
     assert difference(names) == differ
 
 
-@pytest.mark.parametrize("names", [["vgg11", "vgg11x2-bn"], ["linear5", "linear8"], ["resnet20-gn", "resnet20x4"]])
+@pytest.mark.parametrize(
+    "names", [["vgg11", "vgg11x2-bn"], ["linear5", "linear8"], ["resnet20-gn", "resnet20x4"], ["vit4", "swin"]]
+)
 def test_widths_of_different_families_have_no_common_topology(names: list[str]) -> None:
     with pytest.raises(ValueError, match="can hold the others"):
         deepest(names)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from mergeline.architectures import INPUT_SIZES, VIT_BLOCKS, Architecture, build, stage_blocks
 from mergeline.models.bert import Bert, BertShape
 from mergeline.models.dino import DinoResNet
 from mergeline.models.swin import swin
@@ -108,3 +109,21 @@ def test_the_usual_sizes_are_the_papers() -> None:
     with torch.device("meta"):
         assert millions(Bert(BertShape(), 2)) == 109.5  # BERT-base
         assert millions(DinoResNet(65536)) == 49.3  # ResNet-50 23.5, head 25.8
+
+
+@pytest.mark.parametrize("size", INPUT_SIZES)
+@pytest.mark.parametrize("name", ["vit4", "swin"])
+def test_transformers_of_a_benchmark_are_built_and_run_for_every_input_size(name: str, size: int) -> None:
+    model = build(Architecture(name, 7, 1 / 16, size), 0).eval()
+    pictures = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        outputs = model(pictures)
+    assert outputs.shape == (2, 7)
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("depth", VIT_BLOCKS)
+def test_a_vision_transformer_has_the_blocks_that_its_name_says(depth: int) -> None:
+    model = build(Architecture(f"vit{depth}", 7, 1 / 16, 32))
+    assert isinstance(model, ViT)
+    assert stage_blocks(f"vit{depth}") == (len(model.blocks),) == (depth,)

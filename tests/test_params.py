@@ -86,6 +86,8 @@ def test_an_integer_is_a_number_where_a_number_is_wanted() -> None:
         (["merges", "same", "measures"], ["diagnosis"]),
         (["merges", "pairs", "measures"], ["diagnosis"]),
         (["merges", "same", "sweep"], {"learning_rate": [1, 0.5], "initialization": ["kaiming_normal"]}),
+        (["merges", "same", "sweep"], {"optimizer": ["sgd", "adamw"], "momentum": [0.5]}),
+        (["recipes"], {"r29": {"learning_rate": 0.5}, "r17": {"optimizer": "adamw"}}),
         (["imports"], {"bars.r17.s0": "mine/model.pth"}),
         (["tasks", "bars", "classes"], [3, 1]),
     ],
@@ -124,6 +126,15 @@ CASES: list[tuple[list[Any], Any, str]] = [
     (["pruners"], {"magic": {}}, "pruners.magic: unknown 'magic'; allowed: magnitude, magnitude_layer, fisher"),
     (["pruners"], {"wanda": {"sample": 3}}, "pruners.wanda.sample: unknown key (did you mean 'samples'?); allowed: batch_size, im"),
     (["pruners"], {"wanda": {"samples": 0}}, "pruners.wanda.samples: samples must be an integer from 1 on; got 0"),
+    # recipes of architectures
+    (["recipes"], {"r18": {}}, "recipes.r18: unknown 'r18' (did you mean 'r17'?); allowed: r17, r26"),
+    (["recipes"], {"vit8": {}}, "recipes.vit8: no merge or pruning trains vit8; they train: r17, r29"),
+    (["recipes"], {"r17": {"epoch": 3}}, "recipes.r17.epoch: unknown key (did you mean 'epochs'?); allowed: batch_size, compile"),
+    (["recipes"], {"r17": {"epochs": 0}}, "recipes.r17.epochs: Input should be greater than or equal to 1, got 0"),
+    (["recipes"], {"r17": {"optimizer": "adam"}}, "recipes.r17.optimizer: Input should be 'sgd' or 'adamw', got 'adam'"),
+    (["recipes"], {"r17": {"optimizer": "adamw", "momentum": 0.5}}, "recipes.r17.momentum: would do nothing to r17: adamw, which"),
+    (["train", "optimizer"], "adam", "train.optimizer: Input should be 'sgd' or 'adamw', got 'adam'"),
+    (["merges", "same", "sweep"], {"optimizer": ["adamw", "adam"]}, "merges.same.sweep.optimizer[1]: Input should be 'sgd' or"),
     # sweeps
     (["merges", "same", "sweep"], {"learning_rat": [1]}, "merges.same.sweep.learning_rat: unknown setting (did you mean 'learn"),
     (["merges", "same", "sweep"], {"learning_rate": [0.1, 0]}, "merges.same.sweep.learning_rate[1]: Input should be greater"),
@@ -143,8 +154,7 @@ CASES: list[tuple[list[Any], Any, str]] = [
     (["merges", "same", "architectures"], ["vgg11-ln", "vgg16-ln"], "merges.same.architectures: none of vgg11-ln, vgg16-ln can"),
     # networks, tasks and the encoder read the same
     (["tasks", "bars"], {"source": "tweets"}, "tasks.dots: are images, and those of bars are texts; make a benchmark of each"),
-    (["architectures"], ["r17", "bert3"], "architectures: bert3 reads texts, and the samples of bars are images; allowed: r17, "),
-    (["similarity", "encoder"], "minilm", "similarity.encoder: the samples of bars are images, which minilm does not read; set eff"),
+    (["similarity", "encoder"], "minilm", "similarity.encoder: the samples of bars are images, which minilm does not read; set "),
     (["pretrained"], {"r71": "x"}, "pretrained.r71: unknown 'r71' (did you mean 'r17'?); allowed: r17, r26"),
     (["pretrained"], {"vgg11": "x"}, "pretrained.vgg11: no merge or pruning uses vgg11; there are: r17, r29"),
     # unknown and misspelt keys
@@ -235,6 +245,14 @@ def test_a_mistake_is_one_line_with_its_key(path: list[Any], value: Any, message
     assert len(own[0]) < 400
 
 
+def test_networks_read_what_the_tasks_are() -> None:
+    found = faults(changed(["architectures"], ["r17", "bert3"]))
+    assert any(
+        "architectures: bert3 reads texts, and the samples of bars are images; allowed: r17, " in line for line in found
+    )
+    assert not any("allowed: " in line and "bert6" in line for line in found)
+
+
 def test_a_mistake_makes_no_other_lines() -> None:
     several = ["zip", "dots", "imports", "same"]
     for path, value, message in CASES:
@@ -258,6 +276,13 @@ def test_two_widths_are_fine_where_one_method_merges_them_or_nothing_does() -> N
     three = bench_values(seeds=[0, 1, 2], merges={"widths": series | {"models": 3}})
     for values in (both, apart, three):
         assert isinstance(parse_params(values), Params)
+
+
+def test_a_momentum_is_not_swept_over_models_that_are_trained_without_one() -> None:
+    series = {"tasks": ["bars"], "architectures": ["vit4"], "normalize": ["none"], "sweep": {"momentum": [0.5]}}
+    assert faults(bench_values(merges={"vit": series})) == [
+        "params.yaml: merges.vit.sweep.momentum: would do nothing to vit4: adamw, which trains it, has no momentum"
+    ]
 
 
 def test_a_longer_circle_of_pretraining_is_shown() -> None:

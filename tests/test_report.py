@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import html
 import json
 import math
 import re
@@ -20,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from scipy import stats
 
 from stages.context import Context
@@ -743,6 +745,14 @@ class _Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         assert self.open, tag
         assert self.open.pop() == tag
+
+
+def test_the_page_says_how_models_with_a_recipe_of_their_own_were_trained(small_report: SmallReport) -> None:
+    """All of it, not the one setting that params.yaml has; the others are in train and finetune."""
+    shown = html.unescape(re.search(r"<pre>(seed: .*?)</pre>", small_report.page.read_text(), re.DOTALL)[1])
+    assert yaml.safe_load(shown)["recipes"] == {
+        "r29": small_report.params.train.model_dump() | {"learning_rate": 0.0625}
+    }
 
 
 def test_the_page_is_one_file_that_loads_nothing(small_report: SmallReport) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mergeline.architectures import ARCHITECTURES, Architecture, build
 from mergeline.heads import trace_network
-from mergeline.spaces import SpaceError, Walk, permute_state, random_permutation, trace, verify
+from mergeline.spaces import SpaceError, Walk, permute_state, random_permutation, random_permutations, trace, verify
 from mergeline.spaces.verifying import check_spaces
 
 Enliven = Callable[..., nn.Module]
@@ -52,7 +52,7 @@ def permuted_difference(model: nn.Module, example: Tensor) -> float:
     """Permute all free spaces at once; the largest change of the output relative to its largest value."""
     spaces = trace(model, example)
     generator = torch.Generator().manual_seed(8)
-    permutations = {space.name: random_permutation(space, generator) for space in spaces.free}
+    permutations = random_permutations(spaces, generator)
     assert any((index != torch.arange(len(index))).any() for index in permutations.values())
     original = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
@@ -68,7 +68,7 @@ def permuted_difference(model: nn.Module, example: Tensor) -> float:
 
 @pytest.mark.parametrize("size", [32, 64])
 @pytest.mark.parametrize("name", [name for name, design in ARCHITECTURES.items() if design.multiplier == 1])
-def test_a_permuted_resnet_is_the_same_function_in_every_space(name: str, size: int, enliven: Enliven) -> None:
+def test_a_permuted_network_is_the_same_function_in_every_space(name: str, size: int, enliven: Enliven) -> None:
     model = enliven(tiny(name, size))
     example = noise(2, 3, size, size)
     assert permuted_difference(model, example) < 1e-4

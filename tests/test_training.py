@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mergeline.architectures import build
+from mergeline.architectures import Architecture, build
 from mergeline.evaluation import predict, score
 from mergeline.images import MEAN, STD, augment, normalize
 from mergeline.inputs import batches, to_device
@@ -19,13 +19,22 @@ from mergeline.training import EpochRecord, Recipe, TrainState, learning_rate, t
 from tests.conftest import TINY, Toy, make_toy
 
 SHORT = Recipe(epochs=3, batch_size=32, learning_rate=0.1, shift=1, flip=True)
+ADAMW = Recipe(epochs=3, batch_size=32, optimizer="adamw", learning_rate=0.01, weight_decay=0.1, shift=1, flip=True)
+TINY_VIT = Architecture("vit4", 4, 1 / 16, 32)
+Run = tuple[nn.Module, list[EpochRecord], list[TrainState]]
+WAYS = {"sgd": (SHORT, TINY), "adamw": (ADAMW, TINY_VIT)}
 
 
 def run(
-    toy: Toy, recipe: Recipe = SHORT, seed: int = 0, resume: TrainState | None = None, init: int = 0
-) -> tuple[nn.Module, list[EpochRecord], list[TrainState]]:
+    toy: Toy,
+    recipe: Recipe = SHORT,
+    seed: int = 0,
+    resume: TrainState | None = None,
+    init: int = 0,
+    architecture: Architecture = TINY,
+) -> Run:
     """A training with copies of the states after each epoch."""
-    model = build(TINY, init)
+    model = build(architecture, init)
     states: list[TrainState] = []
     generator = torch.Generator().manual_seed(seed)
     history = train(
@@ -40,9 +49,14 @@ def equal(first: nn.Module, second: nn.Module) -> bool:
 
 
 @pytest.fixture(scope="module")
-def whole(toy: Toy) -> tuple[nn.Module, list[EpochRecord], list[TrainState]]:
-    """One uninterrupted training."""
-    return run(toy)
+def wholes(toy: Toy) -> dict[str, Run]:
+    """Uninterrupted trainings, one by each optimizer."""
+    return {name: run(toy, recipe, architecture=architecture) for name, (recipe, architecture) in WAYS.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(wholes: dict[str, Run]) -> Run:
+    return wholes["sgd"]
 
 
 def through_disk(state: TrainState) -> TrainState:
@@ -55,7 +69,7 @@ def through_disk(state: TrainState) -> TrainState:
 # -- training -------------------------------------------------------------------------------------------------------
 
 
-def test_it_learns_a_separable_task(toy: Toy, whole: tuple[nn.Module, list[EpochRecord], list[TrainState]]) -> None:
+def test_it_learns_a_separable_task(toy: Toy, whole: Run) -> None:
     model, history, _ = whole
     unseen = make_toy(64, toy.classes, seed=11)
     logits = predict(model, [unseen.inputs()])
@@ -67,34 +81,32 @@ def test_it_learns_a_separable_task(toy: Toy, whole: tuple[nn.Module, list[Epoch
     assert not model.training
 
 
-def test_the_same_seed_gives_the_same_bytes(
-    toy: Toy, whole: tuple[nn.Module, list[EpochRecord], list[TrainState]]
-) -> None:
+def test_the_same_seed_gives_the_same_bytes(toy: Toy, whole: Run) -> None:
     model, history, _ = run(toy)
     assert equal(model, whole[0])
     assert history == whole[1]
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"init": 1}])
-def test_another_seed_gives_another_model(
-    other: dict[str, int], toy: Toy, whole: tuple[nn.Module, list[EpochRecord], list[TrainState]]
-) -> None:
+def test_another_seed_gives_another_model(other: dict[str, int], toy: Toy, whole: Run) -> None:
     assert not equal(run(toy, **other)[0], whole[0])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.parametrize("optimizer", WAYS)
 def test_an_interrupted_training_ends_with_the_bytes_of_a_whole_one(
-    epoch: int, toy: Toy, whole: tuple[nn.Module, list[EpochRecord], list[TrainState]]
+    optimizer: str, epoch: int, toy: Toy, wholes: dict[str, Run]
 ) -> None:
-    state = through_disk(whole[2][epoch - 1])
+    recipe, architecture = WAYS[optimizer]
+    state = through_disk(wholes[optimizer][2][epoch - 1])
     assert state.epoch == epoch
-    model, history, states = run(toy, seed=99, init=99, resume=state)
-    assert equal(model, whole[0])
-    assert history == whole[1]
+    model, history, states = run(toy, recipe, seed=99, init=99, resume=state, architecture=architecture)
+    assert equal(model, wholes[optimizer][0])
+    assert history == wholes[optimizer][1]
     assert [s.epoch for s in states] == list(range(epoch + 1, 4))
 
 
-def test_a_state_survives_the_disk(whole: tuple[nn.Module, list[EpochRecord], list[TrainState]]) -> None:
+def test_a_state_survives_the_disk(whole: Run) -> None:
     state = whole[2][1]
     again = through_disk(state)
     assert (again.epoch, again.history) == (state.epoch, state.history)
@@ -136,6 +148,36 @@ def test_norms_and_biases_are_not_decayed(toy: Toy) -> None:
             assert ratio == pytest.approx(1, abs=1e-3), name
 
 
+KEPT = {"vit4": {"cls_token", "pos_embed"}, "swin": {"relative_position_bias_table"}}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_adamw_decays_the_weights_of_layers_by_themselves_and_no_tokens_positions_norms_and_biases(
+    name: str, toy: Toy
+) -> None:
+    """A learning rate that moves nothing, and a decay that takes a tenth of every weight at each of three steps."""
+    model = build(Architecture(name, 4, 1 / 16, 32), 0)
+    before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+    recipe = dataclasses.replace(ADAMW, epochs=1, batch_size=64, learning_rate=1e-6, weight_decay=1e5, warmup=1.0)
+    train(model, *toy.tensors(), recipe, torch.Generator())
+    rates = [learning_rate(recipe, step, 3) for step in range(3)]
+    left = math.prod(1 - rate * recipe.weight_decay for rate in rates)
+    found = set()
+    for key, parameter in model.named_parameters():
+        leaf = key.rpartition(".")[2]
+        found |= {leaf} & KEPT[name]
+        decayed = parameter.dim() > 1 and leaf not in KEPT[name]
+        torch.testing.assert_close(
+            parameter.detach(), before[key] * (left if decayed else 1), rtol=0, atol=5e-6, msg=key
+        )
+    assert found == KEPT[name]
+
+
+def test_an_optimizer_that_there_is_not_names_those_that_there_are() -> None:
+    with pytest.raises(ValueError, match="unknown optimizer 'adam'; known: sgd, adamw"):
+        Recipe(optimizer="adam")
+
+
 def test_a_loss_that_is_no_number_names_what_to_change(toy: Toy) -> None:
     recipe = dataclasses.replace(SHORT, learning_rate=1e30, warmup=0.0)
     with pytest.raises(FloatingPointError, match=r"epoch 1; try a lower train\.learning_rate \(now 1e\+30\)"):
@@ -166,9 +208,7 @@ def test_the_learning_rate_is_positive_and_never_above_its_peak(warmup: float, t
     assert max(rates) == pytest.approx(0.1)
 
 
-def test_the_history_holds_the_rate_of_each_epochs_last_step(
-    toy: Toy, whole: tuple[nn.Module, list[EpochRecord], list[TrainState]]
-) -> None:
+def test_the_history_holds_the_rate_of_each_epochs_last_step(toy: Toy, whole: Run) -> None:
     steps = len(toy.images) // SHORT.batch_size
     expected = [learning_rate(SHORT, epoch * steps - 1, 3 * steps) for epoch in (1, 2, 3)]
     assert [record.learning_rate for record in whole[1]] == pytest.approx(expected)

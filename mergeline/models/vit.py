@@ -1,7 +1,7 @@
 """Vision transformer for images of 32, 64 or 224 pixels (ViT, as mudsc Sec. 4 and vanishing_feature Table 5 merge it).
 
 Pre-norm blocks with a fused query, key and value projection, a class token and learnt positions. Width 1 is ViT-Ti's
-three heads of 64 units.
+three heads of 64 units. Initial weights are as large as few units and few images need them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ HEAD_SIZE = 64
 """Units of a head at width 1."""
 PATCHES = {32: 4, 64: 8, 224: 16}
 """Pixels of a patch's side by input size."""
+POSITIONS = 0.5
+"""Standard deviation of the first positions: some as small as a large network's, 0.02, are learnt from many images only."""
 
 
 class Attention(nn.Module):
@@ -70,10 +72,10 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=POSITIONS)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.xavier_normal_(module.weight)
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:

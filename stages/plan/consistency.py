@@ -22,8 +22,9 @@ from mergeline.pruning_options import OPTIONS as PRUNERS
 from mergeline.readings import SMALLEST_BATCH
 from mergeline.tasks import TASKS
 from stages.plan.expansion import architecture_lists, expand_cells, pruned_cells
-from stages.plan.keys import INITIALIZATION, UNCHANGED
+from stages.plan.keys import INITIALIZATION, UNCHANGED, Edge
 from stages.plan.params import MergeSeries, Method, Params, Pruning, Training, WithOptions
+from stages.plan.recipes import WITHOUT_MOMENTUM, recipe_settings
 
 __all__ = ["faults_of", "suggestion"]
 
@@ -33,6 +34,7 @@ def faults_of(params: Params) -> list[str]:
     faults = [
         *_architectures(params),
         *_tasks(params),
+        *_recipes(params),
         *_methods(params),
         *_normalizations(params),
         *(line for name, series in params.merges.items() for line in _series(params, f"merges.{name}", series)),
@@ -83,6 +85,22 @@ def _tasks(params: Params) -> Iterator[str]:
                 yield f"tasks.{name}.pretrain: {' -> '.join([*chain, base])} is a circle"
                 break
             chain.append(base)
+
+
+def _recipes(params: Params) -> Iterator[str]:
+    for name, given in params.recipes.items():
+        unknown = _unknown(f"recipes.{name}", name, ARCHITECTURES)
+        yield from unknown
+        if not unknown and "momentum" in given.model_fields_set:
+            yield from _idle_momentum(params, f"recipes.{name}.momentum", [name])
+
+
+def _idle_momentum(params: Params, path: str, architectures: Iterable[str]) -> Iterator[str]:
+    """A momentum that is set for models whose optimizer has none."""
+    for name in architectures:
+        used = {recipe_settings(params, Edge("", name, 0), section)["optimizer"] for section in ("train", "finetune")}
+        if used <= set(WITHOUT_MOMENTUM):
+            yield f"{path}: would do nothing to {name}: {' and '.join(used)}, which trains it, has no momentum"
 
 
 def _methods(params: Params) -> Iterator[str]:
@@ -254,6 +272,9 @@ def _sweep(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
                 yield from _unknown(f"{place}[{index}]", str(value), INITIALIZATIONS)
             elif key in allowed:
                 yield from _training_value(f"{place}[{index}]", key, value)
+    if "momentum" in (series.sweep or {}) and "optimizer" not in (series.sweep or {}):
+        known = [name for name in series.architectures or params.architectures if name in ARCHITECTURES]
+        yield from _idle_momentum(params, f"{path}.sweep.momentum", known)
 
 
 def _training_value(path: str, key: str, value: Any) -> Iterator[str]:
@@ -386,17 +407,22 @@ def _kinds(params: Params) -> Iterator[str]:
 
 
 def _cells(params: Params) -> Iterator[str]:
-    """Faults that only show once cells are made: too few seeds, imports of edges that nothing uses."""
-    used = {str(cell.edge) for cell in pruned_cells(params)}
+    """Faults that only show once cells are made: too few seeds, recipes and imports of models that nothing uses."""
+    used = {cell.edge for cell in pruned_cells(params)}
     for name, series in params.merges.items():
         merges = expand_cells(params, {name: series})
-        used |= {str(edge) for merge in merges for edge in merge.edges}
+        used |= {edge for merge in merges for edge in merge.edges}
         if not merges:
             yield (
                 f"merges.{name}: makes no merge at all; models of one task need two seeds at least "
                 f"(seeds: {series.seeds or params.seeds})"
             )
+    trained = sorted({edge.architecture for edge in used if edge.trained and str(edge) not in params.imports})
+    for name in params.recipes:
+        if name not in trained:
+            yield f"recipes.{name}: no merge or pruning trains {name}; they train: {', '.join(trained) or 'none'}"
+    names = {str(edge) for edge in used}
     for edge in params.imports:
-        if edge not in used:
-            hint = suggestion(edge, used)
+        if edge not in names:
+            hint = suggestion(edge, names)
             yield f"imports.{edge}: no merge or pruning uses this edge{hint}; edges are named task.architecture.s0"

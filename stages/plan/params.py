@@ -106,12 +106,14 @@ class Task(Section):
 
 
 class Training(Section):
-    """A training recipe; see mergeline.training.Recipe."""
+    """A training recipe; see mergeline.training.Recipe. What a section leaves out, :mod:`stages.plan.recipes` finds elsewhere."""
 
     epochs: Count = 6
     batch_size: Count = 64
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Positive = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of sgd alone."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     warmup: Fraction = 0.15
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -302,6 +304,8 @@ class Params(Section):
     tasks: Annotated[dict[Name, Task], Field(min_length=1)]
     train: Training
     finetune: Training
+    recipes: dict[str, Training] = {}
+    """By architecture, settings that its edge models are trained and finetuned with in place of those of the two above."""
     pretrained: dict[str, str] = {}
     """Trained weights that networks start from, by architecture: a package's name, a file, a folder, or hub:OWNER/NAME."""
     targets: Targets

@@ -24,6 +24,7 @@ from stages.plan.expansion import base_edge, expand_cells, measured_merges, prun
 from stages.plan.keys import Edge, Merge, Prediction, Pruned, Sources, TaskPair
 from stages.plan.methods import resolve
 from stages.plan.params import Params
+from stages.plan.recipes import recipe_keys
 from stages.registry import STAGES, code_name
 
 __all__ = [
@@ -146,23 +147,18 @@ def _edge_stage(params: Params, edge: Edge) -> StageCell:
     elif base is not None:
         name = "finetune"
         deps.append(str(paths.edge_model(base)))
-        keys += [*_recipe_keys(params, edge, name), "seed"]
+        keys += [*recipe_keys(params, edge, name), "seed"]
     else:
         name = "train"
         if (place := params.pretrained.get(edge.architecture)) is not None:
             keys.append(f"pretrained.{edge.architecture}")
-            deps += [own] if (own := local_place(place)) is not None else []
-        keys += [*_recipe_keys(params, edge, name), "seed"]
-    kind = "-".join([name, *(key for key, _ in edge.recipe)])
+            deps += [file] if (file := local_place(place)) is not None else []
+        keys += [*recipe_keys(params, edge, name), "seed"]
+    # With settings or a start of its own an architecture reads other keys, and makes cells of another kind.
+    apart = edge.architecture in params.recipes or (name == "train" and edge.architecture in params.pretrained)
+    own = [edge.architecture] if name in ("train", "finetune") and apart else []
+    kind = "-".join([name, *own, *(key for key, _ in edge.recipe)])
     return _stage(name, edge, paths.edge_pipeline(edge.task), deps, keys, outs, kind=kind)
-
-
-def _recipe_keys(params: Params, edge: Edge, section: str) -> list[str]:
-    """The settings of a training that the edge's own recipe leaves to its section of params.yaml."""
-    if not edge.recipe:
-        return [section]
-    own = dict(edge.recipe)
-    return [f"{section}.{key}" for key in sorted(getattr(params, section).model_fields_set) if key not in own]
 
 
 def _target_files(params: Params, tasks: Iterable[str]) -> list[str]:

@@ -17,8 +17,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stages.formats.files import read_json, writing
 from stages.plan import paths
+from stages.plan.expansion import base_edge
 from stages.plan.params import Params
-from stages.plan.pipelines import make_plan
+from stages.plan.pipelines import Plan, make_plan
+from stages.plan.recipes import recipe_settings
 from stages.report import papers as reference
 from stages.report.catalogue import ALL_FIGURES
 from stages.report.figures import FigureData
@@ -46,7 +48,7 @@ def run(context: Any, cell: str) -> None:
     text = environment.get_template("index.html.j2").render(
         title=params.report.title,
         facts=_facts(root, data, timings),
-        params=yaml.safe_dump(params.model_dump(mode="json", exclude_defaults=False), sort_keys=False),
+        params=yaml.safe_dump(params.model_dump(mode="json") | _recipes(params, plan), sort_keys=False),
         findings=sentences(data),
         audit=read_json(context.path(paths.AUDIT)),
         figures=_figures(root),
@@ -59,6 +61,21 @@ def run(context: Any, cell: str) -> None:
     )
     with writing(context.path(paths.PAGE)) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _recipes(params: Params, plan: Plan) -> dict[str, dict[str, Any]]:
+    """The recipes by architecture, defaults filled in: all settings of those that are not trained as ``train`` says.
+
+    Of an architecture that is finetuned alone, those of its finetuning.
+    """
+    found: dict[str, Any] = {}
+    for edge in sorted(plan.edges, key=lambda edge: base_edge(params, edge) is not None):
+        if edge.trained and not edge.recipe and str(edge) not in params.imports:
+            section = "train" if base_edge(params, edge) is None else "finetune"
+            settings = recipe_settings(params, edge, section)
+            if settings != getattr(params, section).model_dump():
+                found.setdefault(edge.architecture, settings)
+    return {"recipes": found}
 
 
 def _facts(root: Path, data: FigureData, timings: list[dict[str, Any]]) -> list[tuple[str, str]]:
