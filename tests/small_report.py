@@ -35,6 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGES = {"bars": 200, "dots": 150, "late": 120}
 CLASSES = {"bars": 4, "dots": 3, "late": 2}
 LEVELS = {"edge": 0.95, "ensemble": 0.97, "identity": 0.45, "permute": 0.8, "random": 0.3}
+UNPARTNERED = 24
+"""Units without a partner of every merge of different depths."""
 MISSING = "bars.r35+r17.s0+s1.identity.reset"
 """The one planned cell without an evaluation."""
 
@@ -111,6 +113,7 @@ def _write_evaluations(root: Path, params: Params, plan: Plan) -> None:
             level = 0.2 if merge.sources.control.startswith("untrained") else level
             if str(merge) != MISSING:
                 found = _evaluation(merge.sources, level, rng, merged=True)
+                found["without_partner"] = 0 if merge.sources.homogeneous else UNPARTNERED
                 found["flops"] += 10**5 * int(merge.preserve or 0)
                 write_json(root / paths.evaluation(merge), found)
         for cell in plan.pruned:

@@ -50,7 +50,7 @@ from stages.report.pruning_figures import pruning
 from stages.report.rows import setting_label
 from stages.report.tables import TABLES, percent
 from tests.small_diagnosis import KEPT
-from tests.small_report import LEVELS, MISSING, SmallReport
+from tests.small_report import LEVELS, MISSING, UNPARTNERED, SmallReport
 
 Row = dict[str, Any]
 
@@ -508,6 +508,17 @@ def test_missing_runs_are_said_in_the_tables(data: FigureData, small_report: Sma
     assert {line[header.index("permute")] for line in lines} == {"missing"}
     _, similar = next(spec for spec in TABLES if spec.name == "similarity").make(data)
     assert [line[1] for line in similar if line[0] == "dots+late"] == ["missing"]
+
+
+def test_the_table_of_placements_counts_the_units_without_a_partner(data: FigureData) -> None:
+    header, lines = next(spec for spec in TABLES if spec.name == "placements").make(data)
+    assert header[-1] == "units without a partner"
+    counts = {(line[0], line[1]): line[-1] for line in lines}
+    pair = "bars.r35+r17.s0+s1"
+    assert {placement: counts[pair, placement] for placement in ("append", "spread", "sma", "lma")} == {
+        "append": str(UNPARTNERED), "spread": str(UNPARTNERED), "sma": "", "lma": str(UNPARTNERED),
+    }  # fmt: skip
+    assert {row["without_partner"] for row in data.rows if row["kind"] != "merge"} == {None}
 
 
 def test_a_percent_has_its_deviation_and_its_missing_runs() -> None:

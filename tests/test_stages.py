@@ -34,6 +34,7 @@ from mergeline.diagnostics import (
 from mergeline.evaluation import flops, score
 from mergeline.heads import trace_network
 from mergeline.images import normalize
+from mergeline.maps import without_partner
 from mergeline.normalization.reset import batch_norms
 from stages.__main__ import main
 from stages.context import Context
@@ -774,6 +775,15 @@ def test_the_table_has_a_row_for_every_evaluation_and_scope(bench: Bench) -> Non
             expected |= {(str(cell), kind, scope) for scope in scopes}
     assert set(keys) == expected
     assert {row["status"] for row in rows} == {"ok"}
+
+
+def test_units_without_a_partner_are_those_of_the_maps(bench: Bench) -> None:
+    rows = {row["cell"]: row["without_partner"] for row in pq.read_table(bench.root / paths.RESULTS).to_pylist()}
+    for merge in make_plan(bench.params).merges:
+        maps, _ = read_maps(bench.root / paths.match(merge.match))
+        assert rows[str(merge)] == sum(without_partner(maps))
+        assert (rows[str(merge)] > 0) == ("depths" in merge.sources.difference)
+    assert rows[EDGE] is rows[GROUP] is None
 
 
 def test_a_row_has_what_its_evaluation_says(bench: Bench) -> None:

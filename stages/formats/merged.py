@@ -18,7 +18,7 @@ from mergeline.preserving import preserve_first_from_state
 from mergeline.width import as_widest
 from stages.formats.models import load_strictly, read_model, save_model
 
-__all__ = ["load_merged", "merged_architectures", "save_merged", "save_pruned"]
+__all__ = ["load_merged", "merged_architectures", "save_merged", "save_pruned", "units_without_partner"]
 
 
 def save_merged(
@@ -31,12 +31,14 @@ def save_merged(
     stems: int = 0,
     placements: Sequence[Placement | None] = (),
     kept: Sequence[Architecture] = (),
+    without_partner: Sequence[int] = (),
 ) -> None:
     """A merged network: one network where ``heads`` is false, else a trunk with a head per task.
 
     ``architectures``: each task's topology at its model's width; of one network the merged one's. ``preserve``: the first layers
     that each of ``stems`` models keeps. ``placements``: where each source's blocks stand, None for one of the topology; of none
-    if empty. ``kept``: of one network the topology of each stem, where their widths differ.
+    if empty. ``kept``: of one network the topology of each stem, where their widths differ. ``without_partner``: for each source,
+    how many merged units it has no part in.
     """
     description: dict[str, Any] = {
         "kind": "multi-head" if heads else "merged",
@@ -45,6 +47,7 @@ def save_merged(
         "stop": stop,
     } | ({"preserve": preserve, "stems": stems} if preserve else {})
     description |= {"placements": list(placements)} if any(placements) else {}
+    description |= {"without_partner": list(without_partner)} if any(without_partner) else {}
     save_model(path, model, description | ({"kept": [asdict(own) for own in kept]} if kept else {}))
 
 
@@ -63,6 +66,11 @@ def merged_architectures(description: Mapping[str, Any]) -> dict[str, Architectu
         entry["head"]: Architecture(**{key: value for key, value in entry.items() if key != "head"})
         for entry in description["heads"]
     }
+
+
+def units_without_partner(path: Path) -> int:
+    """How many units of a merged network a source has no part in, summed over its sources."""
+    return sum(read_model(path)[1].get("without_partner", ()))
 
 
 def load_merged(path: Path) -> nn.Module:

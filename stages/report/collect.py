@@ -71,6 +71,13 @@ SCHEMA = pa.schema(
         pa.field("confusion", pa.list_(pa.int32()), metadata={"about": "true class by predicted class, row-major"}),
         pa.field("parameters", pa.int64()),
         pa.field("flops", pa.int64(), metadata={"about": "multiply-adds for one image"}),
+        pa.field(
+            "without_partner",
+            pa.int64(),
+            metadata={
+                "about": "units of a merge that a source has none for (inside identity blocks), summed over sources"
+            },
+        ),
         pa.field("images_statistics", pa.int64(), metadata={"about": "images of each task for the moments"}),
         pa.field("images_reset", pa.int64()),
         pa.field("seed", pa.int64(), metadata={"about": "the benchmark's base seed"}),
@@ -178,6 +185,7 @@ def _rows(params: Params, root: Path, kind: str, key: Key, more: dict[str, Any])
         "status": "ok",
         "parameters": values.get("parameters"),
         "flops": values.get("flops"),
+        "without_partner": values.get("without_partner"),
         "model": values.get("model"),
         "sources": " ".join(f"{name}={digest}" for name, digest in values["sources"].items()),
         "data": " ".join(f"{name}={digest}" for name, digest in values["data"].items()),

@@ -261,7 +261,8 @@ def _digits(value: float | None) -> str:
 
 
 def _placements(data: FigureData) -> Lines:
-    return ["models", "placement", "positions", "mean CKA"], placement_lines(data.blocks)
+    header = ["models", "placement", "positions", "mean CKA", "units without a partner"]
+    return header, placement_lines(data.blocks, data.rows)
 
 
 TABLES: tuple[TableSpec, ...] = (
@@ -290,7 +291,8 @@ TABLES: tuple[TableSpec, ...] = (
     TableSpec("placements", "Placements of blocks",
               "Where the blocks of the shallow model stand among those of the deep one (the first model named), stage by stage, "
               "counted from 1; identity blocks stand everywhere else. Mean CKA: of every deep block with the shallow one in whose "
-              "segment it lies.", _placements),
+              "segment it lies. Units without a partner: those inside of the identity blocks, which are the deep model's alone.",
+              _placements),
     TableSpec("pruned", "Pruned networks",
               "Accuracy in percent, mean ± standard deviation over runs, of edge models with a share of their weights set to "
               "zero, without training afterwards, and of the same models before. Normalisation: what set their statistics.",
