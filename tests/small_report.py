@@ -78,6 +78,10 @@ def small_params() -> Params:
         "both": {"tasks": ["bars"], "architectures": ["r17"], "methods": ["magnitude", "wanda"], "sparsities": [0.5, 0.9],
                  "normalize": ["none", "reset"]},
     }  # fmt: skip
+    values["narrowing"] = {
+        "widths": {"tasks": ["bars"], "architectures": ["r17"], "methods": ["zip", "largest", "random"], "widths": [0.25, 0.5],
+                   "normalize": ["none", "reset"]},
+    }  # fmt: skip
     values["report"] = {"title": "a small <report>", "method": "permute", "simplicity_reference": "r35"}
     return parse_params(values)
 
@@ -117,8 +121,13 @@ def _write_evaluations(root: Path, params: Params, plan: Plan) -> None:
                 found["flops"] += 10**5 * int(merge.preserve or 0)
                 write_json(root / paths.evaluation(merge), found)
         for cell in plan.pruned:
-            level = LEVELS["edge"] - (0.4 if cell.normalize == "none" else 0.1) * cell.sparsity
+            level = LEVELS["edge"] - (0.4 if cell.normalize == "none" else 0.1) * cell.share
             write_json(root / paths.evaluation(cell), _evaluation(Sources((cell.edge,)), level, rng))
+        for narrow in plan.narrowed:
+            level = LEVELS["edge"] - {"zip": 0.1, "largest": 0.3, "random": 0.5}[narrow.method] * (1 - narrow.share)
+            found = _evaluation(Sources((narrow.edge,)), level, rng)
+            found["parameters"] = round(found["parameters"] * narrow.share**2)
+            write_json(root / paths.evaluation(narrow), found)
 
 
 def _write_measurements(root: Path, plan: Plan) -> None:
