@@ -13,7 +13,7 @@ from torch import nn
 from mergeline.depth import PLACEMENTS, Placer
 from mergeline.depth.alignment import Placed, to_one_depth
 from mergeline.heads import cut, stop_space
-from mergeline.maps import UnitMap
+from mergeline.maps import UnitMap, without_partner
 from mergeline.matching import MATCHERS, Matcher, Matching, Problem
 from mergeline.matching.problem import solve
 from mergeline.moments import Moments, collect_moments, cross_pairs, full_pairs
@@ -104,16 +104,16 @@ def merge(
     merged = _finished(networks, reference, spaces, matching.maps, parts, several, *cuts, weights, normalizer, settings)
     _as_given(merged, next(iter(models.values() if isinstance(models, Mapping) else models)))
     said = {"method": method, "options": chosen, "normalize": normalize, "depth": depth, "verified": verified}
-    report = said | _counted(problem, matching, parts)
+    report = said | _counted(matching, parts)
     return MergeResult(merged, matching.maps, report, spaces, preserved=cuts[1], placed=placed)
 
 
-def _counted(problem: Problem, matching: Matching, parts: Mapping[str, Batches]) -> dict[str, object]:
+def _counted(matching: Matching, parts: Mapping[str, Batches]) -> dict[str, object]:
     """What a report says of the work that was done."""
     return {
         "objective": matching.objective,
         "images": sum(part.images for part in parts.values()),
-        "without_partner": problem.without_partner,
+        "without_partner": without_partner(matching.maps),
     }
 
 

@@ -67,8 +67,9 @@ class Design:
 
     ``make``: called with ``num_classes``, ``width`` and ``input_size``; loads torch only then. ``blocks``: per stage, empty
     where depth is not counted so. ``batch_norms``: whether it has any, if that is known. ``check``: raises ValueError for a
-    description that it cannot build. ``family``: its architectures differ in their blocks and their ``multiplier`` alone,
-    which is how many times the channels there are. ``reads``: what its inputs are. ``recipe``: settings of a training (fields of
+    description that it cannot build. ``compares``: what compares its units with each other, so that their number cannot change,
+    if that is known. ``family``: its architectures differ in their blocks and their ``multiplier`` alone, which is how many times
+    the channels there are. ``reads``: what its inputs are. ``recipe``: settings of a training (fields of
     :class:`mergeline.training.Recipe`) where its networks need others than usual.
     """
 
@@ -77,6 +78,7 @@ class Design:
     blocks: tuple[int, ...] = ()
     batch_norms: bool | None = None
     check: Callable[[Architecture], None] | None = None
+    compares: str = ""
     family: str = ""
     multiplier: float = 1.0
     reads: Kind = "images"
@@ -133,7 +135,8 @@ def _vgg(layers: str, norm: str) -> Design:
         return VGG(layer_plan(VGG_BLOCKS[layers]), {"": None, "-bn": nn.BatchNorm2d, "-ln": ChannelNorm}[norm], **sizes)
 
     family = "" if norm == "-ln" else f"vgg{norm}"  # behind a layer norm no layer can be an identity
-    return Design(layers + norm, make, () if norm == "-ln" else VGG_BLOCKS[layers], norm == "-bn", family=family)
+    compares, blocks = ("layer norm", ()) if norm == "-ln" else ("", VGG_BLOCKS[layers])
+    return Design(layers + norm, make, blocks, norm == "-bn", compares=compares, family=family)
 
 
 def _linear(name: str, depth: int, residual: bool = False) -> Design:
@@ -192,7 +195,7 @@ NARROW: tuple[Design, ...] = (
     *(_bottleneck(name) for name in BLOCKS),
     RESNET20,
     _wider(RESNET20, 4),
-    Design("resnet20-gn", _resnet20_gn, batch_norms=False, check=_check_groups),
+    Design("resnet20-gn", _resnet20_gn, batch_norms=False, check=_check_groups, compares="group norm"),
     *(_vgg(layers, norm) for layers in VGG_BLOCKS for norm in ("", "-bn", "-ln")),
     _linear("linear5", 5),
     _linear("linear5-res", 5, residual=True),

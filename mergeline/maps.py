@@ -8,6 +8,7 @@ vector and is applied by gathering, never by a matrix product: the aligned model
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # matching is planned and tested without torch; only tensors that come in are
     from torch import Tensor
 
-__all__ = ["Absent", "Dense", "Groups", "Permutation", "UnitMap"]
+__all__ = ["Absent", "Dense", "Groups", "Permutation", "UnitMap", "without_partner"]
 
 Index = NDArray[np.int64]
 Float64 = NDArray[np.float64]
@@ -131,6 +132,14 @@ class Absent(Permutation):
 
     def mass(self) -> Float64:
         return np.zeros(self.size)
+
+
+def without_partner(maps: Sequence[Mapping[str, UnitMap]]) -> tuple[int, ...]:
+    """For each model, how many merged units it has no part in: units of the others that have no partner in it.
+
+    ``maps``: each model's by space.
+    """
+    return tuple(sum(found.merged for found in own.values() if isinstance(found, Absent)) for own in maps)
 
 
 @dataclass(frozen=True, eq=False)

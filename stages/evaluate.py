@@ -26,7 +26,7 @@ from mergeline.inputs import network_input
 from stages.context import Context
 from stages.errors import StageError
 from stages.formats.files import file_hash, write_json
-from stages.formats.merged import load_merged
+from stages.formats.merged import load_merged, units_without_partner
 from stages.formats.models import load_edge
 from stages.formats.predictions import read_predictions
 from stages.plan import paths
@@ -71,6 +71,7 @@ def run_merge(context: Context, cell: str) -> None:
                 )
             }
         result["tasks"][task] |= {key: value for key, value in values.items() if not math.isnan(value)}
+    result["without_partner"] = units_without_partner(path)
     write_scores(context, "merge", Key(sources, merge), result, path, network)
 
 

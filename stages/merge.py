@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mergeline.maps import without_partner
 from mergeline.network import check_maps, check_normalization, is_whole, normalise
 from stages.assembling import assembled, matched_maps
 from stages.context import Context
@@ -46,4 +47,5 @@ def run(context: Context, cell: str) -> None:
         preserve=made.kept,
         stems=len(made.models) if made.kept else 0,
         kept=loaded.architectures if whole and made.kept and loaded.spaces.models else (),
+        without_partner=without_partner(maps),
     )

@@ -18,9 +18,10 @@ from stages.errors import StageError
 from stages.formats.layers import read_layers
 from stages.plan import paths
 from stages.plan.keys import Merge, Prediction
+from stages.plan.params import Normalization
 from stages.sources import LoadedSources, head_names, training_images
 
-__all__ = ["mix", "normalization_images", "source_layers"]
+__all__ = ["mix", "normalization_images", "source_layers", "task_batches"]
 
 
 def normalization_images(context: Context, merge: Merge) -> tuple[list[torch.Tensor], dict[str, list[torch.Tensor]]]:
@@ -33,6 +34,12 @@ def normalization_images(context: Context, merge: Merge) -> tuple[list[torch.Ten
     by_task = {name: list(batches(part, options.batch_size)) for name, part in parts.items()}
     heads = zip(head_names(merge.sources), merge.sources.edges, strict=True)
     return list(batches(mixed, options.batch_size)), {name: by_task[edge.task] for name, edge in heads}
+
+
+def task_batches(context: Context, task: str, settings: Normalization) -> list[torch.Tensor]:
+    """Batches of the training images that merges of one task are normalised on."""
+    images = training_images(context, [task], "reset", settings.images)[task]
+    return list(batches(mix([images], context.params.seed), settings.batch_size))
 
 
 def source_layers(context: Context, merge: Merge, loaded: LoadedSources) -> list[Mapping[str, LayerStatistics]]:

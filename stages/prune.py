@@ -14,13 +14,13 @@ from mergeline.pruning import METHODS, prune
 from mergeline.seeds import numpy_generator
 from stages.context import Context
 from stages.errors import StageError
-from stages.formats.merged import save_pruned
+from stages.formats.merged import save_compressed
 from stages.formats.models import load_edge
-from stages.normalising import mix
+from stages.normalising import task_batches
 from stages.plan import paths
 from stages.plan.keys import Pruned, known, parse_pruned
 from stages.plan.params import Pruner
-from stages.sources import training_images, training_samples
+from stages.sources import training_samples
 
 __all__ = ["run"]
 
@@ -37,7 +37,7 @@ def run(context: Context, cell: str) -> None:
         _normalise(context, pruned, network, original)
     except ValueError as error:
         raise StageError(f"{cell}: {error}") from error
-    save_pruned(context.path(paths.pruned_model(pruned)), network, pruned.edge.task, architecture)
+    save_compressed(context.path(paths.compressed_model(pruned)), network, pruned.kind, pruned.edge.task, architecture)
 
 
 class _Classifier(nn.Module):
@@ -58,7 +58,7 @@ def _pruned(context: Context, pruned: Pruned, original: nn.Module) -> nn.Module:
     read = METHODS[pruned.method].reads != "nothing"
     data = _labelled_batches(context, task, settings) if read else None
     classifier = _Classifier(original, context.readout(task))
-    found = prune(classifier, pruned.sparsity, pruned.method, data, settings.options)
+    found = prune(classifier, pruned.share, pruned.method, data, settings.options)
     return found.get_submodule("network")
 
 
@@ -76,7 +76,5 @@ def _normalise(context: Context, pruned: Pruned, network: nn.Module, original: n
     if not NORMALIZATIONS[pruned.normalize].restores:
         return
     settings = context.params.normalize[pruned.normalize]
-    images = training_images(context, [pruned.edge.task], "reset", settings.images)
-    mixed = mix(list(images.values()), context.params.seed)
-    data = list(batches(mixed, settings.batch_size))
+    data = task_batches(context, pruned.edge.task, settings)
     normalise_pruned(network, original, data, pruned.normalize, settings.options)

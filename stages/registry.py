@@ -30,6 +30,7 @@ class Stage:
 
 _EDGE, _SOURCES = "task.architecture.s0", "tasks.architectures.seeds"
 _PRUNED = f"{_EDGE}.method-sparsity=0.9.normalize"
+_NARROWED = f"{_EDGE}.method-width=0.5.normalize"
 _MATCH, _MERGE = f"{_SOURCES}.method", f"{_SOURCES}.method.normalize"
 STAGES: dict[str, Stage] = {
     "code": Stage("stages.plan.code", "run", "hash the code that each stage runs", light=True),
@@ -71,9 +72,13 @@ STAGES: dict[str, Stage] = {
     "landscape": Stage("stages.landscape", "run", "losses around a merge and its models", _MERGE, gpu=True, seconds=30),
     "diagnosis": Stage("stages.diagnosis", "run", "a merge's layers beside its models'", _MERGE, gpu=True, seconds=10),
     "prune": Stage("stages.prune", "run", "prune an edge", _PRUNED, gpu=True, variants="mergeline.normalization"),
+    "narrow": Stage("stages.narrow", "run", "narrow an edge", _NARROWED, gpu=True, variants="mergeline.normalization"),
     "evaluate": Stage("stages.evaluate", "run_merge", "score a merge", _MERGE, gpu=True),
     "evaluate-ensemble": Stage("stages.evaluate", "run_ensemble", "score an ensemble", _SOURCES),
-    "evaluate-pruned": Stage("stages.evaluate_pruned", "run", "score a pruned edge", _PRUNED, gpu=True),
+    "evaluate-pruned": Stage("stages.evaluate_compressed", "run_pruned", "score a pruned edge", _PRUNED, gpu=True),
+    "evaluate-narrowed": Stage(
+        "stages.evaluate_compressed", "run_narrowed", "score a narrowed edge", _NARROWED, gpu=True
+    ),
     "collect": Stage("stages.report.collect", "run", "gather all scores in one table", light=True),
     "audit": Stage("stages.report.audit", "run", "flag numbers that cannot be", light=True),
     "plot": Stage("stages.report.plot", "run", "draw the figures, write the tables", light=True),

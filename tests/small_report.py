@@ -35,6 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGES = {"bars": 200, "dots": 150, "late": 120}
 CLASSES = {"bars": 4, "dots": 3, "late": 2}
 LEVELS = {"edge": 0.95, "ensemble": 0.97, "identity": 0.45, "permute": 0.8, "random": 0.3}
+UNPARTNERED = 24
+"""Units without a partner of every merge of different depths."""
 MISSING = "bars.r35+r17.s0+s1.identity.reset"
 """The one planned cell without an evaluation."""
 
@@ -77,6 +79,10 @@ def small_params() -> Params:
         "both": {"tasks": ["bars"], "architectures": ["r17"], "methods": ["magnitude", "wanda"], "sparsities": [0.5, 0.9],
                  "normalize": ["none", "reset"]},
     }  # fmt: skip
+    values["narrowing"] = {
+        "widths": {"tasks": ["bars"], "architectures": ["r17"], "methods": ["zip", "largest", "random"], "widths": [0.25, 0.5],
+                   "normalize": ["none", "reset"]},
+    }  # fmt: skip
     values["report"] = {"title": "a small <report>", "method": "permute", "simplicity_reference": "r35"}
     return parse_params(values)
 
@@ -112,11 +118,17 @@ def _write_evaluations(root: Path, params: Params, plan: Plan) -> None:
             level = 0.2 if merge.sources.control.startswith("untrained") else level
             if str(merge) != MISSING:
                 found = _evaluation(merge.sources, level, rng, merged=True)
+                found["without_partner"] = 0 if merge.sources.homogeneous else UNPARTNERED
                 found["flops"] += 10**5 * int(merge.preserve or 0)
                 write_json(root / paths.evaluation(merge), found)
         for cell in plan.pruned:
-            level = LEVELS["edge"] - (0.4 if cell.normalize == "none" else 0.1) * cell.sparsity
+            level = LEVELS["edge"] - (0.4 if cell.normalize == "none" else 0.1) * cell.share
             write_json(root / paths.evaluation(cell), _evaluation(Sources((cell.edge,)), level, rng))
+        for narrow in plan.narrowed:
+            level = LEVELS["edge"] - {"zip": 0.1, "largest": 0.3, "random": 0.5}[narrow.method] * (1 - narrow.share)
+            found = _evaluation(Sources((narrow.edge,)), level, rng)
+            found["parameters"] = round(found["parameters"] * narrow.share**2)
+            write_json(root / paths.evaluation(narrow), found)
 
 
 def _write_measurements(root: Path, plan: Plan) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergeline.architectures import ARCHITECTURES
+from mergeline.narrowing_options import OPTIONS as NARROWERS
 from mergeline.pruning_options import OPTIONS
 from stages.plan.expansion import expand_cells
 from stages.plan.keys import (
@@ -20,6 +21,7 @@ from stages.plan.keys import (
     Choice,
     Edge,
     Merge,
+    Narrowed,
     Prediction,
     Pruned,
     Sources,
@@ -30,6 +32,7 @@ from stages.plan.keys import (
     parse_key,
     parse_match,
     parse_merge,
+    parse_narrowed,
     parse_prediction,
     parse_pruned,
     parse_sources,
@@ -136,7 +139,7 @@ def test_a_merges_name_is_read_back(merge: Merge) -> None:
 def test_a_pruned_edges_name_is_read_back(pruned: Pruned) -> None:
     assert parse_pruned(str(pruned)) == pruned
     key = parse_key("pruned", str(pruned))
-    assert (key.pruned, key.merge, key.sources.edges, str(key)) == (pruned, None, (pruned.edge,), str(pruned))
+    assert (key.compressed, key.merge, key.sources.edges, str(key)) == (pruned, None, (pruned.edge,), str(pruned))
 
 
 @pytest.mark.parametrize(
@@ -151,6 +154,48 @@ def test_a_pruned_edges_name_is_read_back(pruned: Pruned) -> None:
 def test_what_is_no_pruned_edge_is_refused(name: str) -> None:
     with pytest.raises(CellError):
         parse_pruned(name)
+
+
+@given(
+    st.builds(
+        Narrowed,
+        edges,
+        st.sampled_from(list(NARROWERS)),
+        st.floats(0, 1, exclude_min=True),
+        st.sampled_from(["none", "reset", "repair", "rescale"]),
+    )
+)
+def test_a_narrowed_edges_name_is_read_back(narrowed: Narrowed) -> None:
+    assert parse_narrowed(str(narrowed)) == narrowed
+    key = parse_key("narrowed", str(narrowed))
+    assert (key.compressed, key.made, key.sources.edges, str(key)) == (
+        narrowed,
+        narrowed,
+        (narrowed.edge,),
+        str(narrowed),
+    )
+
+
+@pytest.mark.parametrize(
+    ("parse", "name"),
+    [
+        (parse_narrowed, "digits.r17.s0.zip-sparsity=0.5.reset"),
+        (parse_narrowed, "digits.r17.s0.zip.reset"),
+        (parse_narrowed, "digits.r17.s0.zip-width=wide.reset"),
+        (parse_narrowed, "digits.r17.s0.zip-width=0.50.reset"),
+        (parse_narrowed, "digits.r17+r17.s0+s1.zip-width=0.5.reset"),
+        (parse_pruned, "digits.r17.s0.magnitude-width=0.5.reset"),
+    ],
+)
+def test_what_is_no_narrowed_edge_is_refused(parse: Any, name: str) -> None:
+    with pytest.raises(CellError):
+        parse(name)
+
+
+def test_a_pruned_and_a_narrowed_network_are_never_the_same() -> None:
+    edge = Edge("digits", "r17", 0)
+    assert Pruned(edge, "x", 0.5, "none") != Narrowed(edge, "x", 0.5, "none")
+    assert str(Narrowed(edge, "zip", 0.5, "reset")) == "digits.r17.s0.zip-width=0.5.reset"
 
 
 @given(st.lists(merges, max_size=5))

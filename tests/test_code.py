@@ -113,7 +113,7 @@ def test_there_is_a_hash_file_for_every_stage_and_matcher() -> None:
     stages = {name for name, stage in STAGES.items() if name != "code" and not stage.variants}
     matches = {f"match-{name}" for name in MATCHERS}
     judged = {f"match-judged-{name}" for name, matcher in MATCHERS.items() if matcher.judged is not None}
-    normalised = {f"{stage}-{name}" for stage in ("merge", "curve", "prune") for name in NORMALIZATIONS}
+    normalised = {f"{stage}-{name}" for stage in ("merge", "curve", "prune", "narrow") for name in NORMALIZATIONS}
     assert set(code_names()) == stages | matches | judged | normalised
 
 
@@ -138,6 +138,12 @@ def test_a_merge_depends_on_its_own_normalisation_alone() -> None:
     assert "mergeline.normalization.reset" in stage_code(
         "match-judged-dual_zip"
     )  # merges are judged as they are evaluated
+
+
+def test_a_narrowed_edge_depends_on_zip_and_on_its_own_normalisation_alone() -> None:
+    assert {"mergeline.matching.zip", "mergeline.normalization.repair"} <= stage_code("narrow-repair").keys()
+    assert not {"mergeline.normalization.repair", "mergeline.matching.cca"} & stage_code("narrow-none").keys()
+    assert "mergeline.narrowing" not in stage_code("evaluate-narrowed")
 
 
 def test_a_pruned_edge_depends_on_its_own_normalisation_alone() -> None:

@@ -104,6 +104,7 @@ def test_what_may_be_set_is_accepted(path: list[str], value: Any) -> None:
 # -- one clear line for one mistake ---------------------------------------------------------------------------------
 
 PRUNING = {"tasks": ["bars"], "methods": ["magnitude"], "sparsities": [0.5]}
+NARROWING = {"tasks": ["bars"], "methods": ["zip"], "widths": [0.5]}
 CASES: list[tuple[list[Any], Any, str]] = [
     # what merges keep, and normalisations that do nothing
     (["merges", "same", "preserves"], [0], "merges.same.preserves[0]: must be a whole number of layers"),
@@ -123,6 +124,20 @@ CASES: list[tuple[list[Any], Any, str]] = [
     (["pruning"], {"p": PRUNING | {"normalize": ["bias_removal"]}}, "pruning.p.normalize[0]: unknown 'bias_removal'; allowed: no"),
     (["pruning"], {"p": PRUNING | {"normalize": ["reset"], "architectures": ["vgg11"]}},
      "pruning.p.normalize[0]: reset would do nothing to vgg11, which has no batch norms"),
+    # narrowing
+    (["narrowing"], {"n": NARROWING | {"methods": ["transport"]}}, "narrowing.n.methods[0]: unknown 'transport'; allowed: zip"),
+    (["narrowing"], {"n": NARROWING | {"methods": ["zap"]}}, "narrowing.n.methods[0]: unknown 'zap' (did you mean 'zip'?)"),
+    (["narrowing"], {"n": NARROWING | {"widths": [0.5, 0]}}, "narrowing.n.widths[1]: Input should be greater than 0, got 0"),
+    (["narrowing"], {"n": NARROWING | {"widths": [1.5]}}, "narrowing.n.widths[0]: Input should be less than or equal to 1"),
+    (["narrowing"], {"n": NARROWING | {"widths": []}}, "narrowing.n.widths: Value should have at least 1 item"),
+    (["narrowing"], {"n": NARROWING | {"width": [0.5]}}, "narrowing.n.width: unknown key (did you mean 'widths'?)"),
+    (["narrowing"], {"n": NARROWING | {"normalize": ["repair"]}}, "narrowing.n.normalize[0]: repair needs images; add norm"),
+    (["narrowing"], {"n": NARROWING | {"tasks": ["bar"]}}, "narrowing.n.tasks[0]: unknown 'bar' (did you mean 'bars'?)"),
+    (["narrowing"], {"n": NARROWING | {"architectures": ["vgg11-ln"]}},
+     "narrowing.n.architectures: vgg11-ln cannot be narrowed: its layer norm compares units with each other"),
+    (["narrowers"], {"zap": {}}, "narrowers.zap: unknown 'zap' (did you mean 'zip'?); allowed: zip, largest, random"),
+    (["narrowers"], {"zip": {"alpha": 2.0}}, "narrowers.zip.alpha: alpha must be above 0 and at most 1, got 2.0"),
+    (["narrowers"], {"largest": {"alpha": 1.0}}, "narrowers.largest.alpha: unknown key; allowed: batch_size, images"),
     (["pruners"], {"magic": {}}, "pruners.magic: unknown 'magic'; allowed: magnitude, magnitude_layer, fisher"),
     (["pruners"], {"wanda": {"sample": 3}}, "pruners.wanda.sample: unknown key (did you mean 'samples'?); allowed: batch_size, im"),
     (["pruners"], {"wanda": {"samples": 0}}, "pruners.wanda.samples: samples must be an integer from 1 on; got 0"),
@@ -156,7 +171,7 @@ CASES: list[tuple[list[Any], Any, str]] = [
     (["tasks", "bars"], {"source": "tweets"}, "tasks.dots: are images, and those of bars are texts; make a benchmark of each"),
     (["similarity", "encoder"], "minilm", "similarity.encoder: the samples of bars are images, which minilm does not read; set "),
     (["pretrained"], {"r71": "x"}, "pretrained.r71: unknown 'r71' (did you mean 'r17'?); allowed: r17, r26"),
-    (["pretrained"], {"vgg11": "x"}, "pretrained.vgg11: no merge or pruning uses vgg11; there are: r17, r29"),
+    (["pretrained"], {"vgg11": "x"}, "pretrained.vgg11: nothing is made of vgg11; there are: r17, r29"),
     # unknown and misspelt keys
     (["nonsense"], 1, "nonsense: unknown key; allowed: architectures, compute, "),
     (["seedz"], 1, "seedz: unknown key (did you mean 'seed"),
@@ -216,7 +231,7 @@ CASES: list[tuple[list[Any], Any, str]] = [
     (["merges", "same", "runs"], "some", "merges.same.runs: Input should be 'all' or 'neighbours', got 'some'"),
     (["merges", "same", "seeds"], [7], "merges.same.seeds[0]: 7 is not one of seeds: [0, 1]"),
     (["similarity", "encoder"], "dinov7", "similarity.encoder: "),
-    (["imports"], {"bars.r17.s9": "x.pth"}, "imports.bars.r17.s9: no merge or pruning uses this edge (did you mean 'bars.r17.s"),
+    (["imports"], {"bars.r17.s9": "x.pth"}, "imports.bars.r17.s9: no merge, pruning or narrowing uses this edge (did you mean"),
     # names that would break files or stage names
     (["tasks", "a/b"], {"source": "folder"}, "tasks.a/b: String should match pattern"),
     (["tasks", "a@b"], {"source": "folder"}, "tasks.a@b: String should match pattern"),

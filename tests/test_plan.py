@@ -21,6 +21,7 @@ from stages.plan.keys import (
     parse_edge,
     parse_match,
     parse_merge,
+    parse_narrowed,
     parse_prediction,
     parse_pruned,
     parse_sources,
@@ -68,6 +69,12 @@ def rich() -> Params:
         "again": {"tasks": ["bars"], "architectures": ["r17"], "seeds": [0], "methods": ["wanda"], "sparsities": [0.5]},
     }  # fmt: skip
     values["pruners"] = {"wanda": {"images": 8}}
+    values["narrowing"] = {
+        "few": {"tasks": ["late"], "architectures": ["r29"], "seeds": [1], "methods": ["zip", "largest"],
+                "widths": [0.25, 1.0], "normalize": ["none", "reset"]},
+        "again": {"tasks": ["late"], "architectures": ["r17"], "methods": ["zip"], "widths": [0.25]},
+    }  # fmt: skip
+    values["narrowers"] = {"zip": {"images": 8, "alpha": 1.0}}
     return parse_params(values)
 
 
@@ -126,6 +133,7 @@ def test_every_cell_is_a_name_that_its_stage_reads(params: Params) -> None:
         "predict": parse_prediction, "layers": parse_prediction, "statistics": parse_sources, "blocks": parse_sources,
         "evaluate-ensemble": parse_sources, "match": parse_match,
         "prune": parse_pruned, "evaluate-pruned": parse_pruned,
+        "narrow": parse_narrowed, "evaluate-narrowed": parse_narrowed,
         "merge": parse_merge, "evaluate": parse_merge, "similarity": parse_task_pair,
     }  # fmt: skip
     for stage in make_plan(params).stages:
@@ -239,18 +247,62 @@ def test_every_pruned_cell_is_made_once_and_scored_from_what_its_setting_reads()
         assert "pruners.magnitude" not in stage.params
 
 
-def test_one_more_pruned_cell_is_seen_where_no_parameter_may_name_it(tmp_path: Path) -> None:
-    without = bench_values()
-    more = bench_values(pruning={"few": {"tasks": ["bars"], "methods": ["magnitude"], "sparsities": [0.5]}})
-    read = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["collect"]["deps"])
+def test_every_narrowed_cell_is_made_once_and_scored_from_what_its_setting_reads() -> None:
+    plan = make_plan(rich())
+    wanted = {
+        f"late.r29.s1.{method}-width={width}.{normalize}"
+        for method in ("zip", "largest") for width in ("0.25", "1") for normalize in ("none", "reset")
+    } | {f"late.r17.s{seed}.zip-width=0.25.none" for seed in (0, 1)}  # fmt: skip
+    made = cells(plan, "narrow")
+    assert [str(cell) for cell in plan.narrowed] == list(made)
+    assert set(made) == set(cells(plan, "evaluate-narrowed")) == wanted
+    for name, stage in made.items():
+        cell = parse_narrowed(name)
+        assert stage.deps[0] == f"artifacts/code/narrow-{cell.normalize}.json"
+        assert {str(paths.edge_model(cell.edge)), str(paths.task("late"))} < set(stage.deps)
+        assert ("normalize.reset" in stage.params) == (cell.normalize == "reset")
+        assert [key for key in stage.params if key.startswith("narrowers")] == ["narrowers.zip"] * (
+            cell.method == "zip"
+        )
+
+
+def test_another_width_to_narrow_to_adds_its_cells_and_touches_no_others() -> None:
+    series = {"tasks": ["bars"], "architectures": ["r17"], "methods": ["zip", "random"], "widths": [0.5]}
+    plans = [
+        {
+            f"{stage.stage}@{stage.cell}": stage
+            for stage in make_plan(parse_params(bench_values(narrowing={"a": series | {"widths": widths}}))).stages
+        }
+        for widths in ([0.5], [0.75, 0.5])
+    ]
+    added = {
+        f"{stage}@bars.r17.s{seed}.{method}-width=0.75.none"
+        for stage in ("narrow", "evaluate-narrowed") for seed in (0, 1) for method in ("zip", "random")
+    }  # fmt: skip
+    assert plans[1].keys() - plans[0].keys() == added
+    assert {name: plans[1][name] for name in plans[0]} == plans[0]
+
+
+@pytest.mark.parametrize(
+    ("section", "shares", "file", "cell"),
+    [
+        ("pruning", {"methods": ["magnitude"], "sparsities": [0.5]}, paths.PLANNED_PRUNED, "magnitude-sparsity=0.5"),
+        ("narrowing", {"methods": ["zip"], "widths": [0.5]}, paths.PLANNED_NARROWED, "zip-width=0.5"),
+    ],
+)
+def test_one_more_smaller_network_is_seen_where_no_parameter_may_name_it(
+    tmp_path: Path, section: str, shares: dict[str, Any], file: PurePosixPath, cell: str
+) -> None:
+    more = bench_values(**{section: {"few": {"tasks": ["bars"]} | shares}})
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     texts = []
-    for values in (without, more):
+    for values in (bench_values(), more):
         write_pipelines(make_plan(parse_params(values)), tmp_path)
-        texts.append((tmp_path / paths.PLANNED_PRUNED).read_text())
-    assert str(paths.PLANNED_PRUNED) in read
+        texts.append((tmp_path / file).read_text())
+    assert all(str(file) in stages[stage]["deps"] for stage in ("collect", "audit"))
     assert texts[0] == HEADER
     assert texts[1].splitlines()[1:] == [
-        f"bars.{name}.s{seed}.magnitude-sparsity=0.5.none" for name in ("r17", "r29") for seed in (0, 1)
+        f"bars.{name}.s{seed}.{cell}.none" for name in ("r17", "r29") for seed in (0, 1)
     ]
 
 
@@ -289,6 +341,7 @@ def test_writing_twice_changes_nothing_the_second_time(tmp_path: Path) -> None:
     written, gone = write_pipelines(plan, tmp_path)
     assert {path.relative_to(tmp_path).as_posix() for path in written} == {
         str(paths.PLANNED_PRUNED),
+        str(paths.PLANNED_NARROWED),
         *map(str, render(plan)),
     }
     assert not gone

@@ -13,7 +13,7 @@ from mergeline.normalization.targets import layer_statistics
 from mergeline.pruned import normalise_pruned
 from mergeline.pruning import prune, sparsity_of
 from mergeline.spaces import trace
-from stages.formats.merged import load_merged, save_pruned
+from stages.formats.merged import load_merged, save_compressed
 from tests.conftest import Toy
 from tests.networks import images, network
 
@@ -70,7 +70,7 @@ def test_biases_that_repair_made_are_in_the_file_and_zeros_stay(tmp_path: Path, 
     original = build(architecture, 0).eval()
     pruned = normalise_pruned(prune(original, 0.9, "magnitude"), original, [toy.inputs(24)])
     path = tmp_path / "model.safetensors"
-    save_pruned(path, pruned, "digits", architecture)
+    save_compressed(path, pruned, "pruned", "digits", architecture)
     read = load_merged(path)
     made = read.state_dict().keys() - original.state_dict().keys()
     assert made

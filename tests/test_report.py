@@ -32,6 +32,7 @@ from stages.report.between import barriers
 from stages.report.between_figures import curves, landscapes, swept
 from stages.report.catalogue import ALL_FIGURES
 from stages.report.collect import SCHEMA
+from stages.report.compression_figures import narrowing, pruning
 from stages.report.figures import (
     FigureData,
     confusions,
@@ -48,11 +49,10 @@ from stages.report.figures import (
 from stages.report.findings import sentences
 from stages.report.layer_figures import batch_norms, cka, layer_variance, magnitudes, vanishing
 from stages.report.plot import figure_data
-from stages.report.pruning_figures import pruning
 from stages.report.rows import setting_label
 from stages.report.tables import TABLES, percent
 from tests.small_diagnosis import KEPT
-from tests.small_report import LEVELS, MISSING, SmallReport
+from tests.small_report import LEVELS, MISSING, UNPARTNERED, SmallReport
 
 Row = dict[str, Any]
 
@@ -468,12 +468,62 @@ def test_every_setting_has_a_label_of_its_own(data: FigureData) -> None:
     assert len({label for kind, label in labels if kind == "pruned"}) == 8
 
 
-def test_pruned_networks_are_no_merges_and_no_edges(data: FigureData) -> None:
-    others = replace(data, rows=[row for row in data.rows if row["kind"] != "pruned"])
+SMALLER = ("pruned", "narrowed")
+
+
+def narrowed_runs(data: FigureData, method: str, width: float, normalize: str) -> list[float]:
+    return accuracies(data.rows, kind="narrowed", method=method, width=width, normalize=normalize)
+
+
+def test_narrowed_networks_are_drawn_against_width_with_intervals(data: FigureData) -> None:
+    figure = narrowing(data)
+    assert figure is not None
+    assert [axes.get_title() for axes in figure.axes] == ["none, bars, r17", "reset, bars, r17"]
+    before = 100 * mean(accuracies(data.rows, kind="edge", tasks="bars", architectures="r17"))
+    for axes, normalize in zip(figure.axes, ("none", "reset"), strict=True):
+        bars = {container.get_label(): container for container in axes.containers}
+        assert list(bars) == ["zip", "largest", "random"]
+        for method, drawn in bars.items():
+            line, _, (whiskers,) = drawn.lines
+            assert list(line.get_xdata()) == [25, 50]
+            for place, width in enumerate((0.25, 0.5)):
+                values = narrowed_runs(data, method, width, normalize)
+                assert line.get_ydata()[place] == pytest.approx(100 * mean(values))
+                low = whiskers.get_segments()[place][0][1]
+                # Student's t with two degrees of freedom
+                assert low == pytest.approx(max(0, 100 * (mean(values) - 4.30265 * stdev(values) / 3**0.5)), abs=1e-3)
+        (dashed,) = [line for line in axes.lines if line.get_linestyle() == "--"]
+        assert dashed.get_ydata()[0] == pytest.approx(before)
+
+
+def test_the_table_of_narrowed_networks_has_every_setting_and_what_is_left(data: FigureData) -> None:
+    header, lines = next(spec for spec in TABLES if spec.name == "narrowed").make(data)
+    assert len(lines) == 3 * 2 * 2
+    for line in lines:
+        found = dict(zip(header, line, strict=True))
+        values = narrowed_runs(data, found["method"], float(found["width (%)"]) / 100, found["normalisation"])
+        assert found["accuracy (%)"] == f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f}"
+        assert found["95 % interval"].startswith(f"[{100 * (mean(values) - 4.30265 * stdev(values) / 3**0.5):.2f}"[:-1])
+        assert (found["parameters (%)"], found["multiply-adds (%)"]) == (
+            "25.0" if found["width (%)"] == "50" else "6.2", "100.0",
+        )  # fmt: skip
+
+
+def test_zipping_is_compared_with_keeping_units(data: FigureData) -> None:
+    text = said(data, "Zipped to 50 % of its units (reset), r17 on bars has")
+    joined, random = (narrowed_runs(data, method, 0.5, "reset") for method in ("zip", "random"))
+    assert f"{100 * mean(joined):.1f} %, before" in text
+    assert f"{100 * (mean(joined) - mean(random)):+.1f} points against random" in text
+    assert len([text for text in sentences(data) if text.startswith("Zipped")]) == 4
+
+
+def test_smaller_networks_are_no_merges_and_no_edges(data: FigureData) -> None:
+    others = replace(data, rows=[row for row in data.rows if row["kind"] not in SMALLER])
     assert others.results == data.results
     for spec in TABLES:
-        assert spec.name == "pruned" or spec.make(others) == spec.make(data)
-    assert sentences(others) == [text for text in sentences(data) if "pruned by" not in text]
+        assert spec.name in SMALLER or spec.make(others) == spec.make(data)
+    said = sentences(data)
+    assert sentences(others) == [text for text in said if "pruned by" not in text and not text.startswith("Zipped")]
 
 
 def test_nothing_to_draw_is_no_figure_rather_than_an_error(data: FigureData) -> None:
@@ -510,6 +560,17 @@ def test_missing_runs_are_said_in_the_tables(data: FigureData, small_report: Sma
     assert {line[header.index("permute")] for line in lines} == {"missing"}
     _, similar = next(spec for spec in TABLES if spec.name == "similarity").make(data)
     assert [line[1] for line in similar if line[0] == "dots+late"] == ["missing"]
+
+
+def test_the_table_of_placements_counts_the_units_without_a_partner(data: FigureData) -> None:
+    header, lines = next(spec for spec in TABLES if spec.name == "placements").make(data)
+    assert header[-1] == "units without a partner"
+    counts = {(line[0], line[1]): line[-1] for line in lines}
+    pair = "bars.r35+r17.s0+s1"
+    assert {placement: counts[pair, placement] for placement in ("append", "spread", "sma", "lma")} == {
+        "append": str(UNPARTNERED), "spread": str(UNPARTNERED), "sma": "", "lma": str(UNPARTNERED),
+    }  # fmt: skip
+    assert {row["without_partner"] for row in data.rows if row["kind"] != "merge"} == {None}
 
 
 def test_a_percent_has_its_deviation_and_its_missing_runs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -9,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,28 @@ from mergeline.diagnostics import (
 from mergeline.evaluation import flops, score
 from mergeline.heads import trace_network
 from mergeline.images import normalize
+from mergeline.maps import without_partner
 from mergeline.normalization.reset import batch_norms
 from stages.__main__ import main
 from stages.context import Context
 from stages.formats.maps import read_maps
 from stages.formats.measurements import read_measurement
 from stages.formats.merged import load_merged
-from stages.formats.models import load_edge
+from stages.formats.models import load_edge, save_edge
 from stages.formats.moments import MomentFile
 from stages.formats.predictions import read_predictions
 from stages.formats.tasks import read_task, write_task
 from stages.plan import paths
 from stages.plan.code import code_names
-from stages.plan.keys import Edge, parse_edge, parse_merge, parse_prediction, parse_pruned, parse_sources
+from stages.plan.keys import (
+    Edge,
+    parse_edge,
+    parse_merge,
+    parse_narrowed,
+    parse_prediction,
+    parse_pruned,
+    parse_sources,
+)
 from stages.plan.loading import load_params, parse_params
 from stages.plan.params import Params, Training
 from stages.plan.pipelines import StageCell, make_plan
@@ -54,6 +64,7 @@ from stages.registry import STAGES
 from stages.sources import comparable_batches, training_images
 from stages.train import _Checkpoint
 from tests.conftest import bench_values
+from tests.test_width import widened
 
 pytestmark = pytest.mark.slow  # a whole tiny benchmark is run first
 
@@ -66,6 +77,8 @@ SWEPT = "bars.r17-learning_rate=0.02-initialization=kaiming_normal.s0"
 PAIR = "bars+late.r17+r17.s0+s1.permute.reset"
 WANDA = f"{EDGE}.wanda-sparsity=0.6.none"
 FISHER = f"{EDGE}.fisher-sparsity=0.6.repair"
+NARROWED = f"{EDGE}.zip-width=0.5.repair"
+KEPT_UNITS = f"{EDGE}.random-width=0.5.none"
 LAST = ("collect", "audit")
 WIDE = "bars.r17x2+r17.s0+s0"
 DEEP_AND_WIDE = "bars.r29+r17x2.s0+s0-placement=lma"
@@ -137,6 +150,14 @@ def bench_params() -> dict[str, Any]:
         "plain": small | {"methods": ["wanda"]},
         "repaired": small | {"methods": ["fisher"], "normalize": ["repair"]},
     }
+    few = small | {"widths": [0.5]}
+    few.pop("sparsities")
+    values["narrowing"] = {
+        "plain": few | {"methods": ["random", "zip"], "widths": [0.5, 1.0]},
+        "reset": few | {"methods": ["zip", "largest"], "normalize": ["reset"]},
+        "repaired": few | {"methods": ["zip"], "normalize": ["repair"]},
+    }
+    values["narrowers"] = {"zip": {"alpha": 1.0, "images": 12, "batch_size": 5}}
     values["pruners"] = {"fisher": {"samples": 8, "images": 12, "batch_size": 5}}
     return values
 
@@ -279,6 +300,8 @@ CELLS = [
     ("merge", KEPT),
     ("prune", WANDA),
     ("prune", FISHER),
+    ("narrow", NARROWED),
+    ("narrow", KEPT_UNITS),
     ("curve", MERGE),
     ("landscape", MERGE),
     ("train", SWEPT),
@@ -292,6 +315,8 @@ CELLS = [
     ("evaluate-ensemble", "bars+late.r17+r17.s0+s1"),
     ("evaluate-pruned", WANDA),
     ("evaluate-pruned", FISHER),
+    ("evaluate-narrowed", NARROWED),
+    ("evaluate-narrowed", KEPT_UNITS),
     ("collect", ""),
     ("audit", ""),
 ]
@@ -726,7 +751,7 @@ def test_a_pruned_edge_has_exactly_the_zeros_that_were_asked_for(bench: Bench) -
     total = sum(value.numel() for value in own.values())
     by_unit = sum(len(value) * round(0.6 * value[0].numel()) for value in own.values())
     for name, zeros in ((WANDA, by_unit), (FISHER, round(0.6 * total))):
-        network = load_merged(bench.root / paths.pruned_model(parse_pruned(name)))
+        network = load_merged(bench.root / paths.compressed_model(parse_pruned(name)))
         assert type(network) is type(edge)
         weights = {key: network.state_dict()[key] for key in own}
         assert sum(int((value == 0).sum()) for value in weights.values()) == zeros
@@ -739,7 +764,7 @@ def test_a_pruned_edge_has_exactly_the_zeros_that_were_asked_for(bench: Bench) -
 
 
 def test_an_evaluation_of_a_pruned_edge_is_that_of_its_file(bench: Bench) -> None:
-    network = load_merged(bench.root / paths.pruned_model(parse_pruned(FISHER)))
+    network = load_merged(bench.root / paths.compressed_model(parse_pruned(FISHER)))
     images, labels = read_task(bench.root / paths.task("bars")).part("test")
     with torch.no_grad():
         logits = network(normalize(torch.from_numpy(images)))
@@ -760,13 +785,69 @@ def test_pruned_rows_have_what_made_them(bench: Bench) -> None:
     assert {"wanda sparsity=0.6 none", "fisher sparsity=0.6 repair"} < set(bench.json(paths.METRICS)["bars"]["r17"])
 
 
+@pytest.mark.parametrize(("name", "share"), [(NARROWED, 0.5), (KEPT_UNITS, 0.5), (f"{EDGE}.zip-width=1.none", 1.0)])
+def test_a_narrowed_edge_has_the_units_that_were_asked_for(bench: Bench, name: str, share: float) -> None:
+    edge, architecture = load_edge(bench.root / paths.edge_model(parse_edge(EDGE)))
+    network = load_merged(bench.root / paths.compressed_model(parse_narrowed(name)))
+    before, after = (trace_network(own, architecture.input_size) for own in (edge, network))
+    assert {space.name: space.size for space in after.movable} == {
+        space.name: max(2, round(share * space.size)) for space in before.movable
+    }
+    found, whole = (
+        bench.json(paths.evaluation(parse(cell))) for parse, cell in ((parse_narrowed, name), (parse_edge, EDGE))
+    )
+    assert found["parameters"] == sum(weight.numel() for weight in network.parameters())
+    assert found["flops"] == flops(network, normalize(torch.zeros(1, 32, 32, 3, dtype=torch.uint8)))
+    assert (found["kind"], found["sources"]) == ("narrowed", whole["sources"])
+    if share == 1:
+        assert all(torch.equal(value, network.state_dict()[key]) for key, value in edge.state_dict().items())
+        assert {**found["tasks"]["bars"], "loss": 0} == {**whole["tasks"]["bars"], "loss": 0}
+    else:
+        assert 0.2 < found["parameters"] / whole["parameters"] < 0.4
+        assert 0.2 < found["flops"] / whole["flops"] < 0.4
+
+
+def test_an_edge_of_copies_loses_nothing_when_it_is_narrowed(bench: Bench, tmp_path: Path) -> None:
+    """A network of twice the units, each there twice, is the network that it was made of again."""
+    edge, architecture = load_edge(bench.root / paths.edge_model(parse_edge(EDGE)))
+    spaces = trace_network(edge, architecture.input_size)
+    doubled = widened(edge, spaces, {space.name: np.tile(np.arange(space.size), 2) for space in spaces.free})
+    wide = replace(architecture, name="r17x2")
+    for part in ("artifacts/tasks", "params.yaml"):
+        copy = shutil.copytree if (bench.root / part).is_dir() else shutil.copyfile
+        (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
+        copy(bench.root / part, tmp_path / part)
+    planted = parse_edge("bars.r17x2.s0")
+    save_edge(tmp_path / paths.edge_model(planted), doubled, wide, "bars", 0)
+    name = "bars.r17x2.s0.zip-width=0.5.none"
+    with contextlib.chdir(tmp_path):
+        assert run("narrow", name) == 0
+    again = load_merged(tmp_path / paths.compressed_model(parse_narrowed(name)))
+    inputs = normalize(torch.from_numpy(read_task(bench.root / paths.task("bars")).part("test")[0]))
+    with torch.no_grad():
+        torch.testing.assert_close(again(inputs), edge(inputs), rtol=1e-3, atol=1e-3)
+    assert {key: value.shape for key, value in again.state_dict().items()} == {
+        key: value.shape for key, value in edge.state_dict().items()
+    }
+
+
+def test_narrowed_rows_have_what_made_them(bench: Bench) -> None:
+    rows = {row["cell"]: row for row in pq.read_table(bench.root / paths.RESULTS).to_pylist()}
+    wanted = {NARROWED: ("zip", 0.5, "repair", 24, None), KEPT_UNITS: ("random", 0.5, "none", None, None)}
+    for cell, expected in wanted.items():
+        keys = ("method", "width", "normalize", "images_reset", "sparsity")
+        assert tuple(rows[cell][key] for key in keys) == expected
+    narrowed = {str(cell) for cell in make_plan(bench.params).narrowed}
+    assert {row["cell"] for row in rows.values() if row["width"] is not None} == narrowed
+
+
 def test_the_table_has_a_row_for_every_evaluation_and_scope(bench: Bench) -> None:
     rows = pq.read_table(bench.root / paths.RESULTS).to_pylist()
     plan = make_plan(bench.params)
     keys = [(row["cell"], row["kind"], row["scope"]) for row in rows]
     assert len(set(keys)) == len(keys)
     expected = {(str(edge), "edge", edge.task) for edge in plan.edges}
-    expected |= {(str(cell), "pruned", cell.edge.task) for cell in plan.pruned}
+    expected |= {(str(cell), cell.kind, cell.edge.task) for cell in (*plan.pruned, *plan.narrowed)}
     for kind, cells in (("ensemble", plan.ensembles), ("merge", plan.merges)):
         for cell in cells:
             tasks = cell.sources.tasks if kind == "merge" else cell.tasks  # type: ignore[union-attr]
@@ -774,6 +855,15 @@ def test_the_table_has_a_row_for_every_evaluation_and_scope(bench: Bench) -> Non
             expected |= {(str(cell), kind, scope) for scope in scopes}
     assert set(keys) == expected
     assert {row["status"] for row in rows} == {"ok"}
+
+
+def test_units_without_a_partner_are_those_of_the_maps(bench: Bench) -> None:
+    rows = {row["cell"]: row["without_partner"] for row in pq.read_table(bench.root / paths.RESULTS).to_pylist()}
+    for merge in make_plan(bench.params).merges:
+        maps, _ = read_maps(bench.root / paths.match(merge.match))
+        assert rows[str(merge)] == sum(without_partner(maps))
+        assert (rows[str(merge)] > 0) == ("depths" in merge.sources.difference)
+    assert rows[EDGE] is rows[GROUP] is None
 
 
 def test_a_row_has_what_its_evaluation_says(bench: Bench) -> None:

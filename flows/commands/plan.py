@@ -26,7 +26,7 @@ def check() -> int:
     written, removed = running.plan_files(root, params, write=False)
     out.print(
         f"params.yaml is valid: {len(plan.edges)} edge models, {len(plan.ensembles)} sets of sources, {len(plan.merges)} merges, "
-        f"{len(plan.pruned)} pruned networks, {len(plan.stages)} cells",
+        f"{len(plan.pruned)} pruned networks, {len(plan.narrowed)} narrowed ones, {len(plan.stages)} cells",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     if written or removed:

@@ -67,11 +67,6 @@ class Problem:
         everywhere = frozenset.intersection(*found)
         return tuple(own - everywhere for own in found)
 
-    @property
-    def without_partner(self) -> tuple[int, ...]:
-        """For each model, how many of the others' units have no partner in it."""
-        return tuple(sum(self.spaces[name].size for name in own) for own in self.idle)
-
 
 @dataclass(frozen=True)
 class Matching:

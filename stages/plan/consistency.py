@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,13 +17,14 @@ from mergeline.depth import PLACEMENTS
 from mergeline.encoder_names import LITE0, MINILM, describe_encoder, encoder_reads
 from mergeline.kinds import Kind
 from mergeline.matching import MATCHERS
+from mergeline.narrowing_options import OPTIONS as NARROWERS
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.pruning_options import OPTIONS as PRUNERS
 from mergeline.readings import SMALLEST_BATCH
 from mergeline.tasks import TASKS
-from stages.plan.expansion import architecture_lists, expand_cells, pruned_cells
+from stages.plan.expansion import architecture_lists, expand_cells, narrowed_cells, pruned_cells
 from stages.plan.keys import INITIALIZATION, UNCHANGED, Edge
-from stages.plan.params import MergeSeries, Method, Params, Pruning, Training, WithOptions
+from stages.plan.params import Compression, MergeSeries, Method, Narrowing, Params, Training, WithOptions
 from stages.plan.recipes import WITHOUT_MOMENTUM, recipe_settings
 
 __all__ = ["faults_of", "suggestion"]
@@ -38,8 +39,18 @@ def faults_of(params: Params) -> list[str]:
         *_methods(params),
         *_normalizations(params),
         *(line for name, series in params.merges.items() for line in _series(params, f"merges.{name}", series)),
-        *_pruners(params),
-        *(line for name, series in params.pruning.items() for line in _pruning(params, f"pruning.{name}", series)),
+        *_registered("pruners", params.pruners, PRUNERS),
+        *(
+            line
+            for name, series in params.pruning.items()
+            for line in _compression(params, f"pruning.{name}", series, PRUNERS)
+        ),
+        *_registered("narrowers", params.narrowers, NARROWERS),
+        *(
+            line
+            for name, series in params.narrowing.items()
+            for line in _narrowing(params, f"narrowing.{name}", series)
+        ),
         *_report(params),
         *_encoder(params),
         *_pretrained(params),
@@ -158,24 +169,37 @@ def _own_options(path: str, settings: WithOptions, kind: type[Any]) -> Iterator[
         yield from _option(f"{path}.{key}", key, [value], kind, fields, "key")
 
 
-def _pruners(params: Params) -> Iterator[str]:
-    for name, settings in params.pruners.items():
-        unknown = _unknown(f"pruners.{name}", name, PRUNERS)
-        yield from unknown or _own_options(f"pruners.{name}", settings, PRUNERS[name])
+def _registered(section: str, declared: Mapping[str, WithOptions], known: Mapping[str, type[Any]]) -> Iterator[str]:
+    """A section that has options by method. ``known``: by method, the class of its options."""
+    for name, settings in declared.items():
+        unknown = _unknown(f"{section}.{name}", name, known)
+        yield from unknown or _own_options(f"{section}.{name}", settings, known[name])
 
 
-def _pruning(params: Params, path: str, series: Pruning) -> Iterator[str]:
+def _compression(params: Params, path: str, series: Compression, methods: Iterable[str]) -> Iterator[str]:
+    """A series of pruned or narrowed models; ``methods``: those that there are."""
     architectures = series.architectures or params.architectures
     restoring = [name for name, entry in NORMALIZATIONS.items() if entry.restores or name == UNCHANGED]
     lists: dict[str, tuple[list[str], Iterable[str]]] = {
         "tasks": (series.tasks, params.tasks),
         "architectures": (series.architectures or [], ARCHITECTURES),
-        "methods": (series.methods, PRUNERS),
+        "methods": (series.methods, methods),
         "normalize": (series.normalize, restoring),
     }
     yield from _unknown_names(path, lists)
     yield from _seeds(params, path, series.seeds or [])
     yield from _unfit(params, path, series.normalize, architectures)
+
+
+def _narrowing(params: Params, path: str, series: Narrowing) -> Iterator[str]:
+    yield from _compression(params, path, series, NARROWERS)
+    for name in series.architectures or params.architectures:
+        compares = ARCHITECTURES[name].compares if name in ARCHITECTURES else ""
+        if compares:
+            yield (
+                f"{path}.architectures: {name} cannot be narrowed: its {compares} compares units with each other, which no other "
+                "number of them commutes with"
+            )
 
 
 def _unknown_names(path: str, lists: dict[str, tuple[list[str], Iterable[str]]]) -> Iterator[str]:
@@ -366,13 +390,17 @@ def _encoder(params: Params) -> Iterator[str]:
 
 
 def _pretrained(params: Params) -> Iterator[str]:
-    used = {name for series in params.merges.values() for name in series.architectures or params.architectures}
-    used |= {name for series in params.pruning.values() for name in series.architectures or params.architectures}
+    series: list[MergeSeries | Compression] = [
+        *params.merges.values(),
+        *params.pruning.values(),
+        *params.narrowing.values(),
+    ]
+    used = {name for own in series for name in own.architectures or params.architectures}
     for name in params.pretrained:
         unknown = _unknown(f"pretrained.{name}", name, ARCHITECTURES)
         yield from unknown
         if not unknown and name not in used:
-            yield f"pretrained.{name}: no merge or pruning uses {name}; there are: {', '.join(sorted(used))}"
+            yield f"pretrained.{name}: nothing is made of {name}; there are: {', '.join(sorted(used))}"
 
 
 def _reads(params: Params, task: str) -> Kind | None:
@@ -408,7 +436,7 @@ def _kinds(params: Params) -> Iterator[str]:
 
 def _cells(params: Params) -> Iterator[str]:
     """Faults that only show once cells are made: too few seeds, recipes and imports of models that nothing uses."""
-    used = {cell.edge for cell in pruned_cells(params)}
+    used = {cell.edge for cell in (*pruned_cells(params), *narrowed_cells(params))}
     for name, series in params.merges.items():
         merges = expand_cells(params, {name: series})
         used |= {edge for merge in merges for edge in merge.edges}
@@ -425,4 +453,4 @@ def _cells(params: Params) -> Iterator[str]:
     for edge in params.imports:
         if edge not in names:
             hint = suggestion(edge, names)
-            yield f"imports.{edge}: no merge or pruning uses this edge{hint}; edges are named task.architecture.s0"
+            yield f"imports.{edge}: no merge, pruning or narrowing uses this edge{hint}; edges are named task.architecture.s0"

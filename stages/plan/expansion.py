@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise, permutations, product
 from typing import Any
 
 from mergeline.architectures import difference, multiplier, stage_blocks
-from stages.plan.keys import PLACEMENT, Choice, Edge, Merge, Options, Pruned, Sources, as_written
+from stages.plan.keys import (
+    PLACEMENT,
+    Choice,
+    CompressedT,
+    Edge,
+    Merge,
+    Narrowed,
+    Options,
+    Pruned,
+    Sources,
+    as_written,
+)
 from stages.plan.methods import resolve
-from stages.plan.params import MergeSeries, Params
+from stages.plan.params import Compression, MergeSeries, Params
 
-__all__ = ["architecture_lists", "base_edge", "can_merge", "expand_cells", "measured_merges", "pruned_cells"]
+__all__ = [
+    "architecture_lists",
+    "base_edge",
+    "can_merge",
+    "expand_cells",
+    "measured_merges",
+    "narrowed_cells",
+    "pruned_cells",
+]
 
 
 RANDOM = Choice("random")
@@ -41,12 +60,23 @@ def measured_merges(params: Params) -> dict[str, list[Merge]]:
 
 def pruned_cells(params: Params) -> list[Pruned]:
     """Every pruned network, in a stable order, each once."""
-    found: dict[Pruned, None] = {}
-    for series in params.pruning.values():
+    return _compressed(params, Pruned, [(series, series.sparsities) for series in params.pruning.values()])
+
+
+def narrowed_cells(params: Params) -> list[Narrowed]:
+    """Every narrowed network, in a stable order, each once."""
+    return _compressed(params, Narrowed, [(series, series.widths) for series in params.narrowing.values()])
+
+
+def _compressed(
+    params: Params, kind: type[CompressedT], every: Iterable[tuple[Compression, Sequence[float]]]
+) -> list[CompressedT]:
+    found: dict[CompressedT, None] = {}
+    for series, shares in every:
         models = product(series.tasks, series.architectures or params.architectures, series.seeds or params.seeds)
         for edge in (Edge(*model) for model in models):
-            for method, sparsity, normalize in product(series.methods, series.sparsities, series.normalize):
-                found.setdefault(Pruned(edge, method, sparsity, normalize))
+            for method, share, normalize in product(series.methods, shares, series.normalize):
+                found.setdefault(kind(edge, method, share, normalize))
     return list(found)
 
 

@@ -11,6 +11,7 @@ The grammar, which only this module knows::
     match      SOURCES.METHOD[-OPTION=VALUE]
     merge      MATCH[-stop=SPACE][-preserve=LAYERS][-weights=SHARE+SHARE].NORMALISATION[-OPTION=VALUE]
     pruned     EDGE.METHOD-sparsity=SHARE.NORMALISATION
+    narrowed   EDGE.METHOD-width=SHARE.NORMALISATION
     prediction EDGE.on-TASK
     similarity TASK+TASK
 
@@ -23,18 +24,19 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from mergeline.architectures import deepest, difference, stage_blocks
 from stages.errors import InputError
 from stages.formats import yaml12
 
 __all__ = [
-    "CellError", "Choice", "Combination", "Edge", "Key", "Merge", "Prediction", "Pruned", "Sources", "TaskPair", "as_written",
-    "known", "parse_cell", "parse_edge", "parse_key", "parse_match", "parse_merge", "parse_method", "parse_prediction",
-    "parse_pruned", "parse_sources", "parse_task_pair",
+    "CellError", "Choice", "Combination", "Compressed", "CompressedT", "Edge", "Key", "Merge", "Narrowed", "Prediction",
+    "Pruned", "Sources", "TaskPair", "as_written", "known", "parse_cell", "parse_edge", "parse_key", "parse_match",
+    "parse_merge", "parse_method", "parse_narrowed", "parse_prediction", "parse_pruned", "parse_sources", "parse_task_pair",
 ]  # fmt: skip
 
+CompressedT = TypeVar("CompressedT", bound="Compressed")
 Options = tuple[tuple[str, Any], ...]
 """Settings and their values, in the order in which they are written."""
 
@@ -260,21 +262,37 @@ class Prediction:
 
 
 @dataclass(frozen=True, order=True)
-class Pruned:
-    """One edge model with a share of its weights set to zero: ``digits.r35.s0.magnitude-sparsity=0.9.repair``."""
+class Compressed:
+    """One edge model made smaller without training: by a method, to a share of something, and normalised after it."""
 
     edge: Edge
     method: str
-    sparsity: float
+    share: float
     normalize: str
+    kind: ClassVar[str]
+    """What such networks are called: "pruned", "narrowed"."""
+    measure: ClassVar[str]
+    """What the share is of, as it stands in the name."""
 
     def __str__(self) -> str:
-        return f"{self.edge}.{Choice(self.method, (('sparsity', self.sparsity),))}.{self.normalize}"
+        return f"{self.edge}.{Choice(self.method, ((self.measure, self.share),))}.{self.normalize}"
 
     def label(self, usual: str = "") -> str:
-        """What makes it differ from other prunings of its edge, in words; the ``usual`` normalisation is not said."""
+        """What makes it differ from others of its edge, in words; the ``usual`` normalisation is not said."""
         normalize = [self.normalize] if self.normalize != usual else []
-        return " ".join([self.method, f"sparsity={_plain(self.sparsity)}", *normalize])
+        return " ".join([self.method, f"{self.measure}={_plain(self.share)}", *normalize])
+
+
+class Pruned(Compressed):
+    """With a share of its weights set to zero: ``digits.r35.s0.magnitude-sparsity=0.9.repair``."""
+
+    kind, measure = "pruned", "sparsity"
+
+
+class Narrowed(Compressed):
+    """With a share of the units of every space: ``digits.r35.s0.zip-width=0.5.reset``."""
+
+    kind, measure = "narrowed", "width"
 
 
 @dataclass(frozen=True, order=True)
@@ -290,19 +308,19 @@ class TaskPair:
 
 @dataclass(frozen=True)
 class Key:
-    """An evaluated cell's parts; ``merge`` and ``pruned`` are None for an edge or an ensemble."""
+    """An evaluated cell's parts; ``merge`` and ``compressed`` are None for an edge or an ensemble."""
 
     sources: Sources
     merge: Merge | None = None
-    pruned: Pruned | None = None
+    compressed: Compressed | None = None
 
     def __str__(self) -> str:
         return str(self.made or self.sources)
 
     @property
-    def made(self) -> Merge | Pruned | None:
+    def made(self) -> Merge | Compressed | None:
         """What was made of the sources without training."""
-        return self.merge or self.pruned
+        return self.merge or self.compressed
 
     @property
     def control(self) -> str:
@@ -476,27 +494,34 @@ def parse_merge(name: str) -> Merge:
 
 def parse_pruned(name: str) -> Pruned:
     """A pruned network from its name."""
+    return _parse_compressed(name, Pruned, "digits.r35.s0.magnitude-sparsity=0.9.repair")
+
+
+def parse_narrowed(name: str) -> Narrowed:
+    """A narrowed network from its name."""
+    return _parse_compressed(name, Narrowed, "digits.r35.s0.zip-width=0.5.reset")
+
+
+def _parse_compressed(name: str, kind: type[CompressedT], example: str) -> CompressedT:
     sources, rest = parse_cell(name)
     found = _LAST_PART.fullmatch(rest)
     method, pairs = _split_options(found[1]) if found is not None else ("", [])
-    if len(sources.edges) != 1 or found is None or [key for key, _ in pairs] != ["sparsity"]:
-        raise CellError(
-            f"{name!r} is no pruned network; they are named like digits.r35.s0.magnitude-sparsity=0.9.repair"
-        )
-    pruned = Pruned(sources.edges[0], method, _share(name, pairs[0][1], "sparsity"), found[2])
-    _check_written(name, pruned)
-    return pruned
+    if len(sources.edges) != 1 or found is None or [key for key, _ in pairs] != [kind.measure]:
+        raise CellError(f"{name!r} is no {kind.kind} network; they are named like {example}")
+    compressed = kind(sources.edges[0], method, _share(name, pairs[0][1], kind.measure), found[2])
+    _check_written(name, compressed)
+    return compressed
 
 
 @lru_cache(maxsize=100_000)
 def parse_key(kind: str, cell: str) -> Key:
-    """The parts of a cell that was evaluated; ``kind``: "edge", "ensemble", "merge" or "pruned"."""
+    """The parts of a cell that was evaluated; ``kind``: "edge", "ensemble", "merge", "pruned" or "narrowed"."""
     if kind == "merge":
         merge = parse_merge(cell)
         return Key(merge.sources, merge)
-    if kind == "pruned":
-        pruned = parse_pruned(cell)
-        return Key(Sources((pruned.edge,)), pruned=pruned)
+    if kind in (Pruned.kind, Narrowed.kind):
+        compressed = parse_pruned(cell) if kind == Pruned.kind else parse_narrowed(cell)
+        return Key(Sources((compressed.edge,)), compressed=compressed)
     return Key(parse_sources(cell) if kind == "ensemble" else Sources((parse_edge(cell),)))
 
 

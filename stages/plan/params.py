@@ -30,6 +30,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -147,11 +148,15 @@ class WithOptions(BaseModel):
 
 
 class Normalization(WithOptions):
-    """A normalisation after merging or pruning."""
+    """A normalisation after merging, pruning or narrowing."""
 
 
 class Pruner(WithOptions):
     """A method of pruning."""
+
+
+class Narrower(WithOptions):
+    """A method of narrowing."""
 
 
 class Evaluate(Section):
@@ -223,8 +228,8 @@ class MergeSeries(Section):
     """What is measured of every merge of the series, controls left out, beside its scores."""
 
 
-class Pruning(Section):
-    """A series of pruned edge models: every model with every method, to every sparsity, with every normalisation."""
+class Compression(Section):
+    """A series of edge models that are made smaller: every model with every method, to every share, with every normalisation."""
 
     tasks: Annotated[list[str], Distinct, Field(min_length=1)]
     architectures: Annotated[list[str], Distinct, Field(min_length=1)] | None = None
@@ -232,10 +237,21 @@ class Pruning(Section):
     seeds: Annotated[list[Seed], Distinct, Field(min_length=1)] | None = None
     """By default all."""
     methods: Annotated[list[str], Distinct, Field(min_length=1)]
-    """Keys of mergeline.pruning.METHODS."""
+    normalize: Annotated[list[str], Distinct, Field(min_length=1)] = ["none"]
+
+
+class Pruning(Compression):
+    """A series of pruned edge models; ``methods``: keys of mergeline.pruning.METHODS."""
+
     sparsities: Annotated[list[Sparsity], Distinct, Field(min_length=1)]
     """Shares of the weights of convolutions and linear layers that go."""
-    normalize: Annotated[list[str], Distinct, Field(min_length=1)] = ["none"]
+
+
+class Narrowing(Compression):
+    """A series of narrowed edge models; ``methods``: keys of mergeline.narrowing.METHODS."""
+
+    widths: Annotated[list[Width], Distinct, Field(min_length=1)]
+    """Shares of the units of every space that are left."""
 
 
 class Curve(Section):
@@ -321,6 +337,10 @@ class Params(Section):
     """Series of pruned edge models by name; edge models are trained as they need them."""
     pruners: dict[str, Pruner] = {}
     """What methods of pruning look at, and their options, by method; defaults where none stand here."""
+    narrowing: dict[Name, Narrowing] = {}
+    """Series of narrowed edge models by name; edge models are trained as they need them."""
+    narrowers: dict[str, Narrower] = {}
+    """What methods of narrowing look at, and their options, by method; defaults where none stand here."""
     curve: Curve = Curve()
     landscape: Landscape = Landscape()
     diagnosis: Diagnosis = Diagnosis()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePath, PurePosixPath
 
-from stages.plan.keys import Edge, Key, Merge, Prediction, Pruned, Sources, TaskPair
+from stages.plan.keys import Compressed, Edge, Key, Merge, Narrowed, Prediction, Pruned, Sources, TaskPair
 
 PARAMS = PurePosixPath("params.yaml")
 PROFILES = PurePosixPath("profiles")
@@ -35,8 +35,10 @@ REFRESHES = REPORTS / "history.parquet"
 # -- DVC's own files
 PIPELINES = PurePosixPath("pipelines")
 PIPELINE_FILE = "dvc.yaml"
-PLANNED_PRUNED = PIPELINES / "pruned.txt"
+PLANNED_PRUNED = PIPELINES / f"{Pruned.kind}.txt"
 """A line for each pruned network, so that the table of results sees one more or less where params.yaml may say nothing."""
+PLANNED_NARROWED = PIPELINES / f"{Narrowed.kind}.txt"
+"""The same for narrowed ones."""
 LOCK_FILE = "dvc.lock"
 DVC = PurePosixPath(".dvc")
 DVC_CONFIG = DVC / "config"
@@ -106,8 +108,8 @@ def merged_model(merge: Merge) -> PurePosixPath:
     return ARTIFACTS / "merged" / str(merge) / "model.safetensors"
 
 
-def pruned_model(pruned: Pruned) -> PurePosixPath:
-    return ARTIFACTS / "pruned" / str(pruned) / "model.safetensors"
+def compressed_model(cell: Compressed) -> PurePosixPath:
+    return ARTIFACTS / cell.kind / str(cell) / "model.safetensors"
 
 
 def prediction(cell: Prediction) -> PurePosixPath:
@@ -124,8 +126,8 @@ def blocks(pair: Sources) -> PurePosixPath:
     return BLOCKS / f"{pair}.parquet"
 
 
-def evaluation(cell: Key | Merge | Sources | Edge | Pruned) -> PurePosixPath:
-    """Of a merge, of the ensemble of its sources, of one edge, or of a pruned one."""
+def evaluation(cell: Key | Merge | Sources | Edge | Compressed) -> PurePosixPath:
+    """Of a merge, of the ensemble of its sources, of one edge, or of a pruned or narrowed one."""
     return EVALUATIONS / f"{cell}.json"
 
 
@@ -157,9 +159,9 @@ def layers_pipeline(task_name: str) -> PurePosixPath:
     return PIPELINES / "layers" / task_name / PIPELINE_FILE
 
 
-def pruned_pipeline(pruned: Pruned) -> PurePosixPath:
-    """The file with the stages of an edge that is pruned by one method."""
-    return PIPELINES / "pruned" / str(pruned.edge) / pruned.method / PIPELINE_FILE
+def compressed_pipeline(cell: Compressed) -> PurePosixPath:
+    """The file with the stages of an edge that is pruned, or narrowed, by one method."""
+    return PIPELINES / cell.kind / str(cell.edge) / cell.method / PIPELINE_FILE
 
 
 def sources_pipeline(sources: Sources) -> PurePosixPath:

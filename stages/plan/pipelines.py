@@ -20,8 +20,8 @@ from mergeline.normalization import NORMALIZATIONS
 from mergeline.pretrained_files import local_place
 from stages.formats.files import write_bytes
 from stages.plan import paths
-from stages.plan.expansion import base_edge, expand_cells, measured_merges, pruned_cells
-from stages.plan.keys import Edge, Merge, Prediction, Pruned, Sources, TaskPair
+from stages.plan.expansion import base_edge, expand_cells, measured_merges, narrowed_cells, pruned_cells
+from stages.plan.keys import Compressed, Edge, Merge, Narrowed, Prediction, Pruned, Sources, TaskPair
 from stages.plan.methods import resolve
 from stages.plan.params import Params
 from stages.plan.recipes import recipe_keys
@@ -68,6 +68,7 @@ class Plan:
     measured: Mapping[str, tuple[Merge, ...]]
     """By measure, the merges that it is taken of."""
     pruned: tuple[Pruned, ...]
+    narrowed: tuple[Narrowed, ...]
     block_pairs: tuple[Sources, ...]
     """Two edges of different depth, the deeper first, whose blocks are compared."""
     stages: tuple[StageCell, ...] = field(repr=False)
@@ -79,8 +80,9 @@ def make_plan(params: Params) -> Plan:
     by_sources: dict[Sources, list[Merge]] = {}
     for merge in merges:
         by_sources.setdefault(merge.sources, []).append(merge)
-    pruned = pruned_cells(params)
-    edges = _all_edges(params, [*by_sources, *(Sources((cell.edge,)) for cell in pruned)])
+    pruned, narrowed = pruned_cells(params), narrowed_cells(params)
+    compressed: list[Compressed] = [*pruned, *narrowed]
+    edges = _all_edges(params, [*by_sources, *(Sources((cell.edge,)) for cell in compressed)])
     predictions = list(
         dict.fromkeys(
             [Prediction(edge, edge.task) for edge in edges]
@@ -104,15 +106,16 @@ def make_plan(params: Params) -> Plan:
         stages += _merging_stages(params, sources, own)
     measured = {measure: tuple(own) for measure, own in measured_merges(params).items()}
     stages += [MEASURED[measure](params, merge) for measure, own in measured.items() for merge in own]
-    stages += [_prune_stage(params, cell) for cell in pruned]
-    stages += [_evaluate_pruned_stage(params, cell) for cell in pruned]
+    stages += [_compress_stage(params, cell) for cell in compressed]
+    stages += [_evaluate_compressed_stage(params, cell) for cell in compressed]
     return Plan(
-        tuple(edges), ensembles, tuple(merges), tuple(predictions), measured, tuple(pruned), tuple(pairs), tuple(stages)
-    )
+        tuple(edges), ensembles, tuple(merges), tuple(predictions), measured, tuple(pruned), tuple(narrowed), tuple(pairs),
+        tuple(stages),
+    )  # fmt: skip
 
 
 def _all_edges(params: Params, all_sources: Iterable[Sources]) -> list[Edge]:
-    """Every edge that is merged or pruned, and the bases these are finetuned from."""
+    """Every edge that is merged or made smaller, and the bases these are finetuned from."""
     found: dict[Edge, None] = {}
 
     def add(edge: Edge) -> None:
@@ -308,25 +311,35 @@ def _normalising(params: Params, merge: Merge) -> tuple[list[str], list[str], st
     return layers, keys, "-compared"
 
 
-def _prune_stage(params: Params, cell: Pruned) -> StageCell:
+def _compress_stage(params: Params, cell: Compressed) -> StageCell:
+    """An edge is pruned, or narrowed."""
+    stage, section, options = COMPRESSING[cell.kind]
     deps = [str(paths.edge_model(cell.edge)), str(paths.task(cell.edge.task)), *_target_files(params, [cell.edge.task])]
-    sections = {"plain": f"normalize.{cell.normalize}", "usual": f"pruners.{cell.method}"}
-    declared = {"plain": cell.normalize in params.normalize, "usual": cell.method in params.pruners}
+    sections = {"plain": f"normalize.{cell.normalize}", "usual": f"{section}.{cell.method}"}
+    declared = {"plain": cell.normalize in params.normalize, "usual": cell.method in options(params)}
     keys = ["compute", "seed", "targets", *(key for word, key in sections.items() if declared[word])]
-    kind = "-".join(["prune", *(word for word in sections if not declared[word])])
-    outs = [str(paths.pruned_model(cell))]
-    return _stage("prune", cell, paths.pruned_pipeline(cell), deps, keys, outs, cell.normalize, kind)
+    kind = "-".join([stage, *(word for word in sections if not declared[word])])
+    outs = [str(paths.compressed_model(cell))]
+    return _stage(stage, cell, paths.compressed_pipeline(cell), deps, keys, outs, cell.normalize, kind)
 
 
-def _evaluate_pruned_stage(params: Params, cell: Pruned) -> StageCell:
+COMPRESSING: dict[str, tuple[str, str, Callable[[Params], Mapping[str, object]]]] = {
+    Pruned.kind: ("prune", "pruners", lambda params: params.pruners),
+    Narrowed.kind: ("narrow", "narrowers", lambda params: params.narrowers),
+}
+"""By kind of smaller network, the stage that makes it, and the section that has its methods' options."""
+
+
+def _evaluate_compressed_stage(params: Params, cell: Compressed) -> StageCell:
     deps = [
-        str(paths.pruned_model(cell)),
+        str(paths.compressed_model(cell)),
         str(paths.edge_model(cell.edge)),
         str(paths.task(cell.edge.task)),
         *_target_files(params, [cell.edge.task]),
     ]
     keys = ["compute", "evaluate", "targets"]
-    return _stage("evaluate-pruned", cell, paths.pruned_pipeline(cell), deps, keys, [str(paths.evaluation(cell))])
+    file = paths.compressed_pipeline(cell)
+    return _stage(f"evaluate-{cell.kind}", cell, file, deps, keys, [str(paths.evaluation(cell))])
 
 
 def _curve_stage(params: Params, merge: Merge) -> StageCell:
@@ -469,7 +482,11 @@ def _common_list(items: dict[str, dict[str, str]], lists: Mapping[str, tuple[str
 def drift(plan: Plan, root: Path) -> tuple[dict[Path, str], list[Path]]:
     """Pipeline files that differ from the plan (with the text they should have), and files that it no longer has."""
     wanted = {root / path: text for path, text in render(plan).items()}
-    wanted[root / paths.PLANNED_PRUNED] = HEADER + "".join(f"{cell}\n" for cell in plan.pruned)
+    cells: dict[PurePosixPath, Iterable[object]] = {
+        paths.PLANNED_PRUNED: plan.pruned,
+        paths.PLANNED_NARROWED: plan.narrowed,
+    }
+    wanted |= {root / file: HEADER + "".join(f"{cell}\n" for cell in own) for file, own in cells.items()}
     changed = {
         path: text for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text
     }

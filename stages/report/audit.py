@@ -71,7 +71,7 @@ def _missing(rows: Sequence[Row], plan: Plan) -> Iterator[tuple[str, str]]:
     cells: list[tuple[str, Sequence[str]]] = [(str(edge), (edge.task,)) for edge in plan.edges]
     cells += [(str(sources), scopes_of(sources)) for sources in plan.ensembles]
     cells += [(str(merge), scopes_of(merge.sources)) for merge in plan.merges]
-    cells += [(str(cell), (cell.edge.task,)) for cell in plan.pruned]
+    cells += [(str(cell), (cell.edge.task,)) for cell in (*plan.pruned, *plan.narrowed)]
     for cell, scopes in cells:
         absent = [scope for scope in scopes if (cell, scope) not in have]
         if absent:

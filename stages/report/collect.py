@@ -22,7 +22,7 @@ from stages.formats.files import read_json, write_json
 from stages.formats.measurements import MEASURES, gathered_measurements
 from stages.formats.tables import write_table
 from stages.plan import paths
-from stages.plan.keys import Key, Merge, Pruned, Sources, TaskPair, parse_key
+from stages.plan.keys import Compressed, Key, Merge, Sources, TaskPair, parse_key
 from stages.plan.methods import resolve
 from stages.plan.params import Params
 from stages.plan.pipelines import Plan, make_plan
@@ -34,9 +34,9 @@ SCHEMA = pa.schema(
         pa.field(
             "cell",
             pa.string(),
-            metadata={"about": "name of the merge, its sources (ensemble), the edge or the pruned edge"},
+            metadata={"about": "name of the merge, its sources (ensemble), the edge, or the pruned or narrowed edge"},
         ),
-        pa.field("kind", pa.string(), metadata={"about": "merge, ensemble, edge or pruned"}),
+        pa.field("kind", pa.string(), metadata={"about": "merge, ensemble, edge, pruned or narrowed"}),
         pa.field("control", pa.string(), metadata={"about": "self, random, untrained-0, untrained-1, or empty"}),
         pa.field("status", pa.string(), metadata={"about": "ok or missing"}),
         pa.field("tasks", pa.string()),
@@ -46,12 +46,13 @@ SCHEMA = pa.schema(
         pa.field("topology", pa.string(), metadata={"about": "architecture that all models were expanded to"}),
         pa.field("homogeneous", pa.bool_()),
         pa.field("size_mismatch", pa.float64()),
-        pa.field("method", pa.string(), metadata={"about": "of matching, or of pruning"}),
+        pa.field("method", pa.string(), metadata={"about": "of matching, of pruning or of narrowing"}),
         pa.field(
             "sparsity",
             pa.float64(),
             metadata={"about": "share of the prunable weights that pruning set to 0, as planned"},
         ),
+        pa.field("width", pa.float64(), metadata={"about": "share of the units that narrowing left, as planned"}),
         pa.field("stop", pa.string()),
         pa.field(
             "preserve", pa.string(), metadata={"about": "layers, or share of the multiply-adds, that each model keeps"}
@@ -71,6 +72,13 @@ SCHEMA = pa.schema(
         pa.field("confusion", pa.list_(pa.int32()), metadata={"about": "true class by predicted class, row-major"}),
         pa.field("parameters", pa.int64()),
         pa.field("flops", pa.int64(), metadata={"about": "multiply-adds for one image"}),
+        pa.field(
+            "without_partner",
+            pa.int64(),
+            metadata={
+                "about": "units of a merge that a source has none for (inside identity blocks), summed over sources"
+            },
+        ),
         pa.field("images_statistics", pa.int64(), metadata={"about": "images of each task for the moments"}),
         pa.field("images_reset", pa.int64()),
         pa.field("seed", pa.int64(), metadata={"about": "the benchmark's base seed"}),
@@ -117,15 +125,17 @@ def run(context: Any, cell: str) -> None:
 
 
 def result_rows(params: Params, plan: Plan, root: Path) -> Iterator[dict[str, Any]]:
-    """The rows of the table, edges first, then ensembles, merges and pruned edges, in the order of the plan."""
+    """The rows of the table, edges first, then ensembles, merges, pruned and narrowed edges, in the order of the plan."""
     for edge in plan.edges:
         yield from _rows(params, root, "edge", Key(Sources((edge,))), {})
     for sources in plan.ensembles:
         yield from _rows(params, root, "ensemble", Key(sources), {"method": "ensemble"})
     for merge in plan.merges:
         yield from _rows(params, root, "merge", Key(merge.sources, merge), _of_merge(params, merge))
-    for cell in plan.pruned:
-        yield from _rows(params, root, "pruned", Key(Sources((cell.edge,)), pruned=cell), _of_pruned(params, cell))
+    cells: tuple[Compressed, ...] = (*plan.pruned, *plan.narrowed)
+    for cell in cells:
+        key = Key(Sources((cell.edge,)), compressed=cell)
+        yield from _rows(params, root, cell.kind, key, _of_compressed(params, cell))
 
 
 def _of_merge(params: Params, merge: Merge) -> dict[str, Any]:
@@ -144,12 +154,12 @@ def _of_merge(params: Params, merge: Merge) -> dict[str, Any]:
     }
 
 
-def _of_pruned(params: Params, cell: Pruned) -> dict[str, Any]:
-    """The columns that only a pruned edge has."""
+def _of_compressed(params: Params, cell: Compressed) -> dict[str, Any]:
+    """The columns that only a pruned or narrowed edge has."""
     declared = params.normalize.get(cell.normalize)
     return {
         "method": cell.method,
-        "sparsity": cell.sparsity,
+        cell.measure: cell.share,
         "normalize": cell.normalize,
         "images_reset": None if declared is None else declared.images,
     }
@@ -178,6 +188,7 @@ def _rows(params: Params, root: Path, kind: str, key: Key, more: dict[str, Any])
         "status": "ok",
         "parameters": values.get("parameters"),
         "flops": values.get("flops"),
+        "without_partner": values.get("without_partner"),
         "model": values.get("model"),
         "sources": " ".join(f"{name}={digest}" for name, digest in values["sources"].items()),
         "data": " ".join(f"{name}={digest}" for name, digest in values["data"].items()),

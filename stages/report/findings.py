@@ -8,7 +8,7 @@ from itertools import islice, product
 
 import numpy as np
 
-from stages.plan.keys import UNCHANGED
+from stages.plan.keys import UNCHANGED, Narrowed, Pruned
 from stages.report.analysis import (
     Correlation,
     Deviation,
@@ -19,9 +19,9 @@ from stages.report.analysis import (
     spearman,
 )
 from stages.report.between import barriers
+from stages.report.compressed import CompressedResult, compressed_results
 from stages.report.diagnosed import Group, before_last, groups
 from stages.report.figures import SIDES, FigureData
-from stages.report.pruned import PrunedResult, pruned_results
 from stages.report.rows import combination_of, method_label
 
 __all__ = ["sentences"]
@@ -29,8 +29,8 @@ __all__ = ["sentences"]
 
 MOST_COMPARED = 12
 """Other methods that the main one is compared with in sentences; the tables have all."""
-MOST_PRUNED = 12
-"""Sentences on pruned networks; the table has all."""
+MOST_COMPRESSED = 12
+"""Sentences on pruned networks, and on narrowed ones; the tables have all."""
 
 
 def sentences(data: FigureData) -> list[str]:
@@ -41,7 +41,8 @@ def sentences(data: FigureData) -> list[str]:
         *_task_pairs(data),
         *_barriers(data),
         *_features(data),
-        *islice(_pruning(data), MOST_PRUNED),
+        *islice(_pruning(data), MOST_COMPRESSED),
+        *islice(_narrowing(data), MOST_COMPRESSED),
     ]
 
 
@@ -248,15 +249,15 @@ def _settings(group: Group) -> str:
 
 def _pruning(data: FigureData) -> Iterator[str]:
     """What each normalisation does to pruned networks, at the highest sparsity that has numbers with it and without."""
-    highest: dict[tuple[str, str, str, str], tuple[PrunedResult, PrunedResult]] = {}
-    found = [result for result in pruned_results(data.rows) if result.runs]
-    plain = {(r.task, r.model, r.method, r.sparsity): r for r in found if r.normalize == UNCHANGED}
+    highest: dict[tuple[str, str, str, str], tuple[CompressedResult, CompressedResult]] = {}
+    found = [result for result in compressed_results(data.rows, Pruned.kind) if result.runs]
+    plain = {(r.task, r.model, r.method, r.share): r for r in found if r.normalize == UNCHANGED}
     for result in found:
-        partner = plain.get((result.task, result.model, result.method, result.sparsity))
+        partner = plain.get((result.task, result.model, result.method, result.share))
         key = (result.task, result.model, result.method, result.normalize)
         if partner is None or partner is result or not partner.runs.keys() & result.runs.keys():
             continue
-        if key not in highest or highest[key][0].sparsity < result.sparsity:
+        if key not in highest or highest[key][0].share < result.share:
             highest[key] = result, partner
     for result, partner in highest.values():
         paired = paired_difference(result.runs, partner.runs)
@@ -264,6 +265,27 @@ def _pruning(data: FigureData) -> Iterator[str]:
         after, before = (100 * float(np.mean([r.runs[run] for run in shared])) for r in (result, partner))
         verdict = "" if paired.evident else ", no evidence of a difference"
         yield (
-            f"At sparsity {result.sparsity:g}, {result.normalize} changes {result.model} on {result.task}, pruned by "
+            f"At sparsity {result.share:g}, {result.normalize} changes {result.model} on {result.task}, pruned by "
             f"{result.method}, from {before:.1f} % to {after:.1f} %: {_points(paired.difference)} ({_interval(paired)}){verdict}."
+        )
+
+
+def _narrowing(data: FigureData) -> Iterator[str]:
+    """What joining units is worth against keeping some of them, at each width, after each normalisation."""
+    found = [result for result in compressed_results(data.rows, Narrowed.kind) if result.runs]
+    by_setting = {(r.setting, r.share, r.normalize, r.method): r for r in found}
+    for (setting, share, normalize, method), joined in by_setting.items():
+        others = [by_setting.get((setting, share, normalize, other)) for other in ("largest", "random")]
+        compared = [(other, paired_difference(joined.runs, other.runs)) for other in others if other is not None]
+        if method != "zip" or share == 1 or not any(paired.n for _, paired in compared):
+            continue
+        against = " and ".join(
+            f"{_points(paired.difference)} against {other.method} ({_interval(paired)}"
+            f"{'' if paired.evident else ', no evidence of a difference'})"
+            for other, paired in compared
+            if paired.n
+        )
+        yield (
+            f"Zipped to {100 * share:g} % of its units ({normalize}), {joined.model} on {joined.task} has "
+            f"{100 * joined.accuracy.mean:.1f} %, before {100 * joined.before.mean:.1f} %: {against}."
         )

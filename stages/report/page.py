@@ -85,12 +85,12 @@ def _facts(root: Path, data: FigureData, timings: list[dict[str, Any]]) -> list[
     )
     merges = {row["cell"] for row in data.rows if row["kind"] == "merge"}
     edges = {row["cell"] for row in data.rows if row["kind"] == "edge"}
-    pruned = {row["cell"] for row in data.rows if row["kind"] == "pruned"}
+    smaller = {kind: {row["cell"] for row in data.rows if row["kind"] == kind} for kind in ("pruned", "narrowed")}
     seconds = sum(entry["seconds"] for entry in timings)
     versions = ", ".join(f"{name} {version}" for name in PACKAGES if (version := _version(name)))
     return [
         ("merges", f"{len(merges)} of {len(edges)} edge models"),
-        *([("pruned networks", str(len(pruned)))] if pruned else []),
+        *((f"{kind} networks", str(len(cells))) for kind, cells in smaller.items() if cells),
         ("commit", commit + dirty),
         ("machine", f"{platform.machine()}, {os.cpu_count()} cores, {_device()}, Python {platform.python_version()}"),
         ("versions", versions),

@@ -9,7 +9,7 @@ import numpy as np
 
 from mergeline.depth import PLACEMENTS, Depths
 from stages.formats.blocks import Similarity, matrices
-from stages.report.rows import Row
+from stages.report.rows import Row, key_of
 
 __all__ = ["Blocks", "block_pairs", "likeness", "placement_lines", "segments"]
 
@@ -46,13 +46,34 @@ def likeness(blocks: Blocks, placement: str) -> float:
     return float(np.mean([matrix[deep, own] for matrix, at in pairs for deep, own in enumerate(at)]))
 
 
-def placement_lines(rows: Iterable[Row]) -> list[list[str]]:
-    """For each pair and placement its name, the positions of the shallow blocks, and :func:`likeness`."""
+def placement_lines(blocks: Iterable[Row], rows: Iterable[Row]) -> list[list[str]]:
+    """For each pair and placement its name, the positions of the shallow blocks, :func:`likeness`, and the units of its merges
+    that have no partner; empty where nothing was merged.
+
+    ``blocks``: likenesses of blocks; ``rows``: of ``results.parquet``.
+    """
+    lacking = _without_partner(rows)
     return [
-        [pair.cell, name, _positions(segments(pair, name)), f"{likeness(pair, name):.3f}"]
-        for pair in block_pairs(rows)
+        [
+            pair.cell,
+            name,
+            _positions(segments(pair, name)),
+            f"{likeness(pair, name):.3f}",
+            lacking.get((pair.cell, name), ""),
+        ]
+        for pair in block_pairs(blocks)
         for name in PLACEMENTS
     ]
+
+
+def _without_partner(rows: Iterable[Row]) -> dict[tuple[str, str], str]:
+    """By the sources of a merge and their placement."""
+    found = {}
+    for row in rows:
+        if row["kind"] == "merge" and row["without_partner"] is not None:
+            sources = key_of(row).sources
+            found[str(sources.unplaced), sources.placement] = str(row["without_partner"])
+    return found
 
 
 def _positions(found: Iterable[Sequence[int]]) -> str:

@@ -51,11 +51,11 @@ def method_label(row: Row) -> str:
 
 
 def setting_label(row: Row) -> str:
-    """What makes cells of one combination comparable: how a merge or a pruned edge was made, else the kind."""
+    """What makes cells of one combination comparable: how a merge or a smaller edge was made, else the kind."""
     key = key_of(row)
     if key.merge is not None:
         return method_label(row)
-    return key.pruned.label() if key.pruned is not None else str(row["kind"])
+    return key.compressed.label() if key.compressed is not None else str(row["kind"])
 
 
 def main_scope(row: Row) -> str:
@@ -65,7 +65,7 @@ def main_scope(row: Row) -> str:
 
 
 def source_edges(row: Row) -> list[str]:
-    """Names of the edges behind a merge, an ensemble or a pruned edge."""
+    """Names of the edges behind a merge, an ensemble or a smaller edge."""
     return [str(edge) for edge in key_of(row).sources.edges]
 
 

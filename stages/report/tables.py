@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from stages.plan.keys import Combination, TaskPair
+from stages.plan.keys import Combination, Narrowed, Pruned, TaskPair
 from stages.report.analysis import PairResult, Sample, deviations, pair_results, simplicity
 from stages.report.between import barriers
+from stages.report.compressed import compressed_results
 from stages.report.diagnosed import groups, layer_lines
 from stages.report.figures import FigureData
 from stages.report.placed import placement_lines
-from stages.report.pruned import pruned_results
 from stages.report.rows import combination_of
 
 __all__ = ["TABLES", "TableSpec", "percent"]
@@ -248,10 +248,24 @@ def _pruned(data: FigureData) -> Lines:
     header = ["task", "model", "method", "sparsity (%)", "normalisation", "runs", "accuracy (%)", "not pruned (%)"]
     lines = [
         [
-            r.task, r.model, r.method, f"{100 * r.sparsity:g}", r.normalize, _runs(r.accuracy), percent(r.accuracy),
-            percent(r.unpruned),
+            r.task, r.model, r.method, f"{100 * r.share:g}", r.normalize, _runs(r.accuracy), percent(r.accuracy),
+            percent(r.before),
         ]
-        for r in pruned_results(data.rows)
+        for r in compressed_results(data.rows, Pruned.kind)
+    ]  # fmt: skip
+    return header, lines
+
+
+def _narrowed(data: FigureData) -> Lines:
+    header = ["task", "model", "method", "width (%)", "normalisation", "runs", "accuracy (%)", "95 % interval",
+              "parameters (%)", "multiply-adds (%)", "full width (%)"]  # fmt: skip
+    lines = [
+        [
+            r.task, r.model, r.method, f"{100 * r.share:g}", r.normalize, _runs(r.accuracy), percent(r.accuracy),
+            "" if math.isnan(r.interval.low) else f"[{100 * r.interval.low:.2f}, {100 * r.interval.high:.2f}]",
+            _number(r.left["parameters"], 1), _number(r.left["flops"], 1), percent(r.before),
+        ]
+        for r in compressed_results(data.rows, Narrowed.kind)
     ]  # fmt: skip
     return header, lines
 
@@ -261,7 +275,8 @@ def _digits(value: float | None) -> str:
 
 
 def _placements(data: FigureData) -> Lines:
-    return ["models", "placement", "positions", "mean CKA"], placement_lines(data.blocks)
+    header = ["models", "placement", "positions", "mean CKA", "units without a partner"]
+    return header, placement_lines(data.blocks, data.rows)
 
 
 TABLES: tuple[TableSpec, ...] = (
@@ -290,9 +305,15 @@ TABLES: tuple[TableSpec, ...] = (
     TableSpec("placements", "Placements of blocks",
               "Where the blocks of the shallow model stand among those of the deep one (the first model named), stage by stage, "
               "counted from 1; identity blocks stand everywhere else. Mean CKA: of every deep block with the shallow one in whose "
-              "segment it lies.", _placements),
+              "segment it lies. Units without a partner: those inside of the identity blocks, which are the deep model's alone.",
+              _placements),
     TableSpec("pruned", "Pruned networks",
               "Accuracy in percent, mean ± standard deviation over runs, of edge models with a share of their weights set to "
               "zero, without training afterwards, and of the same models before. Normalisation: what set their statistics.",
               _pruned),
+    TableSpec("narrowed", "Narrowed networks",
+              "Accuracy in percent, mean ± standard deviation over runs and its 95 % interval (Student), of edge models with a "
+              "share of the units of every space, without training afterwards, and of the same models before. Parameters and "
+              "multiply-adds: in percent of the same models before. Zip joins units that are alike, largest keeps those with the "
+              "largest weights, random keeps any.", _narrowed),
 )  # fmt: skip
