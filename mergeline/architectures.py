@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mergeline.kinds import Kind
+from mergeline.kinds import Kind, Target
 from mergeline.registry import Registry
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ class Design:
     where depth is not counted so. ``batch_norms``: whether it has any, if that is known. ``check``: raises ValueError for a
     description that it cannot build. ``compares``: what compares its units with each other, so that their number cannot change,
     if that is known. ``family``: its architectures differ in their blocks and their ``multiplier`` alone, which is how many times
-    the channels there are. ``reads``: what its inputs are. ``recipe``: settings of a training (fields of
-    :class:`mergeline.training.Recipe`) where its networks need others than usual.
+    the channels there are. ``reads``: what its inputs are. ``tells``: what its outputs are of. ``recipe``: settings of a training
+    (fields of :class:`mergeline.training.Recipe`) where its networks need others than usual.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Design:
     family: str = ""
     multiplier: float = 1.0
     reads: Kind = "images"
+    tells: Target = "classes"
     recipe: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
@@ -102,6 +103,18 @@ def _bottleneck(name: str) -> Design:
         return BottleneckResNet(BLOCKS[name], **sizes)
 
     return Design(name, make, BLOCKS[name], batch_norms=True, family="bottleneck")
+
+
+def _segmenter(name: str) -> Design:
+    def make(**sizes: Any) -> nn.Module:
+        from mergeline.models.segmenter import Segmenter
+
+        return Segmenter(BLOCKS[name], **sizes)
+
+    return Design(f"{name}-seg", make, BLOCKS[name], batch_norms=True, family="segmenter", tells="pixels")
+
+
+SEGMENTERS = ("r17", "r26", "r50")
 
 
 def _resnet20(**sizes: Any) -> nn.Module:
@@ -203,6 +216,7 @@ NARROW: tuple[Design, ...] = (
     *(_vit(depth) for depth in VIT_BLOCKS),
     Design("swin", _swin, batch_norms=False, recipe=TRANSFORMER),
     *map(_bert, BERT_LAYERS),
+    *map(_segmenter, SEGMENTERS),
 )
 WIDER = (2, 4)
 """Times the channels at which there are bottleneck ResNets and VGG, those with layer norm left out: it compares units with each
@@ -218,7 +232,7 @@ ARCHITECTURES: Registry[Design] = Registry(
 )
 """Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels; x4: 64), VGG (64 channels), linear networks (32 units),
 vision transformers (three heads of 64 units), Swin (heads of 32 units) and BERT's encoders (12 heads of 32 units), which read
-texts; ``NAMEx2`` has twice the channels of ``NAME``."""
+texts; ``r26-seg`` and its like tell the class of every pixel; ``NAMEx2`` has twice the channels of ``NAME``."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mergeline.kinds import UNLABELLED, Target
 from mergeline.metrics import METRICS
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "ensemble_logits",
     "flops",
     "joint_accuracy",
+    "labelled",
     "parameters",
+    "pixel_logits",
     "predict",
     "score",
 ]
@@ -32,19 +35,41 @@ def predict(model: nn.Module, batches: Iterable[Tensor]) -> Tensor | dict[str, T
     return torch.cat([part.float().cpu() for part in parts])
 
 
+def pixel_logits(outputs: Tensor) -> Tensor:
+    """A row for each decision, ``(N, classes)``: outputs ``(B, classes, H, W)`` pixel by pixel, others as they are."""
+    return outputs.movedim(1, -1).flatten(0, -2)
+
+
+def labelled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The decisions that have a label, ``(n, classes)`` and ``(n,)``.
+
+    ``logits``: ``(N, classes)``, a row for each of ``labels`` in order, of images or of their pixels.
+    """
+    flat = labels.flatten().to(logits.device, torch.int64)
+    if len(flat) != len(logits):
+        raise ValueError(f"{len(logits)} decisions were made where there are {len(flat)} labels")
+    kept = flat != UNLABELLED
+    return (logits, flat) if bool(kept.all()) else (logits[kept], flat[kept])
+
+
 def score(logits: Tensor, labels: Tensor, bins: int = 15) -> dict[str, float]:
-    """Every metric of :data:`mergeline.metrics.METRICS` by name, and ``n``, the number of images.
+    """Every metric of :data:`mergeline.metrics.METRICS` that holds by name, and ``n``, the number of images (or of pixels).
 
     Parameters
     ----------
-    logits: ``(N, classes)``; ``labels``: ``(N,)``.
+    logits: ``(N, classes)``. labels: ``(N,)``, or of pixels ``(B, H, W)``, ``N`` in all; :data:`mergeline.kinds.UNLABELLED`
+        counts for nothing.
     bins: for what is binned.
     """
-    return {**{name: metric.measure(logits, labels, bins) for name, metric in METRICS.items()}, "n": len(labels)}
+    target: Target = "classes" if labels.dim() == 1 else "pixels"
+    logits, labels = labelled(logits, labels)
+    found = {name: metric.measure(logits, labels, bins) for name, metric in METRICS.items() if target in metric.targets}
+    return {**found, "n": len(labels)}
 
 
 def confusion(logits: Tensor, labels: Tensor) -> Tensor:
     """How often each true class (row) was predicted as each class (column), ``(classes, classes)`` int64."""
+    logits, labels = labelled(logits, labels)
     classes = logits.shape[1]
     return torch.bincount(labels * classes + logits.argmax(1), minlength=classes * classes).view(classes, classes)
 
@@ -58,9 +83,9 @@ def joint_accuracy(logits: Sequence[Sequence[Tensor]], labels: Sequence[Tensor])
     right = count = 0
     for task, (per_head, target) in enumerate(zip(logits, labels, strict=True)):
         offset = sum(head.shape[1] for head in per_head[:task])
-        predicted = torch.cat(list(per_head), dim=1).argmax(1)
-        right += int((predicted == target + offset).sum())
-        count += len(target)
+        together, own = labelled(torch.cat(list(per_head), dim=1), target)
+        right += int((together.argmax(1) == own + offset).sum())
+        count += len(own)
     return right / count
 
 

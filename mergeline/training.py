@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mergeline.inputs import augmented, network_input
+from mergeline.kinds import UNLABELLED
 
 __all__ = ["OPTIMIZERS", "EpochRecord", "Recipe", "TrainState", "learning_rate", "train"]
 
@@ -107,10 +108,10 @@ def train(
 
     Parameters
     ----------
-    images, labels: ``(N, H, W, C)`` uint8 (or texts, ``(N, T)`` token numbers) and ``(N,)`` int64, on the model's device (or on
-        the CPU: then each batch is copied over as it is needed).
+    images, labels: ``(N, H, W, C)`` uint8 (or texts, ``(N, T)`` token numbers) and ``(N,)`` labels (or of every pixel
+        ``(N, H, W)``), on the model's device (or on the CPU: then each batch is copied over as it is needed).
     generator: draws order and augmentation, on the images' device.
-    readout: turns the network's outputs into logits (see mergeline.text).
+    readout: turns the network's outputs into logits, a row for each label (see mergeline.text).
     resume: go on from this state instead of from the model's weights.
     on_epoch, on_step: called after each epoch with the state, and after each step with (steps done, steps in all).
 
@@ -136,23 +137,24 @@ def train(
     for epoch in range(first, recipe.epochs):
         order = torch.randperm(len(images), generator=generator, device=images.device)
         loss_sum = torch.zeros((), device=device)
-        correct = torch.zeros((), device=device, dtype=torch.int64)
+        correct, counted = torch.zeros((2,), device=device, dtype=torch.int64)
         for step in range(steps):
             rate = learning_rate(recipe, epoch * steps + step, total)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             chosen = order[step * size : (step + 1) * size]
             batch = augmented(images[chosen], recipe.shift, recipe.flip, generator)
-            target = labels[chosen].to(device, non_blocking=True)
+            target = labels[chosen].to(device, torch.int64, non_blocking=True).flatten()
             inputs = network_input(batch.to(device, non_blocking=True))
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
                 logits = readout(network(inputs))
-                loss = F.cross_entropy(logits, target, label_smoothing=recipe.label_smoothing)
+                loss = F.cross_entropy(logits, target, ignore_index=UNLABELLED, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             loss_sum += loss.detach()
             correct += (logits.detach().argmax(1) == target).sum()
+            counted += (target != UNLABELLED).sum()
             if on_step is not None:
                 on_step(epoch * steps + step + 1, total)
         mean_loss = float(loss_sum) / steps
@@ -161,7 +163,7 @@ def train(
                 f"the training loss became {mean_loss} in epoch {epoch + 1}; try a lower train.learning_rate "
                 f"(now {recipe.learning_rate}) or a longer train.warmup (now {recipe.warmup})"
             )
-        history.append(EpochRecord(epoch + 1, rate, mean_loss, int(correct) / (steps * size)))
+        history.append(EpochRecord(epoch + 1, rate, mean_loss, int(correct) / int(counted)))
         if on_epoch is not None:
             on_epoch(
                 TrainState(

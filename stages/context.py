@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mergeline.evaluation import pixel_logits
 from mergeline.inputs import batches, to_device
 from mergeline.tasks.task import PreparedTask
 from mergeline.text import text_logits
@@ -53,10 +54,11 @@ class Context:
         return self._embeddings(task).shape[1] if self.outputs_are_text else n_classes
 
     def readout(self, task: str) -> Callable[[torch.Tensor], torch.Tensor]:
-        """What turns a network's outputs into logits over a task's classes."""
+        """What turns a network's outputs into logits over a task's classes, a row for each image, text or pixel."""
         if not self.outputs_are_text:
-            return _as_they_are
-        return partial(text_logits, embeddings=self._embeddings(task), scale=self.params.targets.scale)
+            return pixel_logits
+        logits = partial(text_logits, embeddings=self._embeddings(task), scale=self.params.targets.scale)
+        return lambda outputs: logits(pixel_logits(outputs))
 
     def _embeddings(self, task: str) -> torch.Tensor:
         path = self.path(paths.targets(task))
@@ -103,7 +105,3 @@ class Progress:
             left = (now - self.start) / max(done, 1) * (total - done)
             end = "\n" if done >= total else ""
             print(f"\r{self.label}: {done}/{total}, {left:.0f} s left ", end=end, file=sys.stderr, flush=True)
-
-
-def _as_they_are(outputs: torch.Tensor) -> torch.Tensor:
-    return outputs

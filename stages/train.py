@@ -176,7 +176,10 @@ def _head_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 def _recipe(context: Context, edge: Edge, section: str) -> Recipe:
     task = context.params.tasks[edge.task]
     flip = TASKS[task.source or edge.task].mirror_safe if task.flip is None else task.flip
-    return Recipe(**recipe_settings(context.params, edge, section), flip=flip)
+    settings = recipe_settings(context.params, edge, section)
+    if TASKS[task.source or edge.task].target == "pixels":  # whose labels do not move with the image
+        settings, flip = settings | {"shift": 0}, False
+    return Recipe(**settings, flip=flip)
 
 
 def _train(

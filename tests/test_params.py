@@ -168,7 +168,7 @@ CASES: list[tuple[list[Any], Any, str]] = [
     (["merges", "same", "architectures"], ["vgg11", "vgg11x2-bn"], "merges.same.architectures: none of vgg11, vgg11x2-bn can hold"),
     (["merges", "same", "architectures"], ["vgg11-ln", "vgg16-ln"], "merges.same.architectures: none of vgg11-ln, vgg16-ln can"),
     # networks, tasks and the encoder read the same
-    (["tasks", "bars"], {"source": "tweets"}, "tasks.dots: are images, and those of bars are texts; make a benchmark of each"),
+    (["tasks", "bars"], {"source": "tweets"}, "tasks.dots: are images with classes, and those of bars are texts with classes"),
     (["similarity", "encoder"], "minilm", "similarity.encoder: the samples of bars are images, which minilm does not read; set "),
     (["pretrained"], {"r71": "x"}, "pretrained.r71: unknown 'r71' (did you mean 'r17'?); allowed: r17, r26"),
     (["pretrained"], {"vgg11": "x"}, "pretrained.vgg11: nothing is made of vgg11; there are: r17, r29"),
@@ -263,7 +263,9 @@ def test_a_mistake_is_one_line_with_its_key(path: list[Any], value: Any, message
 def test_networks_read_what_the_tasks_are() -> None:
     found = faults(changed(["architectures"], ["r17", "bert3"]))
     assert any(
-        "architectures: bert3 reads texts, and the samples of bars are images; allowed: r17, " in line for line in found
+        "architectures: bert3 is for texts with classes, and the samples of bars are images with classes; allowed: r17, "
+        in line
+        for line in found
     )
     assert not any("allowed: " in line and "bert6" in line for line in found)
 

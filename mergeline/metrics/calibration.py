@@ -23,4 +23,4 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
     return float(gap.abs().sum() / len(labels))
 
 
-CALIBRATION_ERROR = Metric("calibration_error", "gap between confidence and accuracy", calibration_error, 0, 1)
+CALIBRATION_ERROR = Metric("calibration_error", "gap between confidence and accuracy", calibration_error, 0, 1, "lower")

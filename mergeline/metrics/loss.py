@@ -19,4 +19,4 @@ def _loss(logits: Tensor, labels: Tensor, bins: int) -> float:
     return float(F.cross_entropy(logits.double(), labels))
 
 
-LOSS = Metric("loss", "cross-entropy in nats", _loss, 0, math.inf)
+LOSS = Metric("loss", "cross-entropy in nats", _loss, 0, math.inf, "lower")

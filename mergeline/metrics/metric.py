@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from mergeline.kinds import Target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +19,8 @@ class Metric:
     """A registered score.
 
     ``measure``: from logits ``(N, classes)``, labels ``(N,)`` and the number of bins for what is binned. ``low``,
-    ``high``: what it can be; a value outside is an error in the audit.
+    ``high``: what it can be; a value outside is an error in the audit. ``better``: which end is. ``targets``: of what labels it
+    holds.
     """
 
     name: str
@@ -25,3 +28,5 @@ class Metric:
     measure: Callable[[Tensor, Tensor, int], float]
     low: float
     high: float
+    better: Literal["higher", "lower"] = "higher"
+    targets: tuple[Target, ...] = ("classes", "pixels")

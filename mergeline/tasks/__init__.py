@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mergeline.registry import Registry
+from mergeline.tasks.dense import COVERMAP, MASKS, VOC, WATERMAP
 from mergeline.tasks.folders import (
     CUB,
     DTD,
@@ -27,6 +28,6 @@ TASKS: Registry[Adapter] = Registry(
     Adapter,
     (
         DIGITS, OPTDIGITS, LANDCOVER, FASHION, LETTERS, FONTDIGITS, MNIST, SVHN, EUROSAT, DTD, CUB, NABIRDS, INFOGRAPH,
-        IMAGENET, FOLDER, TWEETS, VERSES, SPAM, PACKAGES, TEXTS,
+        IMAGENET, FOLDER, TWEETS, VERSES, SPAM, PACKAGES, TEXTS, COVERMAP, WATERMAP, VOC, MASKS,
     ),
 )  # fmt: skip

