@@ -71,6 +71,7 @@ STAGES: dict[str, Stage] = {
     ),
     "landscape": Stage("stages.landscape", "run", "losses around a merge and its models", _MERGE, gpu=True, seconds=30),
     "diagnosis": Stage("stages.diagnosis", "run", "a merge's layers beside its models'", _MERGE, gpu=True, seconds=10),
+    "examples": Stage("stages.examples", "run", "what a merge and its models tell of images", _MERGE, gpu=True),
     "prune": Stage("stages.prune", "run", "prune an edge", _PRUNED, gpu=True, variants="mergeline.normalization"),
     "narrow": Stage("stages.narrow", "run", "narrow an edge", _NARROWED, gpu=True, variants="mergeline.normalization"),
     "evaluate": Stage("stages.evaluate", "run_merge", "score a merge", _MERGE, gpu=True),

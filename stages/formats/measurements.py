@@ -14,12 +14,15 @@ from stages.formats import FORMAT, KEY, check_format
 from stages.formats.files import reading
 from stages.formats.tables import gathered, write_table
 
-__all__ = ["MEASURES", "gathered_measurements", "read_measurement", "write_measurement"]
+__all__ = ["INPUT", "MEASURES", "TARGET", "gathered_measurements", "read_measurement", "write_measurement"]
 
 
 def _field(name: str, kind: pa.DataType, about: str) -> pa.Field:
     return pa.field(name, kind, metadata={"about": about})
 
+
+INPUT, TARGET = "input", "target"
+"""What pictures are called that no network made."""
 
 MEASURES: dict[str, pa.Schema] = {
     "curve": pa.schema(
@@ -61,6 +64,16 @@ MEASURES: dict[str, pa.Schema] = {
             _field("other", pa.string(), "cka: the network that is compared with"),
             _field("other_layer", pa.string(), "cka: its layer"),
             _field("other_place", pa.int32(), "cka: the place of that layer"),
+        ]
+    ),
+    "examples": pa.schema(
+        [
+            _field("scope", pa.string(), "a task"),
+            _field("image", pa.int32(), "place among the images that are shown"),
+            _field("picture", pa.string(), f"{INPUT}, {TARGET}, a source (first, second, ...), or merged"),
+            _field("size", pa.int32(), "pixels of its side"),
+            _field("values", pa.list_(pa.int16()), "classes of the pixels, row by row, -1 for none; input: its bytes"),
+            _field("classes", pa.list_(pa.string()), f"{TARGET}: what the classes are called"),
         ]
     ),
 }

@@ -15,13 +15,12 @@ from pydantic import ValidationError
 from mergeline.architectures import ARCHITECTURES, INITIALIZATIONS, Architecture, deepest, known_names, multiplier
 from mergeline.depth import PLACEMENTS
 from mergeline.encoder_names import LITE0, MINILM, describe_encoder, encoder_reads
-from mergeline.kinds import Kind
 from mergeline.matching import MATCHERS
 from mergeline.narrowing_options import OPTIONS as NARROWERS
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.pruning_options import OPTIONS as PRUNERS
 from mergeline.readings import SMALLEST_BATCH
-from mergeline.tasks import TASKS
+from mergeline.tasks import TASKS, Adapter
 from stages.plan.expansion import architecture_lists, expand_cells, narrowed_cells, pruned_cells
 from stages.plan.keys import INITIALIZATION, UNCHANGED, Edge
 from stages.plan.params import Compression, MergeSeries, Method, Narrowing, Params, Training, WithOptions
@@ -313,8 +312,12 @@ def _measures(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
     for index, measure in enumerate(series.measures):
         if measure == "diagnosis":
             yield from _few_images(params, f"{path}.measures[{index}]: layers are compared", series)
-            if "texts" in [_reads(params, name) for name in _task_names(series)]:
+            if "texts" in [adapter.kind for adapter in _adapters(params, _task_names(series)).values()]:
                 yield f"{path}.measures[{index}]: features are measured from those of a zero input, and there is no zero text"
+            continue
+        if measure == "examples":
+            if "classes" in [adapter.target for adapter in _adapters(params, _task_names(series)).values()]:
+                yield f"{path}.measures[{index}]: examples are shown of tasks that tell the class of each pixel"
             continue
         key, what = f"{path}.measures[{index}]", f"a {measure} lies between two models that become one network"
         several = [entry for entry in series.tasks if isinstance(entry, list)]
@@ -403,18 +406,15 @@ def _pretrained(params: Params) -> Iterator[str]:
             yield f"pretrained.{name}: nothing is made of {name}; there are: {', '.join(sorted(used))}"
 
 
-def _reads(params: Params, task: str) -> Kind | None:
-    """What a task's samples are; None if it is not known."""
-    known = params.tasks.get(task)
-    source = (known.source or task) if known is not None else task
-    return TASKS[source].kind if source in TASKS else None
+def _adapters(params: Params, tasks: Iterable[str]) -> dict[str, Adapter]:
+    """Those of the tasks that are known."""
+    sources = {name: params.tasks[name].source or name for name in tasks if name in params.tasks}
+    return {name: TASKS[source] for name, source in sources.items() if source in TASKS}
 
 
 def _kinds(params: Params) -> Iterator[str]:
     """Networks, their tasks and the encoder that compares these fit each other: images or texts, classes or pixels."""
-    adapters = {
-        name: TASKS[task.source or name] for name, task in params.tasks.items() if (task.source or name) in TASKS
-    }
+    adapters = _adapters(params, params.tasks)
     if not adapters:
         return
     first, adapter = next(iter(adapters.items()))

@@ -190,7 +190,7 @@ class Method(Section):
 
 
 Control = Literal["self", "random", "untrained"]
-Measure = Literal["curve", "landscape", "diagnosis"]
+Measure = Literal["curve", "landscape", "diagnosis", "examples"]
 """What can be measured of a merge beside its scores; see :mod:`stages.formats.measurements`."""
 
 

@@ -380,6 +380,17 @@ def _diagnosis_stage(params: Params, merge: Merge) -> StageCell:
     return _stage("diagnosis", merge, paths.sources_pipeline(merge.sources), deps, keys, outs)
 
 
+def _examples_stage(params: Params, merge: Merge) -> StageCell:
+    deps = [
+        str(paths.merged_model(merge)),
+        *(str(paths.edge_model(edge)) for edge in dict.fromkeys(merge.edges)),
+        *(str(paths.task(task)) for task in merge.sources.tasks),
+        *_target_files(params, merge.sources.tasks),
+    ]
+    outs = [str(paths.measurement("examples", merge))]
+    return _stage("examples", merge, paths.sources_pipeline(merge.sources), deps, ["compute", "targets"], outs)
+
+
 def _section(params: Params, name: str) -> list[str]:
     """The key of a section that may be left out: DVC knows no parameter that params.yaml does not have."""
     return [name] if name in params.model_fields_set else []
@@ -389,6 +400,7 @@ MEASURED: dict[str, Callable[[Params, Merge], StageCell]] = {
     "curve": _curve_stage,
     "landscape": _landscape_stage,
     "diagnosis": _diagnosis_stage,
+    "examples": _examples_stage,
 }
 """By measure, the stage that takes it of a merge."""
 
