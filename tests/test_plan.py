@@ -89,7 +89,25 @@ def wide() -> Params:
     return parse_params(values)
 
 
-BENCHMARKS = {"demo": demo, "small": lambda: parse_params(bench_values()), "rich": rich, "wide": wide}
+def transformers() -> Params:
+    """Architectures with recipes of their own, from their design, from ``recipes`` and from a sweep."""
+    values = bench_values(recipes={"vit8": {"epochs": 3}, "r17": {"learning_rate": 0.5, "optimizer": "adamw"}})
+    values["normalize"]["repair"] = {"images": 8, "batch_size": 4}
+    series = {"architectures": ["vit4", "vit8"], "normalize": ["none", "repair"]}
+    values["merges"] |= {
+        "depths": series | {"tasks": [["bars", "late"]], "placements": ["append", "lma"], "controls": ["untrained"]},
+        "swept": series | {"tasks": ["bars"], "sweep": {"epochs": [1]}},
+    }
+    return parse_params(values)
+
+
+BENCHMARKS = {
+    "demo": demo,
+    "small": lambda: parse_params(bench_values()),
+    "rich": rich,
+    "wide": wide,
+    "transformers": transformers,
+}
 
 
 @pytest.fixture(params=BENCHMARKS)

@@ -23,7 +23,7 @@ from PIL import Image
 from pydantic import BaseModel
 from safetensors.torch import load_file, save_file
 
-from mergeline.architectures import Architecture, build
+from mergeline.architectures import ARCHITECTURES, Architecture, build
 from mergeline.diagnostics import (
     batch_norm_statistics,
     cka_map,
@@ -145,6 +145,16 @@ def bench_params() -> dict[str, Any]:
         "normalize": ["repair"],
         "placements": ["lma"],
     }
+    values["merges"]["transformers"] = {
+        "tasks": ["bars"],
+        "architectures": ["vit4", "vit6"],
+        "seeds": [0],
+        "methods": ["permute", "zip"],
+        "normalize": ["none", "repair"],
+        "placements": ["append", "lma"],
+        "measures": ["curve", "diagnosis"],
+    }
+    values["recipes"] = {"vit6": {"epochs": 1, "learning_rate": 0.0078125}}
     small = {"tasks": ["bars"], "architectures": ["r17"], "seeds": [0], "sparsities": [0.6]}
     values["pruning"] = {
         "plain": small | {"methods": ["wanda"]},
@@ -273,6 +283,7 @@ CELLS = [
     ("prepare", "bars"),
     ("prepare", "late"),
     ("train", EDGE),
+    ("train", "bars.vit6.s0"),
     ("finetune", "late.r17.s1"),
     ("untrained", "bars.r29.u0"),
     ("predict", f"{EDGE}.on-late"),
@@ -402,6 +413,8 @@ class Watched:
 
     def __getattr__(self, name: str) -> Any:
         value, path = getattr(self._value, name), f"{self._path}.{name}".lstrip(".")
+        if name == "model_fields_set":  # which keys there are makes the plan; their values are looked at one by one
+            return value
         if isinstance(value, BaseModel):
             return Watched(value, path, self._seen)
         if isinstance(value, dict):
@@ -659,6 +672,17 @@ def test_the_cost_of_a_merge_of_one_task_is_that_of_one_model(bench: Bench) -> N
 
 
 # -- the table of all ---------------------------------------------------------------------------------------------------
+
+
+def test_an_architecture_is_trained_by_its_recipe_and_that_of_params_yaml(bench: Bench) -> None:
+    histories = {name: pq.read_table(bench.root / paths.edge_history(parse_edge(f"bars.{name}.s0"))).to_pylist()
+                 for name in ("r17", "vit4", "vit6")}  # fmt: skip
+    recipe = ARCHITECTURES["vit4"].recipe
+    assert [len(rows) for rows in histories.values()] == [2, 2, 1]
+    assert histories["vit4"][0]["learning_rate"] / histories["r17"][0]["learning_rate"] == pytest.approx(
+        recipe["learning_rate"] / bench.params.train.learning_rate, rel=0.2
+    )
+    assert 0 < histories["vit6"][0]["learning_rate"] < 0.0078125
 
 
 def test_a_curve_goes_from_one_model_over_the_merge_to_the_other(bench: Bench) -> None:

@@ -20,10 +20,10 @@ WITHOUT_MOMENTUM = ("adamw",)
 
 def recipe_settings(params: Params, edge: Edge, section: str) -> dict[str, Any]:
     """Every setting of the schema's :class:`Training` as ``edge`` is trained. ``section``: ``train`` or ``finetune``."""
-    settings = Training().model_dump() | dict(ARCHITECTURES[edge.architecture].recipe)
-    for given in reversed(_sections(params, edge, section).values()):
-        settings |= given.model_dump(exclude_unset=True)
-    return settings | {key: value for key, value in edge.recipe if key != INITIALIZATION}
+    settings = {key: value for key, value in edge.recipe if key != INITIALIZATION}
+    for given in _sections(params, edge, section).values():  # no setting is read that a stronger one overrides
+        settings |= {key: getattr(given, key) for key in given.model_fields_set if key not in settings}
+    return Training().model_dump() | dict(ARCHITECTURES[edge.architecture].recipe) | settings
 
 
 def recipe_keys(params: Params, edge: Edge, section: str) -> list[str]:
