@@ -105,8 +105,10 @@ def with_bundles(spaces: Spaces, maps: Mapping[str, UnitMap]) -> dict[str, UnitM
     for name, unit_map in maps.items():
         space = spaces[name]
         if space.bundle_space and space.bundle_space not in result:
-            kind = Absent if isinstance(unit_map, Absent) else Permutation
-            result[space.bundle_space] = kind(_bundle_order(unit_map, space.bundles))
+            lacking = isinstance(unit_map, Absent)
+            result[space.bundle_space] = (
+                Absent(space.bundles, space.bundles) if lacking else Permutation(_bundle_order(unit_map, space.bundles))
+            )
     return result
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # matching is planned and tested without torch; only tensors that come in are
     from torch import Tensor
 
-__all__ = ["Absent", "Dense", "Groups", "Permutation", "UnitMap", "without_partner"]
+__all__ = ["Absent", "Dense", "Groups", "Permutation", "UnitMap", "among_more", "without_partner"]
 
 Index = NDArray[np.int64]
 Float64 = NDArray[np.float64]
@@ -118,20 +118,45 @@ class Permutation(UnitMap):
         return Permutation(self.index[then.index])
 
 
-class Absent(Permutation):
+@dataclass(frozen=True, eq=False)
+class Absent(UnitMap):
     """Units that are there in name only, as in the identity blocks of an expanded network: they have no part in the merged
     ones, which are the other models' alone. All tensors that make them are 0, and nothing reads them."""
 
+    size: int
+    merged: int
+
+    @property
+    def is_permutation(self) -> bool:
+        return True  # no unit is lost: there is none
+
     def merge(self, tensor: Tensor, axis: int) -> Tensor:
-        return tensor.new_zeros(tensor.shape)
+        shape = list(tensor.shape)
+        shape[axis] = self.merged
+        return tensor.new_zeros(shape)
 
     unmerge = merge
+
+    def restore(self, tensor: Tensor, axis: int) -> Tensor:
+        """Of any merged units, as nothing reads them."""
+        return tensor.index_select(axis, _indices(np.arange(self.size) % self.merged, tensor))
 
     def deviations(self, tensor: Tensor, axis: int) -> Tensor:
         return self.merge(tensor, axis)
 
     def mass(self) -> Float64:
-        return np.zeros(self.size)
+        return np.zeros(self.merged)
+
+
+def among_more(unit_map: UnitMap, merged: int) -> UnitMap:
+    """The same map to the first units of a merged network that has ``merged`` of them; the others take none."""
+    if isinstance(unit_map, Permutation):
+        return Groups(np.argsort(unit_map.index), merged)
+    if isinstance(unit_map, Groups):
+        return Groups(unit_map.labels, merged)
+    assert isinstance(unit_map, Dense)
+    added = merged - unit_map.merged
+    return Dense(np.pad(unit_map.to_merged, ((0, added), (0, 0))), np.pad(unit_map.to_own, ((0, 0), (0, added))))
 
 
 def without_partner(maps: Sequence[Mapping[str, UnitMap]]) -> tuple[int, ...]:

@@ -79,7 +79,12 @@ def test_heads_of_different_sizes_come_back(tmp_path: Path, monkeypatch: pytest.
 def test_maps_come_back_as_they_were_written(tmp_path: Path) -> None:
     maps: list[dict[str, UnitMap]] = [
         {"a": Permutation(np.array([1, 0, 2])), "b": Groups(np.array([0, 0, 1, 2]), 3), "c": Permutation.identity(2)},
-        {"a": Absent(np.array([0, 1, 2])), "b": Groups(np.array([2, 1]), 3), "c": Dense(np.eye(2) + 0.25, np.eye(2))},
+        {
+            "a": Absent(3, 3),
+            "d": Absent(2, 4),
+            "b": Groups(np.array([2, 1]), 3),
+            "c": Dense(np.eye(2) + 0.25, np.eye(2)),
+        },
     ]
     write_maps(tmp_path / "maps.parquet", maps, {"cell": "x"})
     found, description = read_maps(tmp_path / "maps.parquet")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mergeline.maps import Absent, Dense, Groups, Permutation, UnitMap
+from mergeline.maps import Absent, Dense, Groups, Permutation, UnitMap, among_more, without_partner
 
 Index = NDArray[np.int64]
 
@@ -173,11 +173,30 @@ def test_permutation_matrices_are_the_permutation() -> None:
 # -- units in name only ---------------------------------------------------------------------------------------------
 
 
-@given(permutations())
-def test_absent_units_have_no_part_in_the_merged_ones(order: Permutation) -> None:
-    absent, tensor = Absent(order.index), values(3, order.size)
+@given(st.integers(1, 6), st.integers(1, 6))
+def test_absent_units_have_no_part_in_the_merged_ones(size: int, merged: int) -> None:
+    absent, tensor = Absent(size, merged), values(3, size)
     for apply in ("merge", "unmerge", "deviations"):
-        assert not getattr(absent, apply)(tensor, 1).any()
-    assert absent.mass().tolist() == [0.0] * order.size
-    assert (absent.size, absent.merged, absent.is_permutation) == (order.size, order.size, True)
-    assert torch.equal(absent.restore(order.merge(tensor, 1), 1), tensor)
+        found = getattr(absent, apply)(tensor, 1)
+        assert found.shape == (3, merged)
+        assert not found.any()
+    assert absent.mass().tolist() == [0.0] * merged
+    assert (absent.size, absent.merged, absent.is_permutation) == (size, merged, True)
+    assert absent.restore(values(3, merged), 1).shape == (3, size)
+    assert without_partner([{"a": absent, "b": Permutation.identity(2)}, {"a": Permutation.identity(size)}]) == (
+        merged,
+        0,
+    )
+
+
+@given(permutations(), st.integers(0, 3))
+def test_a_map_to_more_merged_units_is_the_same_map_to_the_first_of_them(order: Permutation, more: int) -> None:
+    size = order.size
+    eye = np.eye(size)[order.index]
+    for unit_map in (order, Groups(order.index, size), Dense(eye, eye.T)):
+        wide, tensor = among_more(unit_map, size + more), values(3, size)
+        assert (wide.size, wide.merged) == (size, size + more)
+        for apply in ("merge", "unmerge"):
+            found = getattr(wide, apply)(tensor, 1)
+            torch.testing.assert_close(found[:, :size], getattr(unit_map, apply)(tensor, 1))
+            assert not found[:, size:].any()

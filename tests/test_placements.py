@@ -26,8 +26,12 @@ from mergeline.depth.blocks import find_chains
 from mergeline.depth.expansion import block_counts, expand, own_names, place
 from mergeline.depth.similarity import block_similarity
 from mergeline.depth.spread import SPREAD
+from mergeline.maps import Absent, Dense, UnitMap
 from mergeline.models.bert import Bert, BertShape
+from mergeline.network import assemble
 from mergeline.normalization.reset import reset
+from mergeline.spaces import trace
+from tests.test_width import widened
 
 Matrix = NDArray[np.float64]
 
@@ -377,6 +381,57 @@ def test_of_a_block_that_one_model_lacks_the_residual_branch_is_halved_and_no_mo
     lacking = result.report["without_partner"]
     assert lacking[0] == 0  # type: ignore[index]
     assert lacking[1] > 0  # type: ignore[index]
+
+
+@pytest.mark.parametrize("method", ["zip", "transport"])
+@pytest.mark.parametrize("deep_is_wide", [False, True])
+def test_units_in_name_only_have_no_part_where_widths_differ_too(
+    method: str, deep_is_wide: bool, enliven: Callable[..., nn.Module]
+) -> None:
+    """A deep network, and itself without its last blocks, one of them with two copies of every unit: where the units that both
+    have are matched as planted, what the two share is whole, and what one lacks is halved."""
+    deep, shallow = (build(Architecture(name, 4, 1 / 16, 32), 0) for name in ("r29", "r17"))
+    state = enliven(deep).eval().state_dict()
+    added = set(state) - set(shallow.state_dict())
+    shallow.load_state_dict({name: state[name] for name in shallow.state_dict()})
+    pair = [twice(deep), shallow.eval()] if deep_is_wide else [deep, twice(shallow)]
+    result = mergeline.merge(pair, [batch(16)], method, "none")
+    lacking = {name for name, own in result.maps[1].items() if isinstance(own, Absent)}
+    assert len(lacking) == 2 * len([name for name in added if name.endswith("bn3.weight")])
+    assert result.report["without_partner"] == (0, sum(result.spaces[name].size for name in lacking))
+    for name in lacking:  # the units of the one that has any stay apart, as they are
+        own = result.maps[0][name]
+        assert own.merge(torch.eye(own.size), 0).sum(1).max() == 1
+    maps = [
+        {name: own if name in lacking else planted(own) for name, own in of_model.items()} for of_model in result.maps
+    ]
+    networks, _ = to_one_depth(dict(zip("ab", pair, strict=True)), PLACEMENTS["append"], {"all": [batch()]})
+    merged = assemble(networks, result.spaces, maps, same_outputs=True, reference=result.model)
+    halved = {n: t / 2 if n in added and n.endswith(("bn3.weight", "bn3.bias")) else t for n, t in state.items()}
+    deep.load_state_dict(halved)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(batch()), deep(batch()), rtol=1e-4, atol=1e-4)
+
+
+def planted(found: UnitMap) -> UnitMap:
+    """The map of units to their two copies, or of these to themselves."""
+    copies = np.tile(np.eye(found.size), (found.merged // found.size, 1))
+    return Dense(copies, copies.T / copies.sum(0)[:, None])
+
+
+def test_a_deep_and_a_shallow_network_are_zipped_to_a_smaller_width(enliven: Callable[..., nn.Module]) -> None:
+    models = [enliven(build(Architecture(name, 4, 1 / 8, 32), seed)).eval() for seed, name in enumerate(("r29", "r17"))]
+    half = mergeline.merge(models, [batch(16)], "zip", width=0.5).model
+    wanted = build(Architecture("r29", 4, 1 / 16, 32)).state_dict()
+    assert {key: tensor.shape for key, tensor in half.state_dict().items()} == {k: t.shape for k, t in wanted.items()}
+    with torch.no_grad():
+        assert half(batch()).isfinite().all()
+
+
+def twice(model: nn.Module) -> nn.Module:
+    """The same function with two copies of every unit."""
+    spaces = trace(model, batch(2))
+    return widened(model, spaces, {space.name: np.tile(np.arange(space.size), 2) for space in spaces.free})
 
 
 def test_berts_of_different_depth_are_merged(enliven: Callable[..., nn.Module]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergeline.bundles import assign_bundles, moves
-from mergeline.maps import Absent, Permutation, UnitMap
+from mergeline.maps import Absent, Permutation, UnitMap, among_more
 from mergeline.matching.idle import idle_spaces
 
 if TYPE_CHECKING:  # so that the registry can be read without torch
@@ -107,12 +107,13 @@ def solve(matcher: Matcher, problem: Problem, options: Any) -> Matching:
     matching = matcher.match(problem, options)
     maps: list[dict[str, UnitMap]] = []
     for own, idle in zip(matching.maps, problem.idle, strict=True):
-        maps.append({name: _absent(unit_map) if name in idle else unit_map for name, unit_map in own.items()})
+        maps.append(
+            {
+                name: Absent(unit_map.size, unit_map.merged) if name in idle else unit_map
+                for name, unit_map in own.items()
+            }
+        )
     return Matching(tuple(maps), matching.objective)
-
-
-def _absent(unit_map: UnitMap) -> UnitMap:
-    return Absent(Permutation.identity(unit_map.size).index) if unit_map.size == unit_map.merged else unit_map
 
 
 Index = NDArray[np.int64]
@@ -154,15 +155,26 @@ def _among(
     live: Sequence[int], match: SpaceMatcher, space: Space, moments: Moments, partners: Sequence[Index], options: Any
 ) -> tuple[list[UnitMap], float]:
     """What is found between the models that have units of a space; those of the others stay where they are."""
-    if len(live) == len(partners) or len(set(moments.sizes)) > 1:
+    if len(live) == len(partners):
         return match(space, moments, partners, options)
-    identities: list[UnitMap] = [Permutation.identity(size) for size in moments.sizes]
-    if len(live) < 2 or len(partners[0]) > 1:
-        return identities, 1.0
-    own, objective = match(space, moments.select(live), [partners[model] for model in live], options)
+    chosen = moments.select(live)
+    own, objective = _alone(match, space, chosen, [partners[model] for model in live], options)
+    maps: list[UnitMap] = [
+        Permutation.identity(size) if size == space.size else Absent(size, space.size) for size in moments.sizes
+    ]
     for model, unit_map in zip(live, own, strict=True):
-        identities[model] = unit_map
-    return identities, objective
+        maps[model] = unit_map if unit_map.merged == space.size else among_more(unit_map, space.size)
+    return maps, objective
+
+
+def _alone(
+    match: SpaceMatcher, space: Space, moments: Moments, partners: Sequence[Index], options: Any
+) -> tuple[list[UnitMap], float]:
+    """Maps to as many units as the widest of some models has, or as the merged network, if that has fewer."""
+    width = min(space.size, max(moments.sizes))
+    if set(moments.sizes) == {width} and (len(partners) < 2 or len(partners[0]) > 1):
+        return [Permutation.identity(size) for size in moments.sizes], 1.0
+    return match(space if width == space.size else replace(space, size=width), moments, partners, options)
 
 
 def _partners(problem: Problem, together: Sequence[tuple[Space, int]], similarity: Similarity) -> list[Index]:

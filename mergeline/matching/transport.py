@@ -154,6 +154,10 @@ def _match(
 ) -> tuple[list[UnitMap], float]:
     """Every model to the units of the first that has the merged width; the objective is minus the mean distance that mass is
     moved."""
+    if space.size not in moments.sizes:
+        raise ValueError(
+            f"space {space.name!r}: transport maps units to those of a model, and none that has any has {space.size}; choose zip"
+        )
     reference = moments.sizes.index(space.size)
     maps: list[UnitMap] = []
     total = 0.0

@@ -38,7 +38,7 @@ def write_maps(path: Path, maps: Sequence[Mapping[str, UnitMap]], description: M
             row: dict[str, Any] = {"space": space, "model": model, "merged": unit_map.merged}
             row |= {"index": [], "to_merged": [], "to_own": []}
             if isinstance(unit_map, Absent):
-                row |= {"kind": "absent", "index": unit_map.index}
+                row |= {"kind": "absent", "index": np.arange(unit_map.size)}
             elif isinstance(unit_map, Permutation):
                 row |= {"kind": "permutation", "index": unit_map.index}
             elif isinstance(unit_map, Groups):
@@ -72,7 +72,7 @@ def read_maps(path: Path) -> tuple[list[dict[str, UnitMap]], dict[str, Any]]:
         if kind == "permutation":
             unit_map = Permutation(index)
         elif kind == "absent":
-            unit_map = Absent(index)
+            unit_map = Absent(len(index), merged)
         elif kind == "groups":
             unit_map = Groups(index, merged)
         else:
