@@ -84,7 +84,10 @@ def small_params() -> Params:
                    "normalize": ["none", "reset"]},
     }  # fmt: skip
     values["report"] = {"title": "a small <report>", "method": "permute", "simplicity_reference": "r35"}
-    return parse_params(values)
+    params = parse_params(values)
+    # Examples are of pixels, which a benchmark of classes has none of; the report shows them whatever they are of.
+    around = params.merges["around"].model_copy(update={"measures": ["landscape", "examples"]})
+    return params.model_copy(update={"merges": params.merges | {"around": around}})
 
 
 def make_report(root: Path) -> SmallReport:
@@ -132,7 +135,7 @@ def _write_evaluations(root: Path, params: Params, plan: Plan) -> None:
 
 
 def _write_measurements(root: Path, plan: Plan) -> None:
-    makers = {"diagnosis": diagnosis, "curve": _curve, "landscape": _landscape}
+    makers = {"diagnosis": diagnosis, "curve": _curve, "landscape": _landscape, "examples": _examples}
     rng = np.random.default_rng(1)
     with contextlib.chdir(root):
         for pair in plan.block_pairs:
@@ -159,6 +162,22 @@ def _landscape(merge: Merge) -> list[dict[str, Any]]:
     return [
         {"point": point, "u": u, "v": v, "scope": task, "loss": 0.1 + u * u + v * v}
         for point, own in places.items() for u, v in own for task in merge.sources.tasks
+    ]  # fmt: skip
+
+
+def _examples(merge: Merge) -> list[dict[str, Any]]:
+    """Two images of 4 x 4 pixels of two classes, of which each network has some wrong."""
+    classes = [0, 0, 1, 1] * 4
+    wrong = {"first": 2, "second": 3, "merged": 6}
+    told = {
+        "target": classes,
+        **{name: [1 - c for c in classes[:count]] + classes[count:] for name, count in wrong.items()},
+    }
+    pictures = {"input": [40 * value for pixel in classes for value in (pixel, 2, 5)], **told}
+    return [
+        {"scope": task, "image": image, "picture": name, "size": 4, "values": values,
+         "classes": ["ground", "square"] if name == "target" else None}
+        for task in merge.sources.tasks for image in range(2) for name, values in pictures.items()
     ]  # fmt: skip
 
 
