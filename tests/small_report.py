@@ -187,7 +187,7 @@ def _evaluation(group: Sources, level: float, rng: np.random.Generator, merged: 
         right = int(rng.binomial(IMAGES[task], min(level + rng.normal(0, 0.01), 0.99)))
         tasks[task] = {
             "accuracy": right / IMAGES[task], "loss": float(rng.uniform(0.1, 2)),
-            "calibration_error": float(rng.uniform(0, 0.2)), "n": IMAGES[task],
+            "calibration_error": float(rng.uniform(0, 0.2)), "n": IMAGES[task], "mean_iou": right / IMAGES[task] / 2,
             "confusion": _confusion(task, right),
         }  # fmt: skip
         if merged and group.same_task:

@@ -87,6 +87,6 @@ EXAMPLE_FIGURES: tuple[FigureSpec, ...] = (
     FigureSpec("examples", "Examples",
                "Some test images, the class of each pixel as it is labelled, as each source tells it, and as the merged network "
                "does. The first merge by the report's method is shown.", examples,
-               "the first images of that merge", "pairs", "measured/examples.parquet"),
+               "the first images of that merge", "pixels", "measured/examples.parquet"),
 )  # fmt: skip
 """In the order of the report."""

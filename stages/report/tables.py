@@ -13,6 +13,7 @@ from stages.plan.keys import Combination, Narrowed, Pruned, TaskPair
 from stages.report.analysis import PairResult, Sample, deviations, pair_results, simplicity
 from stages.report.between import barriers
 from stages.report.compressed import compressed_results
+from stages.report.dense import dense_results
 from stages.report.diagnosed import groups, layer_lines
 from stages.report.figures import FigureData
 from stages.report.placed import placement_lines
@@ -279,6 +280,28 @@ def _placements(data: FigureData) -> Lines:
     return header, placement_lines(data.blocks, data.rows)
 
 
+def _pixels(data: FigureData) -> Lines:
+    header = [
+        "tasks",
+        "models",
+        "method and settings",
+        "task",
+        "runs",
+        "pixels right (%)",
+        "mean IoU (%)",
+        "sources",
+        "scaled (%)",
+    ]
+    lines = [
+        [
+            r.combination.tasks_label, r.combination.architectures_label, r.method, r.task, _runs(r.accuracy),
+            percent(r.accuracy), percent(r.mean_iou), percent(r.sources), percent(r.scaled),
+        ]
+        for r in dense_results(data.rows)
+    ]  # fmt: skip
+    return header, lines
+
+
 TABLES: tuple[TableSpec, ...] = (
     TableSpec("merges_same_task", "Merges on one task",
               "Accuracy in percent, mean ± standard deviation over runs. «Against homogeneous»: difference to the mean of the two "
@@ -307,6 +330,10 @@ TABLES: tuple[TableSpec, ...] = (
               "counted from 1; identity blocks stand everywhere else. Mean CKA: of every deep block with the shallow one in whose "
               "segment it lies. Units without a partner: those inside of the identity blocks, which are the deep model's alone.",
               _placements),
+    TableSpec("pixels", "Merges on tasks of pixels",
+              "On each task with its own head: the share of test pixels whose class is told right, the intersection over union of "
+              "predicted and labelled pixels (mean over classes), that of the task's own source models, and the merge's as a share "
+              "of it. Mean ± standard deviation over runs.", _pixels),
     TableSpec("pruned", "Pruned networks",
               "Accuracy in percent, mean ± standard deviation over runs, of edge models with a share of their weights set to "
               "zero, without training afterwards, and of the same models before. Normalisation: what set their statistics.",
