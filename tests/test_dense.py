@@ -24,7 +24,9 @@ from mergeline.metrics.mean_iou import mean_iou
 from mergeline.tasks import TASKS, TaskError, prepare
 from mergeline.tasks.task import RawMasks
 from mergeline.training import Recipe, train
+from stages.report.dense import dense_results
 from stages.report.example_figures import examples
+from stages.report.rows import method_label
 from tests.conftest import bench_values
 from tests.planted import permuted
 from tests.test_stages import Bench, run_bench
@@ -264,6 +266,25 @@ def test_pixels_are_scored_by_every_stage(bench: Bench) -> None:
     test = {row["scope"]: row["n"] for row in rows if row["kind"] == "edge"}
     assert test["all"] == 6 * 32 * 32  # a quarter of the images, pixel by pixel
     assert test["squares"] < test["all"]
+
+
+@pytest.mark.slow
+def test_merges_are_told_in_shares_of_their_own_tasks_source(bench: Bench) -> None:
+    rows = pq.read_table(bench.root / "artifacts/results.parquet").to_pylist()
+    edges = {(row["cell"], row["scope"]): row["mean_iou"] for row in rows if row["kind"] == "edge"}
+    found = [result for result in dense_results(rows) if result.combination.tasks == ("all", "squares")]
+    assert {result.task for result in found} == {"all", "squares"}
+    for result in found:
+        merged = next(
+            row["mean_iou"]
+            for row in rows
+            if row["kind"] == "merge"
+            and row["scope"] == result.task
+            and row["cell"].startswith("all+squares.r17-seg+r17-seg.s0+s1")
+            and method_label(row) == result.method
+        )
+        source = edges[{"all": "all.r17-seg.s0", "squares": "squares.r17-seg.s1"}[result.task], result.task]
+        assert merged / source == pytest.approx(result.scaled.values[0])
 
 
 @pytest.mark.slow
