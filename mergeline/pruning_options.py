@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["OPTIONS", "FisherOptions", "MagnitudeOptions", "WandaOptions", "WoodFisherOptions"]
+__all__ = ["OPTIONS", "READ_LABELS", "FisherOptions", "MagnitudeOptions", "WandaOptions", "WoodFisherOptions"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +70,6 @@ OPTIONS: dict[str, type] = {
     "wanda": WandaOptions,
 }
 """By method, the class of its options."""
+
+READ_LABELS = frozenset(name for name, options in OPTIONS.items() if issubclass(options, FisherOptions))
+"""The methods that read a label of each input."""

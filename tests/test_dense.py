@@ -19,11 +19,14 @@ from mergeline.depth.expansion import expand_to
 from mergeline.evaluation import confusion, labelled, pixel_logits, score
 from mergeline.heads import trace_network
 from mergeline.kinds import UNLABELLED
+from mergeline.maps import Permutation
+from mergeline.matching.judge import TrainingAccuracy
 from mergeline.metrics import METRICS
 from mergeline.metrics.mean_iou import mean_iou
 from mergeline.tasks import TASKS, TaskError, prepare
 from mergeline.tasks.task import RawMasks
 from mergeline.training import Recipe, train
+from stages.plan.loading import ParamsError, parse_params
 from stages.report.dense import dense_results
 from stages.report.example_figures import examples
 from stages.report.rows import method_label
@@ -225,6 +228,36 @@ def test_a_segmenter_learns_from_labelled_pixels_alone() -> None:
     history = train(model, images, labels, Recipe(6, 8, learning_rate=0.1, shift=0), generator, readout=pixel_logits)
     assert history[-1].accuracy > 0.9
     assert history[-1].loss < history[0].loss
+
+
+def test_what_reads_a_label_of_each_image_is_refused_before_any_work() -> None:
+    values = bench_values(
+        architectures=["r17-seg"],
+        tasks={"mine": {"source": "masks", "root": "data/masks"}},
+        merges={"same": {"tasks": ["mine"]}},
+        pruning={"p": {"tasks": ["mine"], "methods": ["fisher"], "sparsities": [0.5]}},
+    )
+    with pytest.raises(ParamsError, match=r"pruning.p.methods\[0\]: fisher reads a label of each image"):
+        parse_params(values)
+    tasks = {"mine": {"source": "folder", "root": "data"}}
+    with pytest.raises(
+        ParamsError, match="r17-seg is for images with pixels, and the samples of mine are images with classes"
+    ):
+        parse_params({**values, "tasks": tasks, "pruning": {}})
+
+
+def test_a_judge_of_merges_counts_pixels() -> None:
+    model = build(TINY, 0).eval()
+    batch = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        told = model(batch).argmax(1)
+    told[:, :16] = UNLABELLED
+    spaces = trace_network(model, 32)
+    judge = TrainingAccuracy(
+        {"0": model, "1": model}, spaces, {"0": [(batch, told)]}, same_outputs=True, readouts={"0": pixel_logits}
+    )
+    identity = {space.name: Permutation.identity(space.size) for space in spaces.free}
+    assert judge([identity, identity]) > 0.5  # its batch norms are set anew
 
 
 # -- every stage -------------------------------------------------------------------------------------------------------------

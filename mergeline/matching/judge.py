@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from mergeline.evaluation import labelled
 from mergeline.heads import MultiHead
 from mergeline.maps import UnitMap
 from mergeline.network import assemble, normalise
@@ -27,8 +28,8 @@ class TrainingAccuracy:
     Parameters
     ----------
     models: by head, of one topology up to their classifiers.
-    batches: by head, normalised images ``(B, C, H, W)`` of its task and labels ``(B,)``, on the models' device. Where
-        ``same_outputs``, heads of one task may share them.
+    batches: by head, normalised images ``(B, C, H, W)`` of its task and labels ``(B,)`` (or of every pixel), on the models'
+        device. Where ``same_outputs``, heads of one task may share them.
     same_outputs: the models' outputs mean the same: one network of all layers in place of a trunk with a head for each.
     weights: each model's weight; uniform by default.
     readouts: by head, what turns outputs into logits (see :mod:`mergeline.text`); by default they are.
@@ -51,8 +52,9 @@ class TrainingAccuracy:
             for images, labels in batches:
                 outputs = network(images)
                 logits = readout(outputs[name] if isinstance(network, MultiHead) else outputs)
-                right += int((logits.argmax(1) == labels).sum())
-                count += len(labels)
+                told, own = labelled(logits, labels)
+                right += int((told.argmax(1) == own).sum())
+                count += len(own)
             accuracies.append(right / count)
         return sum(accuracies) / len(accuracies)
 

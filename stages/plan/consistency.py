@@ -19,6 +19,7 @@ from mergeline.matching import MATCHERS
 from mergeline.narrowing_options import OPTIONS as NARROWERS
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.pruning_options import OPTIONS as PRUNERS
+from mergeline.pruning_options import READ_LABELS
 from mergeline.readings import SMALLEST_BATCH
 from mergeline.tasks import TASKS, Adapter
 from stages.plan.expansion import architecture_lists, expand_cells, narrowed_cells, pruned_cells
@@ -188,6 +189,10 @@ def _compression(params: Params, path: str, series: Compression, methods: Iterab
     yield from _unknown_names(path, lists)
     yield from _seeds(params, path, series.seeds or [])
     yield from _unfit(params, path, series.normalize, architectures)
+    for index, name in enumerate(series.methods):
+        targets = {task: adapter.target for task, adapter in _adapters(params, series.tasks).items()}
+        if name in READ_LABELS and "pixels" in targets.values():
+            yield f"{path}.methods[{index}]: {name} reads a label of each image, and these tasks have one of each pixel"
 
 
 def _narrowing(params: Params, path: str, series: Narrowing) -> Iterator[str]:
