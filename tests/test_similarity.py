@@ -205,7 +205,7 @@ def test_a_large_mean_does_not_swallow_a_small_variance(size: int) -> None:
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_a_covariance_of_fewer_than_two_images_is_refused(n: int) -> None:
-    with pytest.raises(EncoderError, match=f"at least two images, got {n}"):
+    with pytest.raises(EncoderError, match=f"at least two samples, got {n}"):
         embed(pixels(), [images(1)] * n)
 
 

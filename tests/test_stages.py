@@ -337,7 +337,7 @@ SOME = pytest.mark.parametrize(("name", "cell"), CELLS, ids=[f"{name}-{cell}" fo
 
 def test_every_kind_of_stage_is_among_those_tested(bench: Bench) -> None:
     assert {name for name, _ in CELLS} == {stage.stage for stage in bench.stages}
-    left = {"code", "match-judged", "import", "embed", "similarity", "targets", "plot", "report"}
+    left = {"code", "examples", "match-judged", "import", "embed", "similarity", "targets", "plot", "report"}
     assert {name for name, _ in CELLS} == set(STAGES) - left
 
 
