@@ -96,10 +96,11 @@ def _against_homogeneous(data: FigureData, tasks: str, label: str) -> Iterator[s
         if not found:
             continue
         values = [d.value for d in found]
+        span = f"{100 * min(values):+.1f} to {100 * max(values):+.1f} points (mean {_points(float(np.mean(values)))}, "
+        counted = f"{_points(values[0])} (1 pair, " if len(found) == 1 else f"{span}{len(found)} pairs, "
         yield (
             f"On {label}, merges of different {difference} differ from the mean of the homogeneous ones by "
-            f"{100 * min(values):+.1f} to {100 * max(values):+.1f} points (mean {_points(float(np.mean(values)))}, "
-            f"{len(found)} pairs, {data.method}); {_intervals(found)}."
+            f"{counted}{data.method}); {_intervals(found)}."
         )
         if difference == "depths":
             correlation = spearman([d.size_mismatch for d in found], values)
@@ -203,11 +204,15 @@ def _task_pairs(data: FigureData) -> Iterator[str]:
 
 
 def _barriers(data: FigureData) -> Iterator[str]:
-    """The barrier of the report's method, plain and normalised, against that of plain averaging."""
-    found = barriers(data.measured.get("curve", ()))
-    for setting in dict.fromkeys(own.group.setting for own in found):
-        chosen = {own.group.method: own.accuracy for own in found if own.group.setting == setting}
-        plain = chosen.get("identity none") or chosen.get("identity")
+    """The barrier of the report's method, plain and normalised, against that of plain averaging with the same placement."""
+    by_place: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    for found in barriers(data.measured.get("curve", ())):
+        placement = next(iter(found.group.merges.values())).sources.placement
+        by_place.setdefault((found.group.setting, placement), {})[found.group.method] = found.accuracy
+    for (setting, _), chosen in by_place.items():
+        plains = {method: own for method, own in chosen.items() if method.split(" ")[0] == "identity"}
+        unnormalised = [own for method, own in plains.items() if method.endswith(" none")]
+        plain = next(iter([*unnormalised, *plains.values()]), None)
         for method, own in chosen.items():
             if plain is None or method.split(" ")[0] != data.method.split(" ")[0] or method.startswith("identity"):
                 continue
