@@ -431,6 +431,8 @@ class Part:
         if path is not None:
             self.root[path] = _plain_norm(self.owner.get_submodule(path), len(self.spaces.recording.shapes[node.name]))
             self.copies[node] = self.graph.call_module(path, (self._copy(node.all_input_nodes[0]),))
+        elif node.op == "call_method" and node.target == "__setitem__":
+            self.copies[node] = self.graph.call_function(with_item, fx.node.map_arg(node.args, self._copy))
         elif node.op != "get_attr":
             self.copies[node] = self.graph.node_copy(node, self._copy)
 
@@ -455,6 +457,12 @@ class Part:
 
     def module(self) -> fx.GraphModule:
         return fx.GraphModule(self.root, self.graph, class_name="Part").eval()
+
+
+def with_item(values: Tensor, index: Any, new: Any) -> Tensor:
+    """``values`` with ``new`` written to ``index``, in place; a call of ``__setitem__`` gives nothing that a graph could go on with."""
+    values[index] = new
+    return values
 
 
 def _plain_norm(norm: nn.Module, rank: int) -> _BatchNorm:

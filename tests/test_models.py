@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from mergeline.api import merge
 from mergeline.architectures import INPUT_SIZES, VIT_BLOCKS, Architecture, build, stage_blocks
+from mergeline.depth.expansion import noise
 from mergeline.models.bert import Bert, BertShape
 from mergeline.models.dino import DinoResNet
 from mergeline.models.swin import swin
@@ -127,3 +129,33 @@ def test_a_vision_transformer_has_the_blocks_that_its_name_says(depth: int) -> N
     model = build(Architecture(f"vit{depth}", 7, 1 / 16, 32))
     assert isinstance(model, ViT)
     assert stage_blocks(f"vit{depth}") == (len(model.blocks),) == (depth,)
+
+
+HEADED = (
+    "r17",
+    "resnet20",
+    "resnet20-gn",
+    "vgg11",
+    "vgg11-bn",
+    "vgg11-ln",
+    "vit4",
+    "swin",
+    "bert3",
+    "r17-seg",
+    "linear5-res",
+)
+"""One architecture of each family."""
+
+
+@pytest.mark.parametrize("preserve", [None, 2])
+@pytest.mark.parametrize("name", HEADED)
+def test_every_kind_of_network_keeps_a_head_for_each_task(name: str, preserve: int | None) -> None:
+    """Parts of a network run as modules of their own: no operation may mean something else there."""
+    architecture = Architecture(name, 5, 0.5 if name.endswith("-gn") else 1 / 16, 32)
+    model = build(architecture, 0).eval()
+    batch = noise(32, architecture.reads).repeat_interleave(4, 0)
+    found = merge({"a": model, "b": model}, {"a": [batch], "b": [batch]}, "identity", "none", preserve=preserve)
+    with torch.no_grad():
+        outputs = found.model(batch)
+        for own in outputs.values():
+            torch.testing.assert_close(own, model(batch), rtol=1e-4, atol=1e-5)
