@@ -460,7 +460,7 @@ class Part:
 
 
 def with_item(values: Tensor, index: Any, new: Any) -> Tensor:
-    """``values`` with ``new`` written to ``index``, in place; a call of ``__setitem__`` gives nothing that a graph could go on with."""
+    """``values`` with ``new`` written to ``index``, in place; ``__setitem__`` itself gives nothing to go on with."""
     values[index] = new
     return values
 
