@@ -11,10 +11,12 @@ import torch
 
 from mergeline.api import merge
 from mergeline.architectures import Architecture, build
+from mergeline.depth.expansion import noise
 from mergeline.heads import MultiHead, multi_head, trace_network
 from mergeline.maps import Absent, Dense, Groups, Permutation, UnitMap
 from stages.formats.maps import read_maps, write_maps
 from stages.formats.merged import load_merged, save_merged
+from tests.test_models import HEADED
 
 
 @pytest.mark.parametrize("names", [("ant", "zebra"), ("zebra", "ant"), ("digits#2", "digits#10")])
@@ -96,3 +98,23 @@ def test_maps_come_back_as_they_were_written(tmp_path: Path) -> None:
             eye = torch.eye(unit_map.size, dtype=torch.float64)
             assert torch.equal(back[name].merge(eye, 0), unit_map.merge(eye, 0))
             assert torch.equal(back[name].unmerge(eye, 0), unit_map.unmerge(eye, 0))
+
+
+@pytest.mark.parametrize("preserve", [0, 2])
+@pytest.mark.parametrize("heads", [True, False])
+@pytest.mark.parametrize("name", HEADED)
+def test_a_merge_of_every_kind_of_network_comes_back(name: str, heads: bool, preserve: int, tmp_path: Path) -> None:
+    architecture = Architecture(name, 4, 0.5 if name.endswith("-gn") else 1 / 16, 32)
+    models = {head: build(architecture, seed).eval() for seed, head in enumerate("ab")}
+    batch = noise(32, architecture.reads).repeat_interleave(6, 0)
+    sources = models if heads else list(models.values())
+    made = merge(
+        sources, {head: [batch] for head in models} if heads else [batch], "permute", "none", preserve=preserve
+    )
+    path = tmp_path / "merged.safetensors"
+    architectures = dict.fromkeys(models, architecture) if heads else {"a": architecture}
+    save_merged(path, made.model, architectures, None, heads, preserve, 2 if preserve else 0)
+    again = load_merged(path)
+    with torch.no_grad():
+        before, after = made.model(batch), again(batch)
+    torch.testing.assert_close(after, before)

@@ -22,10 +22,21 @@ __all__ = ["load_edge", "load_strictly", "read_model", "save_edge", "save_model"
 
 
 def save_model(path: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
     text = json.dumps({"format": FORMAT, **description}, sort_keys=True)
     with writing(path) as temporary:
         save_file(tensors, temporary, metadata={KEY: text})
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same, none of which shares memory with another: a file of tensors has no names for one tensor twice."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return found
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
