@@ -662,7 +662,7 @@ def test_pairs_of_different_widths_are_called_so(data: FigureData) -> None:
     shown = with_widths(data)
     for difference, runs in (("depths", 9), ("widths", 8), ("depths and widths", 9)):
         assert f"paired over {runs} runs" in said(shown, f"Merging two bars models of different {difference}, permute")
-        assert "1 pairs" in said(shown, f"On bars, merges of different {difference} differ")
+        assert "1 pair," in said(shown, f"On bars, merges of different {difference} differ")
         assert said(shown, f"On task pairs, merges of different {difference} are")
     for side, difference in (("deep", "depths"), ("wide", "widths"), ("narrow", "widths")):
         assert said(shown, f"With the {side} side never trained, merges of different {difference} (permute) keep")
