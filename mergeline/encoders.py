@@ -23,6 +23,7 @@ from mergeline.moments import MomentAccumulator
 from mergeline.pretrained import bert_shape, bert_weights
 from mergeline.pretrained_files import PACKAGED, PretrainedError
 from mergeline.similarity import Gaussian
+from mergeline.weights import WeightsError, read_weights
 
 __all__ = ["Encoder", "TextEncoder", "embed", "load_encoder"]
 
@@ -131,15 +132,9 @@ def _checked_hash(path: Path, expected: str | None) -> str:
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise EncoderError(f"{path} is no file of weights that torch can read ({error})") from error
-    if not isinstance(state, dict):
-        raise EncoderError(f"{path} holds a {type(state).__name__}, not a state dict")
+        state = read_weights(path)
+    except WeightsError as error:
+        raise EncoderError(str(error)) from error
     return state["model"] if isinstance(state.get("model"), dict) else state
 
 

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mergeline.kinds import UNLABELLED, Target
 from mergeline.metrics import METRICS
+from mergeline.metrics.confusion import confusion_counts
 
 __all__ = [
     "agreement",
@@ -69,9 +70,7 @@ def score(logits: Tensor, labels: Tensor, bins: int = 15) -> dict[str, float]:
 
 def confusion(logits: Tensor, labels: Tensor) -> Tensor:
     """How often each true class (row) was predicted as each class (column), ``(classes, classes)`` int64."""
-    logits, labels = labelled(logits, labels)
-    classes = logits.shape[1]
-    return torch.bincount(labels * classes + logits.argmax(1), minlength=classes * classes).view(classes, classes)
+    return confusion_counts(*labelled(logits, labels))
 
 
 def joint_accuracy(logits: Sequence[Sequence[Tensor]], labels: Sequence[Tensor]) -> float:

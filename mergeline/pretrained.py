@@ -1,21 +1,17 @@
-"""Trained weights to start from: BERT's encoders from packages, folders and files, whatever their tensors are called.
-
-ONNX files name their matrices by number; the node that multiplies by one says whose it is.
-"""
+"""Trained weights to start from: BERT's encoders from packages, folders and files, whatever stands before their tensors' names."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mergeline.models.bert import BertShape, SentenceBert
 from mergeline.pretrained_files import PretrainedError, weights_file
+from mergeline.weights import WeightsError, read_weights
 
 __all__ = ["bert_shape", "bert_weights", "start_from"]
 
@@ -88,47 +84,8 @@ def _shape(state: Mapping[str, Tensor], name: str) -> str:
     return f"is {tuple(state[name].shape)}" if name in state else "is missing"
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """A file's tensors by name.
-
-    Raises
-    ------
-    PretrainedError: it cannot be read; names the cause.
-    """
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return _tensors(path)
-    except PretrainedError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise PretrainedError(f"{path} cannot be read as weights: {reason}") from error
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".onnx":
-        return _read_onnx(path)
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state, dict):
-        raise PretrainedError(f"{path} holds no state dict but a {type(state).__name__}")
-    return state
-
-
-def _read_onnx(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a graph, and the matrices of its products under the names of the modules that multiply by them."""
-    if importlib.util.find_spec("onnx") is None:
-        raise PretrainedError(f"{path} needs the package onnx. Install it: pip install onnx")
-    import onnx
-    from onnx import numpy_helper
-
-    graph: Any = onnx.load(str(path)).graph
-    known = {entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for entry in graph.initializer}
-    named = {name: tensor for name, tensor in known.items() if "::" not in name}
-    for node in graph.node:
-        matrix = known.get(node.input[1]) if node.op_type == "MatMul" else None
-        if matrix is not None:
-            named[".".join(node.name.strip("/").split("/")[:-1]) + ".weight"] = matrix.T.contiguous()
-    return named
+        return read_weights(path)
+    except WeightsError as error:
+        raise PretrainedError(str(error)) from error

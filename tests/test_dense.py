@@ -41,7 +41,7 @@ def raw_masks(count: int = 12, size: int = 20, **changes: Any) -> RawMasks:
     rng = np.random.default_rng(0)
     masks = [rng.integers(0, 3, (size, size + 4)) for _ in range(count)]
     images = [np.repeat(mask[:, :, None] * 80, 3, axis=2).astype(np.uint8) for mask in masks]
-    values = {"images": images, "masks": masks, "origins": np.arange(count), "classes": ("a", "b", "c"), **changes}
+    values = {"samples": images, "labels": masks, "origins": np.arange(count), "classes": ("a", "b", "c"), **changes}
     return RawMasks(**values, licence="none", source="a test")
 
 
@@ -67,7 +67,7 @@ def test_masks_are_brought_to_size_with_their_images(size: int) -> None:
 def test_pixels_of_other_classes_are_unlabelled_and_images_without_a_label_left_out() -> None:
     masks = [np.full((8, 8), 2), *(np.array([[0, 1, 2, UNLABELLED] * 2] * 8) for _ in range(8))]
     images = [np.zeros((8, 8), np.uint8) for _ in masks]
-    task = prepare("toy", raw_masks(9, images=images, masks=masks), 8, classes=[1, 0])
+    task = prepare("toy", raw_masks(9, samples=images, labels=masks), 8, classes=[1, 0])
     assert (task.classes, len(task.labels)) == (("b", "a"), 8)
     assert task.labels[0, 0].tolist() == [1, 0, UNLABELLED, UNLABELLED] * 2
 
@@ -75,10 +75,13 @@ def test_pixels_of_other_classes_are_unlabelled_and_images_without_a_label_left_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"masks": [np.zeros((3, 3), int)] * 12}, r"image 0 is \(20, 24\) pixels, its mask \(3, 3\)"),
-        ({"masks": [np.full((20, 24), 7)] * 12}, r"mask of image 0 has values from 7 to 7, but a test names 3 classes"),
-        ({"masks": [np.zeros((20, 24), int)] * 12}, r"the training part has no pixel of class 'b'"),
-        ({"masks": []}, r"12 images, 0 labels and 12 origin ids"),
+        ({"labels": [np.zeros((3, 3), int)] * 12}, r"image 0 is \(20, 24\) pixels, its mask \(3, 3\)"),
+        (
+            {"labels": [np.full((20, 24), 7)] * 12},
+            r"mask of image 0 has values from 7 to 7, but a test names 3 classes",
+        ),
+        ({"labels": [np.zeros((20, 24), int)] * 12}, r"the training part has no pixel of class 'b'"),
+        ({"labels": []}, r"12 images, 0 labels and 12 origin ids"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -18,6 +18,7 @@ from torch.nn.utils import prune as torch_prune
 
 from mergeline import pruning
 from mergeline.pruning import METHODS, WoodFisherOptions, masks, prune, sparsity_of
+from mergeline.pruning_options import READ_LABELS
 from mergeline.sources import Batches
 
 Batch = tuple[Tensor, Tensor]
@@ -653,3 +654,7 @@ def test_the_fisher_needs_logits(output: str, message: str) -> None:
 
 def test_the_options_have_the_papers_damping() -> None:
     assert WoodFisherOptions().damping == 1e-5
+
+
+def test_what_reads_labels_is_known_without_torch() -> None:
+    assert {name for name, method in METHODS.items() if method.reads == "inputs and labels"} == READ_LABELS

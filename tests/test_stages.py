@@ -1259,7 +1259,7 @@ def without(state: dict[str, torch.Tensor], *names: str) -> dict[str, torch.Tens
 
 BAD_CHECKPOINTS: dict[str, tuple[Callable[[dict[str, torch.Tensor], Path], Any] | None, str]] = {
     "missing": (None, "is missing (imports.bars.r17.s0)"),
-    "no checkpoint": (lambda state, path: path.write_text("hello"), "cannot be read as a state dict (imports.bars.r17.s0)"),
+    "no checkpoint": (lambda state, path: path.write_text("hello"), "(imports.bars.r17.s0)"),
     "a list": (lambda state, path: torch.save([1, 2], path), "holds no state dict but a list"),
     "a tensor missing": (lambda state, path: torch.save(without(state, "fc.bias"), path), "fc.bias is missing"),
     "a tensor too many": (lambda state, path: torch.save(state | {"x": torch.ones(1)}, path), "x is unknown"),
@@ -1272,7 +1272,7 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[dict[str, torch.Tensor], Path], Any] 
         "layer1.1.conv1.weight is unknown",
     ),
     "many faults": (lambda state, path: torch.save({"x": torch.ones(1)}, path), "; and "),
-    "code inside": (lambda state, path: torch.save({"x": Edge("a", "r17", 0)}, path), "cannot be read as a state dict"),
+    "code inside": (lambda state, path: torch.save({"x": Edge("a", "r17", 0)}, path), "cannot be read as weights"),
     "not tensors": (lambda state, path: torch.save(state | {"fc.bias": 3}, path), "fc.bias is no tensor"),
 }  # fmt: skip
 

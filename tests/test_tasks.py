@@ -95,7 +95,7 @@ def test_landcover_groups_are_regions_of_several_images() -> None:
     _, counts = np.unique(raw.origins, return_counts=True)
     assert len(counts) > 100
     assert counts.max() > 20
-    assert all(image.shape == (32, 32, 3) for image in raw.images)
+    assert all(image.shape == (32, 32, 3) for image in raw.samples)
 
 
 def test_digits_of_equal_pixels_are_not_split_between_train_and_test() -> None:
@@ -174,7 +174,7 @@ def test_images_come_out_at_any_size(size: int) -> None:
 def test_images_of_the_right_size_keep_their_bytes() -> None:
     raw = raw_task()
     task = prepare("toy", raw, 8)
-    assert np.array_equal(task.inputs[:, :, :, 0], np.stack(list(raw.images)))
+    assert np.array_equal(task.inputs[:, :, :, 0], np.stack(list(raw.samples)))
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 32), (32, 20), (21, 30)])
@@ -211,7 +211,7 @@ def test_chosen_classes_are_renumbered_in_their_order() -> None:
     assert task.classes == ("class 2", "class 0")
     kept = [i for i in range(60) if raw.labels[i] in (2, 0)]
     assert task.labels.tolist() == [[2, 0].index(int(raw.labels[i])) for i in kept]
-    assert np.array_equal(task.inputs[:, :, :, 0], np.stack([raw.images[i] for i in kept]))
+    assert np.array_equal(task.inputs[:, :, :, 0], np.stack([raw.samples[i] for i in kept]))
 
 
 def test_halves_of_a_task_keep_the_split_of_the_whole() -> None:
@@ -340,7 +340,7 @@ def write_mnist(root: Path, zipped: bool) -> dict[str, Pixels]:
 def test_idx_files_are_read_zipped_or_not_in_either_folder(name: str, below: str, zipped: bool, tmp_path: Path) -> None:
     parts = write_mnist(tmp_path / below, zipped)
     raw = load(name, tmp_path)
-    assert np.array_equal(raw.images[:30], parts["train-images-idx3-ubyte"])
+    assert np.array_equal(raw.samples[:30], parts["train-images-idx3-ubyte"])
     assert raw.labels.tolist() == [i % 10 for i in range(30)] + list(range(10))
     assert raw.test is not None
     assert raw.test.tolist() == [False] * 30 + [True] * 10
@@ -401,8 +401,8 @@ def test_svhn_label_ten_is_the_digit_zero(tmp_path: Path) -> None:
     assert raw.labels.tolist() == [*[*range(1, 10), 0] * 2, 0, 1, 5]
     assert raw.test is not None
     assert raw.test.tolist() == [False] * 20 + [True] * 3
-    assert raw.images[3].shape == (32, 32, 3)
-    assert [int(image[0, 0, 0]) for image in raw.images] == [*range(20), 0, 1, 2]
+    assert raw.samples[3].shape == (32, 32, 3)
+    assert [int(image[0, 0, 0]) for image in raw.samples] == [*range(20), 0, 1, 2]
     assert not TASKS["svhn"].mirror_safe
 
 
@@ -425,7 +425,7 @@ def test_eurosat_has_a_class_a_folder(tmp_path: Path) -> None:
     raw = load("eurosat", tmp_path)
     assert raw.classes == ("AnnualCrop", "Forest", "River")
     assert raw.labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
-    assert [level(image) for image in raw.images] == [20] * 8 + [60] * 8 + [100] * 8
+    assert [level(image) for image in raw.samples] == [20] * 8 + [60] * 8 + [100] * 8
     task = prepare("eurosat", raw, 32)
     assert task.inputs.shape == (24, 32, 32, 3)
     assert int(task.test.sum()) == 6
@@ -451,7 +451,7 @@ def test_dtd_trains_on_its_first_train_and_val_lists(tmp_path: Path) -> None:
     assert raw.labels.tolist() == [1, 0, 1, 0, 1, 0]
     assert raw.test is not None
     assert raw.test.tolist() == [False] * 4 + [True] * 2
-    assert [level(image) for image in raw.images] == [50, 150, 60, 160, 70, 170]
+    assert [level(image) for image in raw.samples] == [50, 150, 60, 160, 70, 170]
 
 
 def test_a_missing_dtd_list_is_named(tmp_path: Path) -> None:
@@ -484,10 +484,10 @@ def test_cub_is_ordered_by_number_not_by_text(tmp_path: Path) -> None:
     raw = load("cub", tmp_path)
     assert raw.classes == ("Black_footed_Albatross", "Laysan_Albatross", "Red_winged_Blackbird")
     assert raw.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert [level(image) for image in raw.images] == [10 * number for number in range(1, 13)]
+    assert [level(image) for image in raw.samples] == [10 * number for number in range(1, 13)]
     assert raw.test is not None
     assert raw.test.tolist() == [False, False, False, True] * 3
-    assert raw.images[2].ndim == 2
+    assert raw.samples[2].ndim == 2
     assert prepare("cub", raw, 32).inputs.shape == (12, 32, 32, 3)
 
 
@@ -512,7 +512,7 @@ def test_nabirds_class_numbers_with_gaps_become_leaf_classes_in_numeric_order(tm
     raw = load("nabirds", tmp_path)
     assert raw.classes == ("Ross's Goose", "Oak Titmouse", "Common Eider (Adult male)")
     by_level = {20: 2, 80: 0, 140: 1}
-    assert raw.labels.tolist() == [by_level[level(image)] for image in raw.images]
+    assert raw.labels.tolist() == [by_level[level(image)] for image in raw.samples]
     assert np.bincount(raw.labels).tolist() == [4, 4, 4]
     assert raw.test is not None
     assert int(raw.test.sum()) == 3
@@ -534,7 +534,7 @@ def test_infograph_is_read_from_its_lists(tmp_path: Path) -> None:
     raw = load("infograph", tmp_path)
     assert raw.classes == ("aircraft_carrier", "t-shirt")
     assert raw.labels.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 1, 1]
-    assert [level(image) for image in raw.images] == [30 + 100 * label for label in raw.labels]
+    assert [level(image) for image in raw.samples] == [30 + 100 * label for label in raw.labels]
     assert raw.test is not None
     assert raw.test.tolist() == [False] * 6 + [True] * 4
 
@@ -556,7 +556,7 @@ def test_train_and_test_folders_are_the_split(task: str, train: str, test: str, 
     assert raw.labels.tolist() == [0, 0, 0, 1, 1, 1, 0, 1]
     assert raw.test is not None
     assert raw.test.tolist() == [False] * 6 + [True] * 2
-    assert [level(image) for image in raw.images] == [40 + 100 * label for label in raw.labels]
+    assert [level(image) for image in raw.samples] == [40 + 100 * label for label in raw.labels]
     picture(tmp_path / test / "n99999999" / f"x{suffix}", 1)
     with pytest.raises(TaskError, match=r"hold different classes: n99999999"):
         load(task, tmp_path)
@@ -570,7 +570,7 @@ def test_ones_own_folder_needs_no_split(tmp_path: Path) -> None:
     raw = load("folder", tmp_path)
     assert raw.classes == ("cat", "dog")
     assert raw.test is None
-    assert len(raw.images) == 12
+    assert len(raw.samples) == 12
     assert prepare("folder", raw, 32).inputs.shape == (12, 32, 32, 3)
 
 
@@ -666,7 +666,7 @@ def test_printed_glyphs_are_drawn_from_every_usable_font(name: str, characters: 
     task = prepare(name, raw, 32)
     assert task.inputs.shape[1:] == (32, 32, 1)
     assert set(task.labels.tolist()) == set(range(10))
-    contents = [image.tobytes() for image in raw.images]
+    contents = [image.tobytes() for image in raw.samples]
     assert len(set(contents)) == len(contents)
     assert not set(raw.origins[task.test].tolist()) & set(raw.origins[~task.test].tolist())
 
@@ -683,9 +683,9 @@ def test_too_few_fonts_say_how_to_get_more(tmp_path: Path) -> None:
 def test_files_that_are_no_fonts_are_passed_over(tmp_path: Path) -> None:
     for path in font_folder().glob("*.ttf"):
         shutil.copy(path, tmp_path)
-    before = len(load("letters", tmp_path).images)
+    before = len(load("letters", tmp_path).samples)
     (tmp_path / "broken.ttf").write_bytes(b"not a font")
-    assert len(load("letters", tmp_path).images) == before
+    assert len(load("letters", tmp_path).samples) == before
 
 
 def test_fonts_that_can_draw_nothing_are_an_error(tmp_path: Path) -> None:

@@ -68,8 +68,8 @@ def test_networks_take_texts_as_whole_numbers_and_nothing_varies_them() -> None:
 )  # fmt: skip
 def test_packaged_texts_have_their_classes_and_each_text_once(name: str, count: int, classes: tuple[str, ...]) -> None:
     raw = texts(name)
-    assert (len(raw), raw.classes) == (count, classes)
-    assert len(set(raw.texts)) == count
+    assert (len(raw.samples), raw.classes) == (count, classes)
+    assert len(set(raw.samples)) == count
     task = prepare(name, raw, 32, max_train=60, max_test=40)
     assert (task.inputs.shape, task.inputs.dtype) == ((100, 32), np.int32)
     assert task.hash == prepare(name, raw, 32, max_train=60, max_test=40).hash
@@ -79,7 +79,7 @@ def test_packaged_texts_have_their_classes_and_each_text_once(name: str, count: 
 def test_chapters_are_not_split() -> None:
     raw = texts("verses")
     assert len(set(raw.origins.tolist())) == 1189  # the chapters of the King James Version
-    first, second = (list(raw.texts).index(next(t for t in raw.texts if begin in t)) for begin in
+    first, second = (list(raw.samples).index(next(t for t in raw.samples if begin in t)) for begin in
                      ("In the beginning God created", "And the earth was without form"))  # fmt: skip
     assert raw.origins[first] == raw.origins[second]
 
@@ -140,9 +140,9 @@ def test_small_data_of_the_same_layout_are_read(
 ) -> None:
     write(tmp_path)
     raw = texts(name, tmp_path)
-    assert (len(raw), raw.classes) == (count, classes)
-    assert example in raw.texts
-    assert raw.classes[raw.labels[list(raw.texts).index(example)]] in example or name == "spam"
+    assert (len(raw.samples), raw.classes) == (count, classes)
+    assert example in raw.samples
+    assert raw.classes[raw.labels[list(raw.samples).index(example)]] in example or name == "spam"
     assert prepare(name, raw, 32, test_fraction=0.5).n_classes == 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mergeline.metrics.confusion import confusion_counts
 from mergeline.metrics.metric import Metric
 
 if TYPE_CHECKING:
@@ -17,10 +18,7 @@ def mean_iou(logits: Tensor, labels: Tensor, bins: int = 0) -> float:
 
     A class that no pixel has and none is predicted as is left out.
     """
-    import torch
-
-    classes = logits.shape[1]
-    pairs = torch.bincount(labels * classes + logits.argmax(1), minlength=classes * classes).view(classes, classes)
+    pairs = confusion_counts(logits, labels)
     both = pairs.diagonal().double()
     either = pairs.sum(0) + pairs.sum(1) - pairs.diagonal()
     found = either > 0

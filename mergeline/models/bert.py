@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Bert", "BertShape", "SentenceBert"]
+from mergeline.tokens import PADDING
 
-PADDING = 0
-"""The token that fills up short texts."""
+__all__ = ["Bert", "BertShape", "SentenceBert"]
 
 
 @dataclass(frozen=True)
@@ -129,9 +128,10 @@ class Bert(nn.Module):
 
 
 class SentenceBert(nn.Module):
-    """Token numbers ``(B, T)``, filled up with :data:`PADDING`, to logits ``(B, num_classes)`` of the mean over a text's tokens.
+    """Token numbers ``(B, T)``, filled up with :data:`mergeline.tokens.PADDING`, to logits ``(B, num_classes)``.
 
-    What sentence encoders are trained with, whose checkpoints often have no pooler.
+    The classifier reads the mean over a text's tokens, which sentence encoders are trained with: their checkpoints often have no
+    pooler.
     """
 
     def __init__(self, shape: BertShape, num_classes: int) -> None:

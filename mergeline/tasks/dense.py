@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,26 +72,15 @@ VOID = 255
 """The value of a mask's pixels that count for nothing."""
 
 
-class MaskFiles(Sequence[NDArray[np.int16]]):
+class MaskFiles(ImageFiles):
     """Mask files read one at a time: gray or palette images, whose values are classes; :data:`VOID` is unlabelled."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> NDArray[np.int16]:  # type: ignore[override]
-        path = self.paths[index]
-        try:
-            with Image.open(path) as image:
-                if image.mode not in ("L", "P", "1"):
-                    raise TaskError(
-                        f"{path} is an image of mode {image.mode}; masks are gray or palette images whose values are classes"
-                    )
-                values = np.asarray(image.convert("L") if image.mode == "1" else image).astype(np.int16)
-        except OSError as error:
-            raise TaskError(f"{path} cannot be read as an image: {error}") from error
+    def values(self, image: Image.Image, path: Path) -> NDArray[Any]:
+        if image.mode not in ("L", "P", "1"):
+            raise TaskError(
+                f"{path} is an image of mode {image.mode}; masks are gray or palette images whose values are classes"
+            )
+        values = np.asarray(image.convert("L") if image.mode == "1" else image).astype(np.int16)
         return np.where(values == VOID, np.int16(UNLABELLED), values)
 
 

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ __all__ = ["CUB", "DTD", "EUROSAT", "FASHION", "FOLDER", "IMAGENET", "INFOGRAPH"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
-class ImageFiles(Sequence[NDArray[np.uint8]]):
+class ImageFiles(Sequence[NDArray[Any]]):
     """Image files read one at a time, as RGB unless they are gray."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -32,13 +33,17 @@ class ImageFiles(Sequence[NDArray[np.uint8]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:  # type: ignore[override]
+    def __getitem__(self, index: int) -> NDArray[Any]:  # type: ignore[override]
         path = self.paths[index]
         try:
             with Image.open(path) as image:
-                return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+                return self.values(image, path)
         except OSError as error:
             raise TaskError(f"{path} cannot be read as an image: {error}") from error
+
+    def values(self, image: Image.Image, path: Path) -> NDArray[Any]:
+        """What is read of an open file."""
+        return np.asarray(image if image.mode == "L" else image.convert("RGB"))
 
 
 def needs(root: Path | None, task: str, layout: str, *inside: str) -> dict[str, Path]:
@@ -54,7 +59,7 @@ def needs(root: Path | None, task: str, layout: str, *inside: str) -> dict[str, 
 
 def _independent(images: Sequence[NDArray[np.uint8]], labels: Sequence[int], **values: object) -> RawTask:
     return RawTask(
-        images=images,
+        samples=images,
         labels=np.asarray(labels, dtype=np.int64),
         origins=np.arange(len(images)),
         **values,  # type: ignore[arg-type]
@@ -122,7 +127,7 @@ def _load_idx(classes: tuple[str, ...], licence: str, files: Mapping[str, Path])
     labels = np.concatenate([train_labels, test_labels]).astype(np.int64)
     test = np.arange(len(labels)) >= len(train_labels)
     return RawTask(
-        images=list(images), labels=labels, origins=np.arange(len(labels)), classes=classes, licence=licence,
+        samples=list(images), labels=labels, origins=np.arange(len(labels)), classes=classes, licence=licence,
         source=files["train_images"].name, test=test,
     )  # fmt: skip
 

@@ -168,7 +168,7 @@ def _load_landcover(files: Mapping[str, Path]) -> RawTask:
             labels.append(label)
             origins.append(top // BLOCK * 36 + left // BLOCK)
     return RawTask(
-        images=images,
+        samples=images,
         labels=np.array(labels, dtype=np.int64),
         origins=np.array(origins, dtype=np.int64),
         classes=tuple(_COVER.values()),
@@ -234,7 +234,7 @@ def _load_glyphs(characters: str, files: Mapping[str, Path]) -> RawTask:
         raise TaskError(f"none of {len(files)} font files can draw {characters!r}. {_FONT_FIX}")
     _, origins = np.unique(families, return_inverse=True)
     return RawTask(
-        images=images,
+        samples=images,
         labels=np.array(labels, dtype=np.int64),
         origins=origins.astype(np.int64),
         classes=tuple(characters),

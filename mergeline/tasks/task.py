@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from mergeline.tokens import TokenError, tokenize
 __all__ = [
     "Adapter",
     "PreparedTask",
+    "RawData",
     "RawMasks",
     "RawTask",
     "RawTexts",
@@ -34,110 +36,98 @@ class TaskError(ValueError):
 
 
 @dataclass(frozen=True)
-class RawTask:
-    """A set of images as its adapter reads it.
+class RawData(ABC):
+    """A data set as its adapter reads it: :class:`RawTask` (images), :class:`RawTexts` or :class:`RawMasks`.
 
-    ``images``: indexable, each ``(H, W)`` or ``(H, W, 3)`` uint8, of any size. ``origins``: what must not be split
-    between training and test (one id an image where images are independent). ``test``: the official split, or None.
+    ``samples``, ``labels``: indexable, as many of each. ``origins``: what must not be split between training and test (one id a
+    sample where samples are independent). ``test``: the official split, or None.
     """
 
-    images: Sequence[NDArray[np.uint8]]
-    labels: NDArray[np.int64]
+    samples: Sequence[Any]
+    labels: Sequence[Any] | NDArray[np.int64]
     origins: NDArray[np.int64]
     classes: tuple[str, ...]
     licence: str
     source: str
     test: NDArray[np.bool_] | None = None
 
-    kind: ClassVar[Kind] = "images"
-    target: ClassVar[Target] = "classes"
+    kind: ClassVar[Kind]
+    labelled: ClassVar[str]
+    """What has a label, in a word."""
 
-    def __len__(self) -> int:
-        return len(self.images)
+    @abstractmethod
+    def inputs(self, chosen: Sequence[int], size: int) -> NDArray[Any]:
+        """Some of the samples as :attr:`PreparedTask.inputs`."""
+
+    def groups(self, name: str, classes: Sequence[int] | None) -> NDArray[np.int64]:
+        """For each sample the class whose share a limited choice keeps, -1 for one that is of none of ``classes``.
+
+        Raises
+        ------
+        TaskError: labels that are no class.
+        """
+        labels = np.asarray(self.labels, dtype=np.int64)
+        _check_range(f"task {name!r}: labels reach", labels, 0, self)
+        return _renumbered(len(self.classes), classes)[labels]
+
+    def targets(
+        self, name: str, chosen: Sequence[int], size: int, classes: Sequence[int] | None
+    ) -> NDArray[np.integer]:
+        """The chosen samples' labels as :attr:`PreparedTask.labels`."""
+        return self.groups(name, classes)[list(chosen)]
+
+
+class RawTask(RawData):
+    """Samples are images, each ``(H, W)`` or ``(H, W, 3)`` uint8, of any size; labels ``(N,)``."""
+
+    kind = "images"
+    labelled = "image"
 
     def inputs(self, chosen: Sequence[int], size: int) -> NDArray[Any]:
-        """Some of the images as :attr:`PreparedTask.inputs`."""
-        return resize_all([self.images[i] for i in chosen], size)
+        return resize_all([self.samples[i] for i in chosen], size)
 
 
-@dataclass(frozen=True)
-class RawTexts:
-    """A set of texts as its adapter reads it; the rest is as in :class:`RawTask`."""
+class RawTexts(RawData):
+    """Samples are texts; labels ``(N,)``."""
 
-    texts: Sequence[str]
-    labels: NDArray[np.int64]
-    origins: NDArray[np.int64]
-    classes: tuple[str, ...]
-    licence: str
-    source: str
-    test: NDArray[np.bool_] | None = None
-
-    kind: ClassVar[Kind] = "texts"
-    target: ClassVar[Target] = "classes"
-
-    def __len__(self) -> int:
-        return len(self.texts)
+    kind = "texts"
+    labelled = "text"
 
     def inputs(self, chosen: Sequence[int], size: int) -> NDArray[Any]:
-        """Some of the texts as :attr:`PreparedTask.inputs`."""
         try:
-            return tokenize([self.texts[i] for i in chosen], size)
+            return tokenize([self.samples[i] for i in chosen], size)
         except TokenError as error:
             raise TaskError(str(error)) from error
 
 
-@dataclass(frozen=True)
-class RawMasks:
-    """A set of images with the class of every pixel; the rest is as in :class:`RawTask`.
+class RawMasks(RawTask):
+    """Samples are images, labels are masks: each ``(H, W)`` of its image's size, whole numbers, and
+    :data:`mergeline.kinds.UNLABELLED` where a pixel counts for nothing."""
 
-    ``masks``: indexable, each ``(H, W)`` of its image's size, whole numbers; :data:`mergeline.kinds.UNLABELLED` where a pixel
-    counts for nothing.
-    """
+    labelled = "pixel"
 
-    images: Sequence[NDArray[np.uint8]]
-    masks: Sequence[NDArray[np.integer]]
-    origins: NDArray[np.int64]
-    classes: tuple[str, ...]
-    licence: str
-    source: str
-    test: NDArray[np.bool_] | None = None
+    def groups(self, name: str, classes: Sequence[int] | None) -> NDArray[np.int64]:
+        """All in one: an image has many classes."""
+        return np.zeros(len(self.samples), np.int64)
 
-    kind: ClassVar[Kind] = "images"
-    target: ClassVar[Target] = "pixels"
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def inputs(self, chosen: Sequence[int], size: int) -> NDArray[Any]:
-        """Some of the images as :attr:`PreparedTask.inputs`."""
-        return resize_all([self.images[i] for i in chosen], size)
-
-    def targets(self, name: str, chosen: Sequence[int], size: int, classes: Sequence[int] | None) -> NDArray[np.int16]:
-        """Their masks as :attr:`PreparedTask.labels`; the pixels of other ``classes`` than these are unlabelled.
+    def targets(
+        self, name: str, chosen: Sequence[int], size: int, classes: Sequence[int] | None
+    ) -> NDArray[np.integer]:
+        """The pixels of other ``classes`` than these are unlabelled.
 
         Raises
         ------
         TaskError: a mask of another size than its image, or with values that are no class; names the image's place.
         """
-        renumber = np.full(len(self.classes) + 1, UNLABELLED, np.int16)  # the last is what UNLABELLED itself finds
-        kept = range(len(self.classes)) if classes is None else classes
-        renumber[list(kept)] = np.arange(len(kept))
+        renumber = np.append(_renumbered(len(self.classes), classes), UNLABELLED).astype(np.int16)  # -1 finds the last
         found = []
         for place in chosen:
-            mask, image = np.asarray(self.masks[place]), self.images[place]
+            mask, image = np.asarray(self.labels[place]), self.samples[place]
             if mask.shape != image.shape[:2]:
                 raise TaskError(f"task {name!r}: image {place} is {image.shape[:2]} pixels, its mask {mask.shape}")
-            if mask.min() < UNLABELLED or mask.max() >= len(self.classes):
-                raise TaskError(
-                    f"task {name!r}: the mask of image {place} has values from {mask.min()} to {mask.max()}, but "
-                    f"{self.source} names {len(self.classes)} classes"
-                )
+            _check_range(f"task {name!r}: the mask of image {place} has values", mask, UNLABELLED, self)
             found.append(renumber[_resize_mask(mask, size)])
         return np.stack(found)
-
-
-RawData = RawTask | RawTexts | RawMasks
-"""What adapters read."""
 
 
 @dataclass(frozen=True)
@@ -254,38 +244,31 @@ def prepare(
     _check_counts(name, raw, n_classes)
     if classes is not None:
         _check_classes(name, raw, classes)
-    masks = isinstance(raw, RawMasks)
-    labels = np.zeros(len(raw), np.int64) if isinstance(raw, RawMasks) else _checked_labels(name, raw)
+    names = raw.classes if classes is None else tuple(raw.classes[c] for c in classes)
+    groups = raw.groups(name, classes)
     test = origin_split(raw.origins, test_fraction) if raw.test is None else np.asarray(raw.test, dtype=bool)
-    names = raw.classes
-    if classes is not None:
-        names = tuple(raw.classes[c] for c in classes)
-        labels = labels if masks else _renumbered(len(raw.classes), labels, classes)
-    keep = labels >= 0
     chosen = np.sort(
         np.concatenate(
             [
-                _stratified(np.flatnonzero(keep & part), labels, limit)
+                _stratified(np.flatnonzero((groups >= 0) & part), groups, limit)
                 for part, limit in ((~test, max_train), (test, max_test))
             ]
         )
     )
-    found = raw.targets(name, chosen.tolist(), size, classes) if isinstance(raw, RawMasks) else labels[chosen]
+    labels = raw.targets(name, chosen.tolist(), size, classes)
+    told = (labels != UNLABELLED).reshape(len(labels), -1).any(axis=1)  # an image without a label teaches nothing
+    chosen, labels = chosen[told], labels[told]
     test = test[chosen]
-    if masks:  # an image without a label teaches nothing
-        told = (found != UNLABELLED).any(axis=(1, 2))
-        chosen, found, test = chosen[told], found[told], test[told]
     for part, mask in (("training", ~test), ("test", test)):
-        missing = sorted(set(range(len(names))) - set(np.unique(found[mask]).tolist()))
+        missing = sorted(set(range(len(names))) - set(np.unique(labels[mask]).tolist()))
         if missing:
-            sample = "pixel" if masks else raw.kind.removesuffix("s")
-            raise TaskError(f"task {name!r}: the {part} part has no {sample} of class {names[missing[0]]!r}")
+            raise TaskError(f"task {name!r}: the {part} part has no {raw.labelled} of class {names[missing[0]]!r}")
     inputs = raw.inputs(chosen.tolist(), size)
-    return PreparedTask(name, inputs, found, test, names, raw.licence, raw.source, content_hash(inputs, found, test))
+    return PreparedTask(name, inputs, labels, test, names, raw.licence, raw.source, content_hash(inputs, labels, test))
 
 
 def _check_counts(name: str, raw: RawData, n_classes: int | None) -> None:
-    count, labels = len(raw), len(raw.masks if isinstance(raw, RawMasks) else raw.labels)
+    count, labels = len(raw.samples), len(raw.labels)
     if not count == labels == len(raw.origins):
         raise TaskError(f"task {name!r}: {count} {raw.kind}, {labels} labels and {len(raw.origins)} origin ids")
     if count == 0:
@@ -297,14 +280,12 @@ def _check_counts(name: str, raw: RawData, n_classes: int | None) -> None:
         )
 
 
-def _checked_labels(name: str, raw: RawTask | RawTexts) -> NDArray[np.int64]:
-    labels = np.asarray(raw.labels, dtype=np.int64)
-    if labels.min() < 0 or labels.max() >= len(raw.classes):
+def _check_range(what: str, labels: NDArray[np.integer], lowest: int, raw: RawData) -> None:
+    if labels.min() < lowest or labels.max() >= len(raw.classes):
         raise TaskError(
-            f"task {name!r}: labels reach from {labels.min()} to {labels.max()}, but {raw.source} names "
-            f"{len(raw.classes)} classes (0 to {len(raw.classes) - 1})"
+            f"{what} from {labels.min()} to {labels.max()}, but {raw.source} names {len(raw.classes)} classes "
+            f"(0 to {len(raw.classes) - 1})"
         )
-    return labels
 
 
 def _check_classes(name: str, raw: RawData, classes: Sequence[int]) -> None:
@@ -316,11 +297,12 @@ def _check_classes(name: str, raw: RawData, classes: Sequence[int]) -> None:
         )
 
 
-def _renumbered(count: int, labels: NDArray[np.int64], classes: Sequence[int]) -> NDArray[np.int64]:
-    """Labels in the order of ``classes``; -1 for all others."""
-    renumber = np.full(count, -1, dtype=np.int64)
-    renumber[list(classes)] = np.arange(len(classes))
-    return renumber[labels]
+def _renumbered(count: int, classes: Sequence[int] | None) -> NDArray[np.int64]:
+    """For each of ``count`` classes its place among ``classes``; -1 for all others."""
+    kept = range(count) if classes is None else classes
+    renumber = np.full(count, UNLABELLED, dtype=np.int64)
+    renumber[list(kept)] = np.arange(len(kept))
+    return renumber
 
 
 def _stratified(indices: NDArray[np.int64], labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
