@@ -9,7 +9,8 @@ import typer
 from flows.commands.care import doctor, prune, verify
 from flows.commands.console import with_exit_codes
 from flows.commands.diagnosis import diagnose
-from flows.commands.models import merge, methods, normalizations, placements, tasks
+from flows.commands.merging import merge, show
+from flows.commands.models import methods, normalizations, placements, tasks
 from flows.commands.plan import check, plan
 from flows.commands.report import papers, refresh, report, serve
 from flows.commands.run import run, status
@@ -32,7 +33,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     run, status, check, plan, verify, doctor, prune, report, refresh, serve, papers,
-    merge, diagnose, tasks, methods, normalizations, placements,
+    merge, show, diagnose, tasks, methods, normalizations, placements,
 )  # fmt: skip
 for _command in COMMANDS:
     app.command()(with_exit_codes(_command))

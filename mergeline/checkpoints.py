@@ -145,7 +145,7 @@ def _without_prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor])
     notes = [f"took {prefix!r} off names"]
     beside = [name for name in state if not name.startswith(prefix)]
     if beside:
-        notes.append(f"left out {len(beside)} tensors that stand beside it: {_listed(beside, ', ')}")
+        notes.append(f"left out what stands beside it: {_listed(beside, ', ')}")
     return inside, notes
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,11 +14,14 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def normalize(images: Tensor) -> Tensor:
-    """``(N, H, W, 1 or 3)`` uint8 to ``(N, 3, H, W)`` float32 in channels-last layout; gray becomes three channels."""
-    mean = torch.tensor(MEAN, device=images.device) * 255
-    scale = 1 / (torch.tensor(STD, device=images.device) * 255)
-    return ((images.float() - mean) * scale).permute(0, 3, 1, 2)
+def normalize(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
+    """``(N, H, W, 1 or 3)`` uint8 to ``(N, 3, H, W)`` float32 in channels-last layout; gray becomes three channels.
+
+    ``mean``, ``std``: of each channel's values, of 0 to 1.
+    """
+    shift = torch.tensor(mean, device=images.device) * 255
+    scale = 1 / (torch.tensor(std, device=images.device) * 255)
+    return ((images.float() - shift) * scale).permute(0, 3, 1, 2)
 
 
 def augment(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:

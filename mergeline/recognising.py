@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 import torch
@@ -21,21 +22,53 @@ SEVERAL = 3
 """A number of classes that differs from those of the description that shapes are compared with."""
 
 
-def recognise(state: Mapping[str, Tensor], input_size: int | None = None) -> list[Architecture]:
-    """The known architectures, of this project and of torchvision, whose networks have exactly these tensors; best first.
+def recognise(
+    state: Mapping[str, Tensor], input_size: int | None = None, names: Sequence[str] | None = None
+) -> list[Architecture]:
+    """The known architectures, of this project and of torchvision, whose networks have exactly these tensors.
 
     ``state``: a plain state dict. ``input_size``: of ours, where several stems have the same tensors. Widths and numbers of
-    classes are read off the shapes.
+    classes are read off the shapes; a prefix that most names have may stand before them. ``names``: only of these.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith(SKIPPED)}
     sizes = INPUT_SIZES if input_size is None else (input_size,)
-    return [found for name, size in _candidates(sizes) if (found := _described(name, size, shapes)) is not None]
+    asked = list(_candidates(sizes)) if names is None else [pair for name in names for pair in _sized(name, sizes)]
+    for prefix in _prefixes(list(state)):
+        shapes = {
+            name.removeprefix(prefix): tuple(tensor.shape)
+            for name, tensor in state.items()
+            if name.startswith(prefix) and not name.endswith(SKIPPED)
+        }
+        found = [own for name, size in asked if (own := _described(name, size, shapes)) is not None]
+        if found:
+            return found
+    return []
+
+
+def _prefixes(names: Sequence[str]) -> Iterator[str]:
+    """None, and what most names begin with, up to each of their dots."""
+    prefix = ""
+    while True:
+        yield prefix
+        ahead = Counter(
+            name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix) and "." in name
+        )
+        if not ahead or ahead.most_common(1)[0][1] <= len(names) / 2:
+            return
+        prefix = f"{prefix}{ahead.most_common(1)[0][0]}."
+        if not any(name.startswith(prefix) for name in names):
+            return
+
+
+def _sized(name: str, sizes: tuple[int, ...]) -> list[tuple[str, int]]:
+    if ARCHITECTURES[name].any_size:
+        return [(name, 224 if len(sizes) > 1 else sizes[0])]
+    return [(name, size) for size in sizes if size in INPUT_SIZES]
 
 
 def _candidates(sizes: tuple[int, ...]) -> Iterator[tuple[str, int]]:
     for name, design in ARCHITECTURES.items():
         if design.multiplier == 1 and not design.any_size:
-            yield from ((name, size) for size in sizes if size in INPUT_SIZES)
+            yield from _sized(name, sizes)
     if importlib.util.find_spec("torchvision") is not None:
         for own in library_names("torchvision"):
             yield f"torchvision:{own}", 224 if len(sizes) > 1 else sizes[0]
@@ -44,7 +77,7 @@ def _candidates(sizes: tuple[int, ...]) -> Iterator[tuple[str, int]]:
 def _described(name: str, size: int, shapes: Shapes) -> Architecture | None:
     """The architecture by its name, if some width and number of classes make it have these shapes."""
     own = _shapes(name, size, 1.0, 2)
-    if own is None or own.keys() != shapes.keys():
+    if own is None or own.keys() != shapes.keys() or any(len(own[key]) != len(shapes[key]) for key in own):
         return None
     wider = _shapes(name, size, 1.0, SEVERAL)
     assert wider is not None

@@ -1,95 +1,68 @@
-"""``mergeline merge A B``: merge one's own checkpoints of one architecture family, outside a benchmark."""
+"""One's own checkpoints and images, outside a benchmark: read, recognised, and refused with the cause."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mergeline.api import MergeResult, merge
-from mergeline.architectures import ARCHITECTURES, Architecture, as_wide, build, deepest, known_names, multiplier
-from mergeline.checkpoints import fitted, read_checkpoint
-from mergeline.evaluation import predict, score
-from mergeline.inputs import batches, to_device
+from mergeline.architectures import ARCHITECTURES, Architecture, build, known_names
+from mergeline.checkpoint_names import split_part
+from mergeline.checkpoints import Checkpoint, fitted, read_checkpoint
+from mergeline.evaluation import predict
+from mergeline.foreign import ForeignError, learn
+from mergeline.images import MEAN, STD, normalize
+from mergeline.inputs import network_input, to_device
+from mergeline.recognising import recognise
 from mergeline.tasks import TASKS, prepare
 from mergeline.tasks.task import PreparedTask, TaskError
 from mergeline.weights import WeightsError
 from stages.errors import InputError
-from stages.formats.merged import save_merged
 
-__all__ = ["check_architectures", "check_target", "load_checkpoint", "merge_files", "own_task", "some_images"]
-
-
-def merge_files(
-    files: Sequence[Path],
-    architectures: Sequence[str],
-    source: str,
-    root: Path | None,
-    target: Path,
-    *,
-    method: str,
-    options: Mapping[str, Any],
-    input_size: int,
-    width: float,
-    images: int,
-    normalize: str = "reset",
-    normalize_options: Mapping[str, Any] | None = None,
-    preserve: str | None = None,
-    depth: str = "append",
-    batch_size: int = 100,
-) -> dict[str, Any]:
-    """Merge checkpoints of one task and score them and the result on its test images.
-
-    Raises
-    ------
-    InputError: an unknown name, a file that does not fit, a normalisation that cannot be done, or a target that exists.
-    """
-    check_architectures(architectures)
-    check_target(target)
-    task = own_task(source, root, input_size)
-    deep = Architecture(deepest(architectures), task.n_classes, width, input_size)
-    models: list[nn.Module] = []
-    sources = []
-    for path, name in zip(files, architectures, strict=True):
-        architecture = Architecture(name, task.n_classes, width, input_size)
-        model = load_checkpoint(path, architecture)
-        sources.append(_accuracy(model, task, batch_size))
-        models.append(model.eval())
-    inputs = list(batches(some_images(task, images), batch_size))
-    try:
-        result = merge(
-            models, inputs, method, normalize, options=options, normalize_options=normalize_options, preserve=preserve,
-            depth=depth,
-        )  # fmt: skip
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    _save(target, result, source, deep, architectures)
-    return {
-        "sources": dict(zip(map(str, files), sources, strict=True)),
-        "merged": _accuracy(result.model, task, batch_size),
-        "method": method,
-        "normalize": normalize,
-        "images": result.report["images"],
-        "out": str(target),
-        "architecture": json.loads(json.dumps(deep.__dict__)),
-    }
+__all__ = [
+    "OwnModel",
+    "Preprocessing",
+    "check_architectures",
+    "check_target",
+    "load_checkpoint",
+    "logits_of",
+    "own_model",
+    "own_task",
+    "some_images",
+]
 
 
-def _save(target: Path, result: MergeResult, source: str, deep: Architecture, architectures: Sequence[str]) -> None:
-    """Write a merge with what it takes to build it again, and to place its sources' blocks as it did."""
-    kept, count = result.preserved, len(architectures)
-    placed = [result.placed.get(str(place)) for place in range(count)]
-    placements = [None if own is None else own.placement for own in placed]
-    widths = [replace(deep, name=as_wide(deep.name, multiplier(name))) for name in architectures]
-    save_merged(
-        target, result.model, {source: deep}, None, False, kept, count if kept else 0, placements,
-        widths if kept and len(set(widths)) > 1 else (),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images become what networks read: their sides in pixels, and of each channel's values, of 0 to 1, the mean that is taken
+    off and the deviation that is divided by."""
+
+    size: int
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+
+    def batches(self, samples: Tensor, size: int) -> Iterator[Tensor]:
+        """Batches of what networks read, of images ``(N, H, W, C)`` uint8 or texts ``(N, T)``."""
+        for begin in range(0, len(samples), size):
+            batch = samples[begin : begin + size]
+            yield normalize(batch, self.mean, self.std) if batch.dim() == 4 else network_input(batch)
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """A network from a checkpoint; ``notes``: what was taken off its file, a sentence each."""
+
+    place: str
+    network: nn.Module
+    architecture: Architecture
+    notes: tuple[str, ...]
+
+    @property
+    def file(self) -> Path:
+        return split_part(self.place)[0]
 
 
 def check_architectures(names: Iterable[str]) -> None:
@@ -124,16 +97,85 @@ def some_images(task: PreparedTask, count: int) -> torch.Tensor:
 
 def load_checkpoint(path: Path, architecture: Architecture) -> nn.Module:
     """A checkpoint's network; InputError where it does not fit."""
-    model = build(architecture)
     try:
-        model.load_state_dict(fitted(read_checkpoint(path), model.state_dict()).state)
+        return _built(read_checkpoint(path), architecture)[0]
     except WeightsError as error:
         raise InputError(f"{error}; read as {architecture.name}") from None
-    return model
 
 
-def _accuracy(model: nn.Module, task: PreparedTask, batch_size: int) -> float:
-    test, labels = task.part("test")
-    logits = predict(model.to(memory_format=torch.channels_last), batches(to_device(test, "cpu"), batch_size))
-    assert isinstance(logits, torch.Tensor)
-    return score(logits, torch.from_numpy(labels))["accuracy"]
+def own_model(place: str, name: str | None, input_size: int | None, width: float | None) -> OwnModel:
+    """The network of a checkpoint, of the architecture ``name`` or of the one that its tensors say.
+
+    ``input_size``, ``width``: of our own architectures, where they are not to be seen in the tensors.
+
+    Raises
+    ------
+    InputError: a file that cannot be read, an unknown name, tensors of no known network, or of several; each with the way out.
+    """
+    try:
+        checkpoint = read_checkpoint(place)
+        if name is not None:
+            learn(name)
+        architecture = _architecture(checkpoint, place, name, input_size, width)
+        network, notes = _built(checkpoint, architecture)
+    except (WeightsError, ForeignError) as error:
+        raise InputError(str(error)) from None
+    return OwnModel(place, network.eval(), architecture, notes)
+
+
+def _architecture(
+    checkpoint: Checkpoint, place: str, name: str | None, input_size: int | None, width: float | None
+) -> Architecture:
+    found = recognise(checkpoint.state, input_size, [name] if name is not None else None)
+    found = [own for own in found if width is None or own.width == width]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        sizes = sorted({own.input_size for own in found})
+        if len({own.name for own in found}) == 1:
+            raise InputError(
+                f"{place} is of {found[0].name}, at {_listed(sizes)} pixels alike: say which by --input-size"
+            )
+        raise InputError(f"{place} fits {_listed(own.name for own in found)}: say which by --architecture")
+    if name is None:
+        first = ", ".join(list(checkpoint.state)[:3])
+        raise InputError(
+            f"{place} is of no known architecture (its tensors: {first}, ...); say what makes it by --architecture: "
+            "torchvision:NAME, timm:NAME, or package.module:function"
+        )
+    raise InputError(_misfit(checkpoint, place, name, input_size, width))
+
+
+def _misfit(checkpoint: Checkpoint, place: str, name: str, input_size: int | None, width: float | None) -> str:
+    """Why a checkpoint is not of an architecture, and of which one it is, if that is known."""
+    others = recognise(checkpoint.state, input_size)
+    better = f"; it fits {others[0].name}" if others else ""
+    try:
+        size = input_size or 224
+        fitted(checkpoint, build(Architecture(name, 2, width or 1.0, size)).state_dict())
+    except WeightsError as error:
+        return f"{error}; read as {name}{better}"
+    except (ValueError, TypeError) as error:
+        return f"{name} cannot be built: {error}"
+    return f"{place} does not fit {name}{better}"
+
+
+def _built(checkpoint: Checkpoint, architecture: Architecture) -> tuple[nn.Module, tuple[str, ...]]:
+    model = build(architecture)
+    found = fitted(checkpoint, model.state_dict())
+    model.load_state_dict(found.state)
+    return model, found.notes
+
+
+def logits_of(
+    model: nn.Module, task: PreparedTask, preprocessing: Preprocessing, batch_size: int
+) -> Tensor | dict[str, Tensor]:
+    """What a network says of a task's test images, ``(N, classes)``; by head of a network with several."""
+    test, _ = task.part("test")
+    return predict(
+        model.to(memory_format=torch.channels_last), preprocessing.batches(to_device(test, "cpu"), batch_size)
+    )
+
+
+def _listed(entries: Iterable[object] | Sequence[object]) -> str:
+    return " and ".join(map(str, entries))

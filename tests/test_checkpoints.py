@@ -68,7 +68,7 @@ WRAPPED: dict[str, tuple[Callable[[State], Any], str]] = {
             "state_dict": renamed("model.")(state) | {"loss.weight": torch.ones(2)},
             "loops": {"fit": {"n": 1}},
         },
-        "left out 1 tensors that stand beside it: loss.weight",
+        "left out what stands beside it: loss.weight",
     ),
     "any prefix": (renamed("backbone.body."), "took 'backbone.body.' off"),
     "no counters": (uncounted, "set 1 counters of batch norms"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import torch
 from PIL import Image
 
 from flows.cli import app
-from mergeline.architectures import Architecture, build
+from mergeline.architectures import ARCHITECTURES, Architecture, build
 from mergeline.diagnostics import magnitudes
 from mergeline.evaluation import flops
+from mergeline.foreign import ForeignError
 from mergeline.heads import trace_network
 from mergeline.preserving import PreserveFirst
 from stages.formats.measurements import read_measurement
@@ -59,7 +61,7 @@ def test_plain_networks_are_repaired_and_keep_layers(
     out = tmp_path / "merged.safetensors"
     assert call(own, "vgg11", out, "--normalize", "repair", "--preserve", "3", "--json") == 0
     said = json.loads(capsys.readouterr().out)
-    assert (said["method"], said["normalize"], said["out"]) == ("permute", "repair", str(out))
+    assert (said["merge"]["method"], said["merge"]["normalize"], said["file"]) == ("permute", "repair", out.name)
     found = load_merged(out)
     assert isinstance(found, PreserveFirst)
     source = build(Architecture("vgg11", 2, WIDTH, 32), seed=0)
@@ -124,7 +126,7 @@ def test_networks_of_different_width_are_merged_and_diagnosed(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ((), "no batch norms to reset; choose repair, or none"),
+        (("--normalize", "reset"), "no batch norms to reset; choose repair, or none"),
         (("--normalize", "repare"), "unknown normalisation 'repare'; known: none, reset, repair"),
         (("--normalize", "repair", "--normalize-option", "layers=2"), "--normalize-option"),
         (("--normalize", "repair", "--preserve", "12"), "the network has 9"),
@@ -239,3 +241,166 @@ def test_a_file_that_is_no_merged_network_is_not_diagnosed(
     ):
         assert diagnose(own, path) == 2
         assert words in " ".join(capsys.readouterr().err.split())
+
+
+# -- people's own forms ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of images of three and of two classes, and checkpoints of torchvision's networks in several forms."""
+    torchvision = pytest.importorskip("torchvision")
+    root = tmp_path_factory.mktemp("theirs")
+    rng = np.random.default_rng(0)
+    for name, count in (("birds", 3), ("cars", 2)):
+        for label in range(count):
+            folder = root / name / f"{name}{label}"
+            folder.mkdir(parents=True)
+            for number in range(12):
+                pixels = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    for seed, (name, count) in enumerate((("a", 3), ("b", 3), ("c", 2))):
+        torch.manual_seed(seed)
+        state = torchvision.models.mobilenet_v2(num_classes=count).state_dict()
+        torch.save(state, root / f"{name}.pth")
+    wrapped = {f"model.{key}": tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    torch.save({"state_dict": wrapped, "epoch": 1}, root / "c.ckpt")
+    return root
+
+
+def run_merge(theirs: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.chdir(theirs)
+    try:
+        app(["merge", *words, "--images", "8", "--input-size", "32"])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def loaded_as_the_card_says(card: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """The network that the Python block of a card gives, beside the file."""
+    monkeypatch.chdir(card.parent)
+    block = card.read_text().partition("```python\n")[2].partition("```")[0]
+    values: dict[str, object] = {}
+    exec(block, values)
+    model = values["model"]
+    assert isinstance(model, torch.nn.Module)
+    return model.eval()
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_a_merge_is_found_out_from_the_tensors_and_loads_as_its_card_says(
+    ending: str, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / f"merged{ending}"
+    assert (
+        run_merge(theirs, monkeypatch, "a.pth", "b.pth", "--data", "folder", "--root", "birds", "--out", str(out)) == 0
+    )
+    said = capsys.readouterr().out
+    assert "a.pth: torchvision:mobilenet_v2, 3 classes, 32 pixels" in said
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert [row["kind"] for row in card["scores"]] == ["source", "source", "ensemble", "merged"]
+    assert card["plain_class"]
+    assert out.stat().st_mode & 0o777 == out.with_suffix(".md").stat().st_mode & 0o777
+    model = loaded_as_the_card_says(out.with_suffix(".md"), monkeypatch)
+    assert type(model).__name__ == "MobileNetV2"
+    with pytest.raises(SystemExit):
+        app(["show", str(out)])
+    shown = capsys.readouterr().out
+    assert card["command"] in shown
+    assert not shown.startswith("---")
+    assert run_merge(theirs, monkeypatch, *card["command"].split()[2:-4]) == 2  # nothing is written over
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_models_of_two_tasks_keep_their_classifiers(
+    theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "both.safetensors"
+    words = ("a.pth", "c.ckpt", "--data", "folder", "--root", "birds", "--root", "cars", "--out", str(out))
+    assert run_merge(theirs, monkeypatch, *words, "--dry") == 0
+    said = capsys.readouterr().out
+    assert "each model keeps its classifier" in said
+    assert "made float32 of float16" in said
+    assert list(tmp_path.iterdir()) == []
+    assert run_merge(theirs, monkeypatch, *words) == 0
+    model = loaded_as_the_card_says(out.with_suffix(".md"), monkeypatch)
+    with torch.no_grad():
+        logits = model(torch.zeros(2, 3, 32, 32))
+    assert {head: tuple(own.shape) for head, own in logits.items()} == {"birds": (2, 3), "cars": (2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("a.pth", "c.pth", "--data", "folder", "--root", "birds"), "c.pth tells 2 classes apart, and birds has 3"),
+        (
+            ("a.pth", "b.pth", "--data", "folder", "--root", "birds", "-a", "torchvision:resnet18"),
+            "it fits torchvision:mobilenet_v2",
+        ),
+        (
+            ("a.pth", "b.pth", "--data", "folder", "--root", "birds", "-a", "torchvision:resnet8"),
+            "did you mean resnet18",
+        ),
+        (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "-a", "resnet21"), "did you mean resnet20?"),
+        (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "-a", "nowhere.models:make"), "cannot be imported"),
+        (("a.pth", "b.pth", "--data", "folder", "--root", "lost"), "lost"),
+        (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--method", "permut"), "unknown method 'permut'"),
+        (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--weight", "0.5"), "1 --weight for 2 checkpoints"),
+        (
+            ("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--root", "cars", "--root", "cars"),
+            "3 --data for 2 checkpoints",
+        ),
+        (
+            ("a.pth", "c.pth", "--data", "folder", "--root", "birds", "--root", "cars", "--out", "x.pth"),
+            "goes into a .safetensors file",
+        ),
+        (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--out", "x.txt"), "ends in .safetensors, .pth"),
+        (
+            ("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--out", "a.pth/x.pth"),
+            "is no folder that you may write to",
+        ),
+    ],
+)
+def test_what_cannot_be_merged_is_said_before_any_work(
+    words: tuple[str, ...], said: str, theirs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(theirs.rglob("*"))
+    out = () if "--out" in words else ("--out", "x.safetensors")
+    assert run_merge(theirs, monkeypatch, *words, *out) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert said in error
+    assert "Traceback" not in error
+    assert sorted(theirs.rglob("*")) == before
+
+
+def test_the_same_network_twice_is_warned_of(
+    theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("a.pth", "a.pth", "--data", "folder", "--root", "birds", "--out", str(tmp_path / "x.pth"))
+    assert run_merge(theirs, monkeypatch, *words, "--dry") == 0
+    assert "are the same network" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_function_of_ones_own_makes_the_network(
+    theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_networks.py").write_text(
+        "from torch import nn\n"
+        "def small(num_classes):\n"
+        "    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes)]\n"
+        "    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), *head)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = importlib.import_module("my_networks").small
+    for seed in range(2):
+        torch.manual_seed(seed)
+        torch.save(made(3).state_dict(), tmp_path / f"{seed}.pth")
+    out = tmp_path / "merged.safetensors"
+    files = [str(tmp_path / f"{seed}.pth") for seed in range(2)]
+    given = ("-a", "my_networks:small", "--data", "folder", "--root", "birds", "--out", str(out))
+    assert run_merge(theirs, monkeypatch, *files, *given) == 0
+    assert json.loads(out.with_suffix(".json").read_text())["merge"]["normalize"] == "repair"
+    ARCHITECTURES.pop("my_networks:small")
+    with pytest.raises(ForeignError, match="none is called because a file names it"):
+        load_merged(out)

@@ -22,6 +22,10 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZip
 
 
 _numbers = count()
+_mask = os.umask(0)
+os.umask(_mask)
+MODE = 0o666 & ~_mask
+"""What new files may be used for, as the user has set it; some libraries make theirs readable by their owner alone."""
 
 
 def root_of() -> Path:
@@ -72,6 +76,7 @@ def writing(path: Path) -> Iterator[Path]:
     temporary = folder / f".{os.getpid()}-{next(_numbers)}{path.suffix}.tmp"
     try:
         yield temporary
+        temporary.chmod(MODE)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from torch import nn
 from mergeline.architectures import Architecture, build
 from mergeline.biases import add_missing_biases
 from mergeline.depth.placer import Placement
+from mergeline.foreign import learn
 from mergeline.heads import multi_head_from_state, trace_network
 from mergeline.preserving import preserve_first_from_state
 from mergeline.resizing import resized
@@ -75,6 +76,8 @@ def _heads(architectures: Mapping[str, Architecture]) -> list[dict[str, Any]]:
 
 def merged_architectures(description: Mapping[str, Any]) -> dict[str, Architecture]:
     """The topology of each head of a merged network, by the description in its file."""
+    for entry in description["heads"]:
+        learn(entry["name"], code=False)
     return {
         entry["head"]: Architecture(**{key: value for key, value in entry.items() if key != "head"})
         for entry in description["heads"]
