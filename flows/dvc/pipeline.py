@@ -188,6 +188,17 @@ class Pipeline:
         stage = self._dvc[address]
         return stage_reasons(stage, self._entries.of(stage), self._hashes, self._relative, predicted or {})
 
+    def recorded_dependency(self, address: str, path: str) -> str | None:
+        """The md5 that a stage's lock entry has for a file that it reads; None if it has none."""
+        if address in self._foreseen:
+            return None
+        stage = self._dvc[address]
+        for dep in (self._entries.of(stage) or {}).get("deps", []):
+            if os.path.normpath(os.path.join(stage.wdir, dep["path"])) == str(self.root / path):  # noqa: PTH118
+                md5: str | None = dep.get("md5")
+                return md5
+        return None
+
     # -- running a stage: before, instead, after -------------------------------------------------------------------
 
     def snapshot(self, address: str) -> Snapshot:

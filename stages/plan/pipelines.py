@@ -19,6 +19,7 @@ from mergeline.depth import PLACEMENTS
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.pretrained_files import local_place
 from stages.formats.files import write_bytes
+from stages.inputs import places
 from stages.plan import paths
 from stages.plan.expansion import base_edge, expand_cells, measured_merges, narrowed_cells, pruned_cells
 from stages.plan.keys import Compressed, Edge, Merge, Narrowed, Prediction, Pruned, Sources, TaskPair
@@ -170,7 +171,8 @@ def _target_files(params: Params, tasks: Iterable[str]) -> list[str]:
 
 def _targets_stage(task: str) -> StageCell:
     file = paths.shared_pipeline("targets")
-    return _stage("targets", task, file, [str(paths.task(task))], ["targets"], [str(paths.targets(task))])
+    deps = [str(paths.task(task)), str(places.TEXT_ENCODER)]
+    return _stage("targets", task, file, deps, ["targets"], [str(paths.targets(task))])
 
 
 def _predict_stage(params: Params, prediction: Prediction) -> StageCell:
