@@ -205,15 +205,20 @@ def data_lines(root: Path, seen: Look, pipeline: Pipeline) -> list[str]:
     return list(dict.fromkeys(str(reason) for reason in reasons))
 
 
-def missing_faults(seen: Look, pipeline: Pipeline | None, stale: Collection[str], chosen: Collection[str]) -> list[str]:
-    """What must be mended first: inputs that stale stages need, and those of any chosen stage that were here before.
+def missing_faults(
+    seen: Look, pipeline: Pipeline | None, stale: Mapping[str, Sequence[Reason]], chosen: Collection[str]
+) -> list[str]:
+    """What must be mended first: inputs that stale stages need to run, and those of any chosen stage that were here before.
 
     With ``pipeline`` None: all that are missing.
     """
     faults = []
     for place, missing in seen.missing.items():
-        users = None if pipeline is None else _users(pipeline, place, chosen)
-        if users is None or (users and (missing.here or any(user in stale for user in users))):
+        users = [] if pipeline is None else _users(pipeline, place, chosen)
+        must_run = [
+            user for user in users if user in stale and not (pipeline and pipeline.restorable(user, stale[user]))
+        ]
+        if pipeline is None or must_run or (users and missing.here):
             faults.append(str(missing))
     return faults
 

@@ -68,7 +68,7 @@ def run(
             _say_kept(show, use_profile(root, profile))
         if settings:
             _say_kept(show, apply_settings(root, settings))
-        preparation = running.prepare(root, targets or (), force)
+        preparation = running.prepare(root, targets or (), force, pulling=pull)
         _say_planned(show, preparation)
         if pull and preparation.stale:
             show.print(running.pull(root, preparation), highlight=False, soft_wrap=True)

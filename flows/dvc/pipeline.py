@@ -199,6 +199,13 @@ class Pipeline:
                 return md5
         return None
 
+    def restorable(self, address: str, reasons: Sequence[Reason]) -> bool:
+        """Whether a stage is stale for its missing outputs alone, and the cache has them: it will read nothing."""
+        if any(reason.kind not in ("output", "upstream") for reason in reasons):
+            return False
+        outs = (self._entries.of(self._dvc[address]) or {}).get("outs", [])
+        return bool(outs) and all("md5" in out and self.cache.path_of(out["md5"]).is_file() for out in outs)
+
     # -- running a stage: before, instead, after -------------------------------------------------------------------
 
     def snapshot(self, address: str) -> Snapshot:

@@ -67,8 +67,11 @@ def plan_files(root: Path, params: Params, write: bool = True) -> tuple[list[Pat
     return list(changed), gone
 
 
-def prepare(root: Path, targets: Sequence[str] = (), force: bool = False, write: bool = True) -> Preparation:
-    """Check everything and find what is stale. With ``write`` false nothing on disk is changed.
+def prepare(
+    root: Path, targets: Sequence[str] = (), force: bool = False, write: bool = True, pulling: bool = False
+) -> Preparation:
+    """Check everything and find what is stale. With ``write`` false nothing on disk is changed; with ``pulling``, data that only
+    stages need whose results may yet be fetched are not looked for.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def prepare(root: Path, targets: Sequence[str] = (), force: bool = False, write:
     forget_rewritten(root, seen, pipeline)
     stale = pipeline.stale(chosen, force, predicted_code(root, pipeline) | seen.predicted)
     stale = explained(root, seen, pipeline, stale)
-    check_inputs(root, params, seen, pipeline, stale, chosen)
+    check_inputs(root, params, seen, pipeline, {} if pulling else stale, chosen)
     if write and not stale and len(chosen) == len(pipeline.stages):
         note_fresh(root, before)
     notices = missing_notices(seen, pipeline)

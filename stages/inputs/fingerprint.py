@@ -131,6 +131,7 @@ def _hashed(notes: Notes, pending: Sequence[Folder], told: Told | None, anew: bo
                 rows[folder.name][name] = row
                 progress.add(row.stamp[0])
             known[folder.name] = _note(notes, folder, rows[folder.name])
+        notes.save()
     finally:
         pool.shutdown(cancel_futures=True)
     return known

@@ -24,11 +24,11 @@ KEPT = 50
 """Fingerprints of an input whose files are still known by name, to say what changed."""
 
 SCHEMA = """
-create table folders (key text primary key, signature text, digest text, files integer, bytes integer, rows blob);
-create table listings (digest text primary key, listing blob);
-create table fingerprints (place text, md5 text, text text, used real, primary key (place, md5));
-create table packages (path text primary key, signature text, name text, version text);
-create table seen (path text primary key, stamp blob);
+create table if not exists folders (key text primary key, signature text, digest text, files integer, bytes integer, rows blob);
+create table if not exists listings (digest text primary key, listing blob);
+create table if not exists fingerprints (place text, md5 text, text text, used real, primary key (place, md5));
+create table if not exists packages (path text primary key, signature text, name text, version text);
+create table if not exists seen (path text primary key, stamp blob);
 """
 
 
@@ -50,11 +50,13 @@ class Noted(NamedTuple):
 
 
 class Notes:
-    """The notes of one benchmark."""
+    """The notes of one benchmark. Several processes may have them open: what is noted is written in short transactions, and what
+    cannot be is forgotten."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         self._saved = time.monotonic()
+        self._unsaved: list[tuple[str, tuple[object, ...]]] = []
 
     def folder(self, key: str) -> Known | None:
         row = self._db.execute("select signature, digest, files, bytes from folders where key = ?", (key,)).fetchone()
@@ -69,11 +71,9 @@ class Notes:
     def note_folder(self, key: str, known: Known, rows: Mapping[str, Noted], listing: bytes) -> None:
         """What a folder holds; saved every few seconds, so that hashing that is cut off goes on where it was."""
         plain = [(name, *row) for name, row in rows.items()]
-        self._db.execute(
-            "insert or replace into folders values (?, ?, ?, ?, ?, ?)",
-            (key, *known, zlib.compress(marshal.dumps(plain, 2), 1)),
-        )
-        self._db.execute("insert or ignore into listings values (?, ?)", (known.digest, zlib.compress(listing, 1)))
+        packed = zlib.compress(marshal.dumps(plain, 2), 1)
+        self._note("insert or replace into folders values (?, ?, ?, ?, ?, ?)", key, *known, packed)
+        self._note("insert or ignore into listings values (?, ?)", known.digest, zlib.compress(listing, 1))
         if time.monotonic() - self._saved > 2:
             self.save()
 
@@ -89,7 +89,7 @@ class Notes:
         return row
 
     def note_package(self, path: str, signature: str, name: str, version: str) -> None:
-        self._db.execute("insert or replace into packages values (?, ?, ?, ?)", (path, signature, name, version))
+        self._note("insert or replace into packages values (?, ?, ?, ?)", path, signature, name, version)
 
     def seen(self, path: str) -> Stamp | None:
         """The stamp that a file had when it was last looked at."""
@@ -97,7 +97,7 @@ class Notes:
         return None if row is None else marshal.loads(row[0])
 
     def note_seen(self, path: str, stamp: Stamp) -> None:
-        self._db.execute("insert or replace into seen values (?, ?)", (path, marshal.dumps(stamp, 2)))
+        self._note("insert or replace into seen values (?, ?)", path, marshal.dumps(stamp, 2))
 
     def has_read(self, place: str) -> bool:
         """Whether an input was ever read here."""
@@ -112,15 +112,17 @@ class Notes:
     def note_fingerprint(self, place: str, md5: str, text: str) -> None:
         if self.fingerprint(place, md5) is None:
             self._drop_old(place)
-        self._db.execute("insert or replace into fingerprints values (?, ?, ?, ?)", (place, md5, text, time.time()))
+        self._note("insert or replace into fingerprints values (?, ?, ?, ?)", place, md5, text, time.time())
+        self.save()
 
     def _drop_old(self, place: str) -> None:
         """All but the last fingerprints of an input go, and listings that none and no folder has any more."""
-        self._db.execute(
+        self._note(
             "delete from fingerprints where place = ? and md5 not in "
             "(select md5 from fingerprints where place = ? order by used desc limit ?)",
-            (place, place, KEPT),
-        )
+            place, place, KEPT,
+        )  # fmt: skip
+        self.save()
         texts = [row[0] for row in self._db.execute("select text from fingerprints")]
         unused = [
             digest
@@ -129,10 +131,18 @@ class Notes:
             )
             if not any(digest in text for text in texts)
         ]
-        self._db.executemany("delete from listings where digest = ?", [(digest,) for digest in unused])
+        for digest in unused:
+            self._note("delete from listings where digest = ?", digest)
+
+    def _note(self, statement: str, *values: object) -> None:
+        self._unsaved.append((statement, values))
 
     def save(self) -> None:
-        self._db.commit()
+        """Write what was noted."""
+        with suppress(sqlite3.OperationalError), self._db:  # locked for long, or a full disk: they are only notes
+            for statement, values in self._unsaved:
+                self._db.execute(statement, values)
+        self._unsaved.clear()
         self._saved = time.monotonic()
 
 
@@ -140,12 +150,11 @@ class Notes:
 def open_notes(root: Path) -> Iterator[Notes]:
     """A benchmark's notes; damaged ones are made anew, and where none can be written they are forgotten at the end."""
     connection = _connected(root / places.NOTES)
+    notes = Notes(connection)
     try:
-        notes = Notes(connection)
         yield notes
     finally:  # what was hashed before an error or Ctrl-C need not be hashed again
-        with suppress(sqlite3.Error):  # a full disk: they are only notes
-            connection.commit()
+        notes.save()
         connection.close()
 
 
@@ -169,11 +178,11 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 def _made(connection: sqlite3.Connection) -> bool:
     """Whether the tables are there, and of this version; a new file gets them."""
-    connection.execute("begin immediate")
-    version = connection.execute("pragma user_version").fetchone()[0]
+    version: int = connection.execute("pragma user_version").fetchone()[0]
     if version == 0:
+        connection.execute("begin immediate")
         for statement in filter(str.strip, SCHEMA.split(";")):
             connection.execute(statement)
         connection.execute(f"pragma user_version = {VERSION}")
-    connection.commit()
+        connection.commit()
     return version in (0, VERSION)

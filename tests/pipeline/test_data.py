@@ -202,6 +202,10 @@ def test_a_clone_without_the_data_has_the_results(folders: Workspace, tmp_path: 
     folders.git("commit", "-qm", "with a remote")
     subprocess.run(["git", "clone", "-q", str(folders.root), str(tmp_path / "clone")], check=True)
     clone = Workspace(tmp_path / "clone")
+    assert "tasks.birds" in clone.run(check=2).stderr, "there is nothing to show"
+    text = clone.run("--pull").stdout
+    assert "✓" not in text, "all comes from the remote"
+    shutil.rmtree(clone.root / "artifacts")
     clone.dvc("pull")
     assert "up to date" in clone.dvc("status")
     text = clone.run().stdout
