@@ -6,13 +6,18 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from flows.dvc.hashes import SMALL_FILE
+from flows.dvc.pipeline import Pipeline
+from flows.inputs import forget_rewritten, look
+from stages.plan.loading import parse_params
+from tests.conftest import bench_values
 from tests.pipeline.conftest import MICRO, Workspace, make_benchmark, output_files
 from tests.pipeline.test_incremental import ran
 
@@ -217,6 +222,38 @@ def test_a_clone_without_the_data_has_the_results(folders: Workspace, tmp_path: 
     draw_task(clone.root / "data/birds")
     draw_task(clone.root / "data/fish", 1000)
     assert "nothing to do" in clone.run().stdout, "the same data make nothing stale"
+
+
+READS_A_CHECKPOINT = """\
+stages:
+  take:
+    cmd: cp mine/model.pth out.pth
+    deps: [mine/model.pth]
+    outs: [out.pth]
+"""
+
+
+@pytest.mark.parametrize("key", ["imports", "pretrained"])
+def test_a_checkpoint_that_is_rewritten_unseen_is_noticed(shell: Callable[[str], Workspace], key: str) -> None:
+    """DVC takes a file of the same size, time and inode for unchanged; plain DVC sees it too once a command has looked."""
+    workspace = shell(READS_A_CHECKPOINT)
+    path = workspace.write("mine/model.pth", "x" * (SMALL_FILE + 1))
+    named = {"bars.r17.s1": "mine/model.pth"} if key == "imports" else {"r17": "mine/model.pth"}
+    params = parse_params(bench_values(**{key: named}))
+
+    def stale() -> list[str]:
+        pipeline = Pipeline(workspace.root)
+        forget_rewritten(workspace.root, look(workspace.root, params, write=False), pipeline)
+        found = [str(reason) for reasons in pipeline.stale().values() for reason in reasons]
+        pipeline.close()
+        return found
+
+    workspace.run()
+    assert stale() == []
+    rewrite_unseen(path, b"y" * (SMALL_FILE + 1))
+    assert look(workspace.root, params, write=False).needs_check
+    assert stale() == ["dependency mine/model.pth changed"]
+    assert "modified" in workspace.dvc("status")
 
 
 def test_a_benchmark_of_one_task_finishes(tmp_path: Path) -> None:
