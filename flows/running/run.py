@@ -23,7 +23,7 @@ from stages.formats.files import json_text, write_json
 from stages.plan import paths
 from stages.plan.loading import ParamsError, load_params
 from stages.plan.params import Params
-from stages.plan.pipelines import drift, make_plan, write_pipelines
+from stages.plan.pipelines import drift, make_folders, make_plan, write_pipelines
 
 if TYPE_CHECKING:  # DVC and the workers are loaded only where something is stale
     from flows.dvc.pipeline import Pipeline
@@ -106,6 +106,8 @@ def prepare(
 
 def _drifted(root: Path, params: Params, write: bool) -> tuple[list[Path], list[Path]]:
     """Plan the files, unless neither the parameters nor the planning code changed since they were last planned."""
+    if write:
+        make_folders(root)  # which who removed artifacts/ removed too
     mark = root / paths.PLANNED
     digest = _plan_digest(root)
     try:

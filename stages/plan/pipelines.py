@@ -33,6 +33,7 @@ __all__ = [
     "Plan",
     "StageCell",
     "drift",
+    "make_folders",
     "make_plan",
     "render",
     "write_pipelines",
@@ -509,12 +510,16 @@ def drift(plan: Plan, root: Path) -> tuple[dict[Path, str], list[Path]]:
     return changed, gone
 
 
+def make_folders(root: Path) -> None:
+    """The tables of results read these folders, which a benchmark of one task, or of scores alone, would not have."""
+    for made in (paths.SIMILARITY, paths.BLOCKS, paths.MEASUREMENTS):
+        (root / made).mkdir(parents=True, exist_ok=True)
+
+
 def write_pipelines(plan: Plan, root: Path) -> tuple[list[Path], list[Path]]:
     """Bring ``pipelines/`` up to date: the files written, and those removed (only files that a plan wrote)."""
     changed, gone = drift(plan, root)
-    # The tables of results read these folders, which a benchmark of one task, or of scores alone, would not have.
-    for made in (paths.SIMILARITY, paths.BLOCKS, paths.MEASUREMENTS):
-        (root / made).mkdir(parents=True, exist_ok=True)
+    make_folders(root)
     for path, text in changed.items():
         write_bytes(path, text.encode())
     for path in gone:
