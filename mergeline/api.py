@@ -22,7 +22,7 @@ from mergeline.normalization import NORMALIZATIONS, Normalizer
 from mergeline.preserving import preserved_layers, stem_nodes
 from mergeline.registry import entry_and_options
 from mergeline.sources import Batches, first_samples, mixed_batches, prepared
-from mergeline.spaces import Spaces, trace
+from mergeline.spaces import Places, Spaces, seen_at, trace
 from mergeline.spaces.verifying import check_spaces
 from mergeline.width import Width, fitted
 
@@ -59,6 +59,7 @@ def merge(
     preserve: int | float | str | None = None,
     depth: str = "append",
     width: Width | None = None,
+    places: Places = "all",
     seed: int = 0,
     check: bool = True,
 ) -> MergeResult:
@@ -74,14 +75,14 @@ def merge(
     method: a key of ``mergeline.matching.MATCHERS``; ``options`` are its options.
     normalize: a key of ``mergeline.normalization.NORMALIZATIONS``, with ``normalize_options``: "reset" recomputes batch
         statistics on ``data``; "repair" gives outputs of layers the models' means and deviations; "none" changes nothing.
-    weights: each model's weight; uniform by default.
+    weights: each model's; uniform by default.
     stop: the last space that is merged, or a share of the multiply-adds ("0.5"), as for ``mergeline.heads.cut``.
     preserve: how many of the first layers each model keeps, or a share of the multiply-adds (0.25).
     depth: where the blocks of shallower models stand, a key of ``mergeline.depth.PLACEMENTS`` ("sma", "lma" compare blocks).
     width: of the merged network, for "zip" (and "transport", where it is a model's): a share of the widest model's units, or
         units by space; by default each space is as wide as the widest model. With it, one model alone can be zipped.
-    seed: for methods that draw.
-    check: prove the trace first, by random permutations of all units (``mergeline.spaces.verify``).
+    places: where units are seen: at "all" places that read them, or at the "last", as in the papers.
+    seed: for methods that draw. check: prove the trace first, by random permutations of all units (``mergeline.spaces.verify``).
 
     Raises
     ------
@@ -92,25 +93,25 @@ def merge(
     matcher, chosen = entry_and_options("method", method, MATCHERS, options)
     normalizer, settings = entry_and_options("normalisation", normalize, NORMALIZATIONS, normalize_options)
     placer, _ = entry_and_options("depth", depth, PLACEMENTS, None)
-    networks = _networks(models, least=2 if width is None else 1)
-    check_normalization(normalize, next(iter(networks.values())))
+    networks = _networks(models, 2 if width is None else 1, normalize)
     parts = _parts(data, list(networks), several, again=normalizer.reads_images or placer.compares)
     networks, reference, spaces, placed, verified = _aligned(networks, parts, matcher, placer, width, several, check)
     check_normalization(normalize, reference, spaces)
     cuts = _cuts(reference, spaces, stop, preserve, several)
-    problem = _problem(matcher, list(networks.values()), spaces, parts, several, seed)
+    problem = _problem(matcher, list(networks.values()), seen_at(places, spaces), parts, several, seed)
     matching = solve(matcher, problem, chosen)
     check_maps(spaces, matching.maps, normalize)
     merged = _finished(networks, reference, spaces, matching.maps, parts, several, *cuts, weights, normalizer, settings)
     _as_given(merged, next(iter(models.values() if isinstance(models, Mapping) else models)))
-    said = {"method": method, "options": chosen, "normalize": normalize, "depth": depth, "verified": verified}
-    report = said | _counted(matching, parts)
+    said = {"method": method, "options": chosen, "normalize": normalize, "depth": depth, "places": places}
+    report = said | _counted(matching, parts, verified)
     return MergeResult(merged, matching.maps, report, spaces, preserved=cuts[1], placed=placed)
 
 
-def _counted(matching: Matching, parts: Mapping[str, Batches]) -> dict[str, object]:
+def _counted(matching: Matching, parts: Mapping[str, Batches], verified: float | None) -> dict[str, object]:
     """What a report says of the work that was done."""
     return {
+        "verified": verified,
         "objective": matching.objective,
         "images": sum(part.images for part in parts.values()),
         "without_partner": without_partner(matching.maps),
@@ -205,8 +206,10 @@ def _problem(
     return Problem(spaces, states, moments, np.random.default_rng(seed), same_outputs=not several)
 
 
-def _networks(models: Sequence[nn.Module] | Mapping[str, nn.Module], least: int) -> dict[str, nn.Module]:
-    """Copies by name, all in the widest type that one of them has."""
+def _networks(
+    models: Sequence[nn.Module] | Mapping[str, nn.Module], least: int, normalize: str
+) -> dict[str, nn.Module]:
+    """Copies by name, all in the widest type that one of them has, if they can be normalised so."""
     named = models if isinstance(models, Mapping) else {str(i): model for i, model in enumerate(models)}
     if len(named) < least:
         advice = "; one alone can be zipped to a smaller width" if least > len(named) == 1 else ""
@@ -218,6 +221,7 @@ def _networks(models: Sequence[nn.Module] | Mapping[str, nn.Module], least: int)
         widest = torch.float64 if torch.float64 in types else torch.float32
         for network in networks:
             network.to(widest)
+    check_normalization(normalize, next(iter(networks)))
     return found
 
 

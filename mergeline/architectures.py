@@ -70,7 +70,8 @@ class Design:
     description that it cannot build. ``compares``: what compares its units with each other, so that their number cannot change,
     if that is known. ``family``: its architectures differ in their blocks and their ``multiplier`` alone, which is how many times
     the channels there are. ``reads``: what its inputs are. ``tells``: what its outputs are of. ``recipe``: settings of a training
-    (fields of :class:`mergeline.training.Recipe`) where its networks need others than usual.
+    (fields of :class:`mergeline.training.Recipe`) where its networks need others than usual. ``any_size``: whether it takes other
+    sizes of input than :data:`INPUT_SIZES`.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Design:
     reads: Kind = "images"
     tells: Target = "classes"
     recipe: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    any_size: bool = False
 
 
 def _wider(design: Design, times: int) -> Design:
@@ -252,7 +254,7 @@ class Architecture:
                 f"architecture {self.name!r}: needs num_classes >= 1 and width > 0, "
                 f"got num_classes={self.num_classes}, width={self.width}"
             )
-        if self.input_size not in INPUT_SIZES:
+        if self.input_size not in INPUT_SIZES and not ARCHITECTURES[self.name].any_size:
             raise ValueError(f"input size {self.input_size} has no stem; known: {', '.join(map(str, INPUT_SIZES))}")
         check = ARCHITECTURES[self.name].check
         if check is not None:

@@ -23,7 +23,7 @@ from mergeline.network import assemble, check_maps, check_normalization, normali
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.registry import entry_and_options
 from mergeline.sources import Batches, first_samples, prepared
-from mergeline.spaces import Space, Spaces, take, trace
+from mergeline.spaces import Places, Space, Spaces, seen_at, take, trace
 from mergeline.spaces.verifying import check_spaces
 from mergeline.width import Width, fitted
 
@@ -78,6 +78,7 @@ def narrow(
     options: Mapping[str, object] | None = None,
     normalize_options: Mapping[str, object] | None = None,
     calibration: Any = None,
+    places: Places = "all",
     seed: int = 0,
 ) -> Narrowed:
     """A network with fewer units in every space, made of a model's own.
@@ -90,6 +91,7 @@ def narrow(
     data: batches of inputs, as for :func:`mergeline.merge`; "zip" reads all of them, the others their form.
     normalize: "none", or what brings back the model's statistics: "reset", "repair" or "rescale", with ``normalize_options``.
     calibration: the batches that it reads; ``data`` by default.
+    places: where "zip" sees units, as for :func:`mergeline.merge`.
     seed: for methods that draw. The units that ``random`` keeps at one width are among those that it keeps at a larger one.
 
     Raises
@@ -111,7 +113,7 @@ def narrow(
     check_normalization(normalizer.name, network, own)
     check_spaces(network, own, own.example)
     spaces, reference = fitted({"": network}, own, ZIP, width)
-    maps = narrower.maps(Asked(network, spaces, batches, seed), chosen)
+    maps = narrower.maps(Asked(network, seen_at(places, spaces), batches, seed), chosen)
     check_maps(spaces, [maps], normalizer.name)
     made = assemble({"": network}, spaces, [maps], same_outputs=True, reference=reference)
     normalise(

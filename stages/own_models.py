@@ -13,13 +13,14 @@ from torch import nn
 
 from mergeline.api import MergeResult, merge
 from mergeline.architectures import ARCHITECTURES, Architecture, as_wide, build, deepest, known_names, multiplier
+from mergeline.checkpoints import fitted, read_checkpoint
 from mergeline.evaluation import predict, score
 from mergeline.inputs import batches, to_device
 from mergeline.tasks import TASKS, prepare
 from mergeline.tasks.task import PreparedTask, TaskError
-from stages.errors import InputError, StageError
+from mergeline.weights import WeightsError
+from stages.errors import InputError
 from stages.formats.merged import save_merged
-from stages.train import check_checkpoint
 
 __all__ = ["check_architectures", "check_target", "load_checkpoint", "merge_files", "own_task", "some_images"]
 
@@ -125,9 +126,9 @@ def load_checkpoint(path: Path, architecture: Architecture) -> nn.Module:
     """A checkpoint's network; InputError where it does not fit."""
     model = build(architecture)
     try:
-        model.load_state_dict(check_checkpoint(path, model, path.stem))
-    except StageError as error:
-        raise InputError(str(error)) from None
+        model.load_state_dict(fitted(read_checkpoint(path), model.state_dict()).state)
+    except WeightsError as error:
+        raise InputError(f"{error}; read as {architecture.name}") from None
     return model
 
 

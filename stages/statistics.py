@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mergeline.inputs import batches
 from mergeline.moments import collect_moments, cross_pairs, full_pairs
+from mergeline.spaces import seen_at
 from stages.context import Context
 from stages.formats.moments import write_moments
 from stages.plan import paths
@@ -22,7 +23,7 @@ def run(context: Context, cell: str) -> None:
     pairs = {"cross": cross_pairs, "full": full_pairs}[options.moments](len(loaded.models))
     moments = collect_moments(
         [context.place(model) for model in loaded.models],
-        loaded.spaces,
+        seen_at(options.places, loaded.spaces),
         (batch for part in images.values() for batch in batches(part, options.batch_size)),
         pairs,
     )

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from mergeline.architectures import ARCHITECTURES, Architecture, build
+from mergeline.checkpoint_names import split_part
+from mergeline.checkpoints import fitted, read_checkpoint
 from mergeline.evaluation import predict, score
 from mergeline.inputs import to_device
 from mergeline.normalization.reset import reset
@@ -22,7 +24,7 @@ from mergeline.seeds import derive_seed, numpy_generator, torch_generator
 from mergeline.tasks import TASKS
 from mergeline.tasks.task import PreparedTask
 from mergeline.training import EpochRecord, Recipe, TrainState, train
-from mergeline.weights import WeightsError, read_weights
+from mergeline.weights import WeightsError
 from stages.context import Context, Progress
 from stages.errors import StageError
 from stages.formats.files import file_hash, write_json, writing
@@ -115,35 +117,20 @@ def run_import(context: Context, cell: str) -> None:
     model = build(architecture)
     model.load_state_dict(check_checkpoint(path, model, cell))
     context.place(model)
-    _write_edge(context, edge, task, architecture, model, {"start": file_hash(path), "epochs": 0})
+    _write_edge(context, edge, task, architecture, model, {"start": file_hash(split_part(path)[0]), "epochs": 0})
 
 
-def check_checkpoint(path: Path, model: nn.Module, cell: str) -> dict[str, torch.Tensor]:
-    """The state dict in a ``.safetensors``, ``.pth`` or ``.pt`` file, if it fits ``model``.
+def check_checkpoint(place: Path, model: nn.Module, cell: str) -> dict[str, torch.Tensor]:
+    """The state dict in a checkpoint (:mod:`mergeline.checkpoints`), if it fits ``model``.
 
     Raises
     ------
     StageError: missing, unreadable, or another network; names the first tensors that do not fit.
     """
     try:
-        state = read_weights(path)
+        return fitted(read_checkpoint(place), model.state_dict()).state
     except WeightsError as error:
         raise StageError(f"{error} (imports.{cell})") from error
-    expected = model.state_dict()
-    faults = [f"{name} is missing" for name in expected if name not in state]
-    faults += [f"{name} is unknown" for name in state if name not in expected]
-    for name, tensor in expected.items():
-        found = state.get(name, tensor)
-        if not isinstance(found, torch.Tensor):
-            faults.append(f"{name} is no tensor but a {type(found).__name__}")
-        elif found.shape != tensor.shape:
-            faults.append(f"{name} has shape {tuple(found.shape)}, expected {tuple(tensor.shape)}")
-    if faults:
-        raise StageError(
-            f"{path} does not fit {cell} (imports.{cell}): {'; '.join(faults[:3])}"
-            + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
-        )
-    return state
 
 
 def _architecture(context: Context, edge: Edge, task: PreparedTask) -> Architecture:

@@ -273,7 +273,11 @@ def test_moments_of_networks_are_those_of_their_activations(trained: Trained) ->
     found = collect_moments(pair, trained.spaces, images.split(8))
     walks = [Walk(trained.spaces, model) for model in pair]
     with torch.no_grad():
+        seen: dict[str, list[list[Tensor]]] = {}
         for space, values in lockstep(walks, images):
+            seen.setdefault(space.name, []).append([value.clone() for value in values])
+        for space in trained.spaces.free:
+            values = [torch.cat(own) for own in zip(*seen[space.name], strict=True)]
             means, variances, joint = expected(values)
             moments = found[space.name]
             assert moments.n == len(values[0])
@@ -285,11 +289,14 @@ def test_moments_of_networks_are_those_of_their_activations(trained: Trained) ->
 
 
 def test_every_position_of_every_image_is_a_sample(trained: Trained) -> None:
-    found = collect_moments(trained.models[:2], trained.spaces, [trained.toy.inputs(10)])
-    assert {name: moments.n for name, moments in found.items() if "." not in name} == {
+    pair, inputs = trained.models[:2], [trained.toy.inputs(10)]
+    ends = collect_moments(pair, trained.spaces.at_ends(), inputs)
+    assert {name: moments.n for name, moments in ends.items() if "." not in name} == {
         "conv1": 10 * 16 * 16,
         "layer3": 10 * 4 * 4,
     }
+    for name, moments in collect_moments(pair, trained.spaces, inputs).items():
+        assert moments.n == len(trained.spaces[name].observations) * ends[name].n
 
 
 def test_collecting_moments_changes_no_model(trained: Trained) -> None:

@@ -250,7 +250,7 @@ def test_every_axis_of_every_tensor_belongs_to_one_space_of_its_size() -> None:
         assert all(state[axis.tensor].shape[axis.axis] == space.size * axis.repeat for axis in space.axes)
 
 
-def test_units_are_observed_as_the_next_layer_reads_them(enliven: Enliven) -> None:
+def test_units_are_observed_as_layers_read_them(enliven: Enliven) -> None:
     model = enliven(tiny())
     images = noise(3, 3, 32, 32)
     read: dict[str, Tensor] = {}
@@ -260,13 +260,27 @@ def test_units_are_observed_as_the_next_layer_reads_them(enliven: Enliven) -> No
                 lambda _, values, name=name: read.__setitem__(f"{name}.weight", values[0].detach().clone())
             )
     spaces = trace_network(model, 32)
+    walked: dict[str, list[Tensor]] = {}
     with torch.no_grad():
         model(images)
-        walked = {space.name: values.clone() for space, values in Walk(spaces, model).activations(images)}
-    assert list(walked) == [space.name for space in spaces.free]
+        for space, values in Walk(spaces, model).activations(images):
+            walked.setdefault(space.name, []).append(values.clone())
+        ends = {space.name: values.clone() for space, values in Walk(spaces.at_ends(), model).activations(images)}
+    assert list(ends) == [space.name for space in spaces.free]
+    assert max(map(len, walked.values())) > 1
     for space in spaces.free[:-1]:
-        expected = read[space.inputs[-1].tensor].movedim(1, -1).reshape(-1, space.size)
-        torch.testing.assert_close(walked[space.name], expected, rtol=1e-4, atol=1e-4)
+        seen = {values.data_ptr(): values for values in (read[axis.tensor] for axis in space.inputs)}
+        expected = [values.movedim(1, -1).reshape(-1, space.size) for values in seen.values()]
+        for one in walked[space.name]:
+            assert any(
+                one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-4) for other in expected
+            )
+        for other in expected:
+            assert any(
+                one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+                for one in walked[space.name]
+            )
+        torch.testing.assert_close(ends[space.name], walked[space.name][-1], rtol=0, atol=0)
 
 
 def test_the_last_stage_is_observed_before_pooling(enliven: Enliven) -> None:

@@ -19,6 +19,7 @@ from flows.dvc.freshness import is_fresh, note_fresh, stamps
 from flows.dvc.locks import heal
 from flows.inputs import Look, explained, forget_rewritten, look, missing_faults, missing_notices
 from flows.running.events import Listener
+from mergeline.checkpoint_names import split_part
 from stages.formats.files import json_text, write_json
 from stages.plan import paths
 from stages.plan.loading import ParamsError, load_params
@@ -191,11 +192,8 @@ def check_inputs(
 
 def _check_models(root: Path, params: Params, names: set[str] | None) -> None:
     wanted = [edge for edge in params.imports if names is None or f"import@{edge}" in names]
-    faults = [
-        f"imports.{edge}: {root / params.imports[edge]} is missing"
-        for edge in wanted
-        if not (root / params.imports[edge]).is_file()
-    ]
+    files = {edge: root / split_part(params.imports[edge])[0] for edge in wanted}
+    faults = [f"imports.{edge}: {file} is missing" for edge, file in files.items() if not file.is_file()]
     stops = any(cut is not None for series in params.merges.values() for cut in (*series.stops, *series.preserves))
     merging = names is None or any(name.startswith("merge") for name in names)
     training = bool(params.pretrained) and (names is None or any(name.startswith("train") for name in names))

@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from mergeline.spaces.errors import SpaceError
 from mergeline.spaces.permuting import permute_state, random_permutation, random_permutations
-from mergeline.spaces.space import Axis, Observation, Space, Spaces, put, spread, take, transferred, unspread
+from mergeline.spaces.space import (
+    Axis,
+    Observation,
+    Places,
+    Space,
+    Spaces,
+    put,
+    seen_at,
+    spread,
+    take,
+    transferred,
+    unspread,
+)
 from mergeline.spaces.tracing import trace
 from mergeline.spaces.verifying import verify
 from mergeline.spaces.walking import Walk
@@ -16,6 +28,7 @@ from mergeline.spaces.walking import Walk
 __all__ = [
     "Axis",
     "Observation",
+    "Places",
     "Space",
     "SpaceError",
     "Spaces",
@@ -24,6 +37,7 @@ __all__ = [
     "put",
     "random_permutation",
     "random_permutations",
+    "seen_at",
     "spread",
     "take",
     "trace",

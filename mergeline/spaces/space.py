@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -25,11 +26,13 @@ __all__ = [
     "Axis",
     "Carried",
     "Observation",
+    "Places",
     "Space",
     "Spaces",
     "entries_of",
     "places",
     "put",
+    "seen_at",
     "spread",
     "take",
     "transferred",
@@ -37,6 +40,8 @@ __all__ = [
 ]
 
 Index = NDArray[np.int64]
+Places = Literal["all", "last"]
+"""Where units that several layers read are seen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +129,8 @@ class Space:
     means that every unit moves alone. ``bundle_space``: the space whose units are these bundles; others may have the same
     bundles, and all of them move together. ``fixed`` spaces (the input, the outputs) are never permuted and are not observed.
     ``compared``: what compares units of this space with each other (a norm over channels); then no map but a
-    permutation commutes with the network.
+    permutation commutes with the network. ``observations``: every place that reads the units, in forward order; ``ends``: whether
+    the last of them alone shows the units done.
     """
 
     name: str
@@ -135,6 +141,7 @@ class Space:
     bundle_space: str = ""
     fixed: bool = False
     compared: str = ""
+    ends: bool = False
 
     @property
     def node(self) -> str:
@@ -176,6 +183,14 @@ class Spaces(Mapping[str, Space]):
     def of(self, model: int) -> Spaces:
         """The spaces of a model's own width."""
         return self.models[model] if self.models else self
+
+    def at_ends(self) -> Spaces:
+        """The same, seen only at the last place that reads them: a residual stream at its end (the papers' convention)."""
+        found = {
+            name: replace(space, observations=space.observations[-1:]) if space.ends else space
+            for name, space in self.spaces.items()
+        }
+        return replace(self, spaces=found, models=tuple(own.at_ends() for own in self.models))
 
     @property
     def graph(self) -> fx.Graph:
@@ -219,6 +234,18 @@ class Spaces(Mapping[str, Space]):
             count = space.size if space.name in owners else space.bundles
             sets.setdefault(space.bundle_space or space.name, []).append((space, count))
         return [tuple(found) for found in sets.values()]
+
+
+def seen_at(places: Places, spaces: Spaces) -> Spaces:
+    """Spaces seen at "all" places that read them, or at the "last" (:meth:`Spaces.at_ends`).
+
+    Raises
+    ------
+    ValueError: neither of them.
+    """
+    if places not in get_args(Places):
+        raise ValueError(f"unknown places {places!r}; known: {', '.join(get_args(Places))}")
+    return spaces if places == "all" else spaces.at_ends()
 
 
 class Carried(Mapping[str, tuple[tuple[str, Observation], ...]]):

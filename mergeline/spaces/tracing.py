@@ -503,18 +503,24 @@ class _Builder:
         return place < len(found) and int(found[place]) == unit
 
     def _observations(self, units: Index) -> tuple[Observation, ...]:
-        """The last place where the units are read; both sides of a product, and every call of a layer that is shared."""
+        """Where the units are read, in order: at every place, of a product's two sides at the last product."""
         unit = int(units[0])
         first, last = np.searchsorted(self._read, [unit, unit + 1])
         found = [self.tracer.seen[place] for place in self._readings[first:last].tolist()]
         reads = [seen for seen in found if not seen.meeting]
         if reads:
-            seen_at = list(dict.fromkeys(self._before_collapse(seen.node, unit) for seen in reads))
-            nodes = seen_at if self._calls(unit) > 1 else [max(seen_at, key=self.tracer.order.__getitem__)]
+            nodes = {self._before_collapse(seen.node, unit) for seen in reads}
         else:
-            nodes = list(dict.fromkeys(seen.node for seen in found[-2:]))
-        made = (self._observation(node, units) for node in nodes)
+            nodes = {seen.node for seen in found[-2:]}
+        made = (self._observation(node, units) for node in sorted(nodes, key=self.tracer.order.__getitem__))
         return tuple(observation for observation in made if observation is not None)
+
+    def _ends(self, units: Index) -> bool:
+        """Whether the last place alone shows the units done: not where a layer makes them several times, or in a product."""
+        unit = int(units[0])
+        first, last = np.searchsorted(self._read, [unit, unit + 1])
+        reads = any(not self.tracer.seen[place].meeting for place in self._readings[first:last].tolist())
+        return reads and self._calls(unit) <= 1
 
     def _calls(self, unit: int) -> int:
         """How often the layer that makes the units runs."""
@@ -591,7 +597,17 @@ class _Builder:
                 name = f"{base}#{count}"
             taken.add(name)
             self.final.append(
-                (Space(name, len(units), axes, observations, compared=compared.get(int(units[0]), "")), units)
+                (
+                    Space(
+                        name,
+                        len(units),
+                        axes,
+                        observations,
+                        compared=compared.get(int(units[0]), ""),
+                        ends=self._ends(units),
+                    ),
+                    units,
+                )
             )
 
     def _compared(self) -> dict[int, str]:

@@ -131,6 +131,9 @@ class Statistics(Section):
     batch_size: Count = 125
     moments: Literal["cross", "full"] = "cross"
     """"cross": covariances between the models; "full" adds those within each model, which zip, cca and dual_zip need."""
+    places: Literal["all", "last"] = "all"
+    """Where units that several layers read, as those of a residual stream, are seen: everywhere, or at the last place alone, as in
+    the papers."""
 
 
 class WithOptions(BaseModel):

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
+from mergeline.checkpoint_names import split_part
 from mergeline.depth import PLACEMENTS
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.pretrained_files import local_place
@@ -147,7 +148,7 @@ def _edge_stage(params: Params, edge: Edge) -> StageCell:
         outs = (outs[0],)
     elif str(edge) in params.imports:
         name, keys = "import", ["model", "targets", f"tasks.{edge.task}"]
-        deps.append(params.imports[str(edge)])
+        deps.append(str(split_part(params.imports[str(edge)])[0]))
         outs = outs[:2]
     elif base is not None:
         name = "finetune"

@@ -1,0 +1,85 @@
+"""Which architecture a checkpoint is of, by the names and shapes of its tensors; networks are built without memory for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Iterator, Mapping
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from mergeline.architectures import ARCHITECTURES, INPUT_SIZES, Architecture, build
+from mergeline.foreign import learn, library_names
+
+__all__ = ["recognise"]
+
+Shapes = dict[str, tuple[int, ...]]
+SKIPPED = "num_batches_tracked"
+SEVERAL = 3
+"""A number of classes that differs from those of the description that shapes are compared with."""
+
+
+def recognise(state: Mapping[str, Tensor], input_size: int | None = None) -> list[Architecture]:
+    """The known architectures, of this project and of torchvision, whose networks have exactly these tensors; best first.
+
+    ``state``: a plain state dict. ``input_size``: of ours, where several stems have the same tensors. Widths and numbers of
+    classes are read off the shapes.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith(SKIPPED)}
+    sizes = INPUT_SIZES if input_size is None else (input_size,)
+    return [found for name, size in _candidates(sizes) if (found := _described(name, size, shapes)) is not None]
+
+
+def _candidates(sizes: tuple[int, ...]) -> Iterator[tuple[str, int]]:
+    for name, design in ARCHITECTURES.items():
+        if design.multiplier == 1 and not design.any_size:
+            yield from ((name, size) for size in sizes if size in INPUT_SIZES)
+    if importlib.util.find_spec("torchvision") is not None:
+        for own in library_names("torchvision"):
+            yield f"torchvision:{own}", 224 if len(sizes) > 1 else sizes[0]
+
+
+def _described(name: str, size: int, shapes: Shapes) -> Architecture | None:
+    """The architecture by its name, if some width and number of classes make it have these shapes."""
+    own = _shapes(name, size, 1.0, 2)
+    if own is None or own.keys() != shapes.keys():
+        return None
+    wider = _shapes(name, size, 1.0, SEVERAL)
+    assert wider is not None
+    classes = {shapes[key][axis] for key, axis in _differing(own, wider)}
+    if len(classes) != 1:
+        return None
+    count = classes.pop()
+    width = 1.0 if ARCHITECTURES[name].any_size else _width(name, size, own, shapes)
+    return Architecture(name, count, width, size) if _shapes(name, size, width, count) == shapes else None
+
+
+def _width(name: str, size: int, own: Shapes, shapes: Shapes) -> float:
+    """How many times the units there are, where the width changes them."""
+    double = _shapes(name, size, 2.0, 2)
+    places = [] if double is None else _differing(own, double)
+    return shapes[places[0][0]][places[0][1]] / own[places[0][0]][places[0][1]] if places else 1.0
+
+
+def _differing(first: Shapes, second: Shapes) -> list[tuple[str, int]]:
+    return [
+        (name, axis)
+        for name, shape in first.items()
+        for axis, (one, other) in enumerate(zip(shape, second[name], strict=True))
+        if one != other
+    ]
+
+
+@cache
+def _shapes(name: str, size: int, width: float, classes: int) -> Shapes | None:
+    """The shapes of a network's tensors; None where it cannot be built so."""
+    learn(name)
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchvision warns of how it draws weights, and none are drawn here
+            network = build(Architecture(name, classes, width, size))
+    except (ValueError, RuntimeError, TypeError, NotImplementedError):
+        return None
+    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items() if not key.endswith(SKIPPED)}
