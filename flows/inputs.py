@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mergeline.checkpoint_names import split_part
 from mergeline.pretrained_files import local_place
 from stages.formats.files import write_bytes
 from stages.inputs import places
@@ -141,7 +142,7 @@ def _remove_others(root: Path, own: Sequence[Path]) -> None:
 def _rewritten(notes: Notes, root: Path, params: Params) -> dict[str, Stamp]:
     """Dependencies from outside of which nothing that DVC looks at changed (size, time, inode), and yet they were written to."""
     found = {}
-    own = [root / place for place in params.imports.values()]
+    own = [root / split_part(place)[0] for place in params.imports.values()]
     own += [root / place for given in params.pretrained.values() if (place := local_place(given)) is not None]
     for path in own:
         for folder in walk({"": path}, None) if path.exists() else ():
