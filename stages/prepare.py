@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mergeline.tasks import TASKS, prepare
+from mergeline.tasks import TASKS, PreparedTask, prepare
 from stages.context import Context
 from stages.formats.tasks import write_task
+from stages.inputs.outside import task_input, unchanged
 from stages.plan import paths
 from stages.plan.keys import known
 
@@ -15,10 +16,17 @@ __all__ = ["run"]
 
 def run(context: Context, cell: str) -> None:
     """``cell``: the task's name in params.yaml."""
-    task = context.params.tasks[known("task", cell, context.params.tasks)]
+    name = known("task", cell, context.params.tasks)
+    with unchanged(context.root, task_input(context.root, context.params, name)):
+        prepared = _prepared(context, name)
+    write_task(context.path(paths.task(cell)), prepared)
+
+
+def _prepared(context: Context, cell: str) -> PreparedTask:
+    task = context.params.tasks[cell]
     adapter = TASKS[task.source or cell]
     raw = adapter.load(adapter.find(Path(task.root) if task.root else None))
-    prepared = prepare(
+    return prepare(
         cell,
         raw,
         context.params.model.input_size,
@@ -28,4 +36,3 @@ def run(context: Context, cell: str) -> None:
         max_test=task.max_test,
         n_classes=task.n_classes,
     )
-    write_task(context.path(paths.task(cell)), prepared)

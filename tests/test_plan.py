@@ -13,6 +13,10 @@ import yaml
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
+from stages.inputs import places
+from stages.inputs.fingerprint import read_fingerprint
+from stages.inputs.notes import open_notes
+from stages.inputs.outside import outside_inputs
 from stages.plan import paths
 from stages.plan.code import code_names
 from stages.plan.expansion import base_edge
@@ -409,6 +413,17 @@ def test_the_committed_pipelines_are_those_of_params_yaml() -> None:
     changed, gone = drift(make_plan(load_params(ROOT / "params.yaml")), ROOT)
     assert not changed, "run: mergeline plan"
     assert not gone, "run: mergeline plan"
+
+
+def test_the_committed_fingerprints_are_those_of_the_data_in_packages(tmp_path: Path) -> None:
+    """Versions aside: who installs another one has a changed file to commit."""
+    if not (ROOT / places.INPUTS).is_dir():
+        pytest.skip("no fingerprints are committed here")
+    with open_notes(tmp_path) as notes:
+        for source in outside_inputs(ROOT, load_params(ROOT / "params.yaml")):
+            committed = read_fingerprint((ROOT / source.place).read_text(encoding="utf-8"))
+            assert committed is not None
+            assert committed.folders == source.fingerprint(notes).folders, "run: mergeline plan"
 
 
 # -- what DVC makes of it ---------------------------------------------------------------------------------------------

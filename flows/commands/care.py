@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.console import DONE, FAILED, Json, out
+from stages.plan import paths
 
 __all__ = ["doctor", "prune", "verify"]
 
@@ -16,26 +17,33 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Set wrong files aside, and restore what can be.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Read every cached object and every output, and compare their bytes with what they should be.
+    """Read every cached object, every output and all data of the tasks, and compare them with what they should be.
 
-    Exit code 1 if something is wrong (and was not repaired).
+    Exit code 1 if something is wrong (and was not repaired), or if data changed since results were made of them.
     """
     from flows.dvc.pipeline import Pipeline
     from flows.dvc.verify import repair as repair_faults
     from flows.dvc.verify import verify as find_faults
+    from flows.inputs import data_lines, look
     from flows.workspace import find_root, run_lock
+    from stages.plan.loading import load_params
 
     root = find_root()
     with run_lock(root):
+        seen = look(root, load_params(root / paths.PARAMS), write=True, anew=True)
         pipeline = Pipeline(root)
         faults = find_faults(pipeline)
         done = repair_faults(pipeline, faults) if repair else []
+        data = [
+            *map(str, filter(lambda missing: missing.here, seen.missing.values())),
+            *data_lines(root, seen, pipeline),
+        ]
     if as_json:
         entries = [
             {"path": str(f.path.relative_to(root)), "kind": f.kind, "expected": f.expected, "found": f.found}
             for f in faults
         ]
-        print(json.dumps({"faults": entries, "repaired": done}, indent=2))
+        print(json.dumps({"faults": entries, "repaired": done, "data": data}, indent=2))
     else:
         for fault in faults:
             out.print(
@@ -44,11 +52,17 @@ def verify(
             )  # fmt: skip
         for line in done:
             out.print(f"[green]✓[/] {line}", highlight=False, soft_wrap=True)
+        for line in data:
+            out.print(f"[bold red]✗[/] {line}", highlight=False, soft_wrap=True)
+        if data:
+            out.print(
+                "results are of the data as they were; make them of what is there now: mergeline run", highlight=False
+            )
         if not faults:
             out.print("every cached object and every output is what it should be", highlight=False)
         elif not repair:
             out.print("put it right: mergeline verify --repair", highlight=False)
-    return DONE if not faults or repair else FAILED
+    return DONE if (not faults or repair) and not data else FAILED
 
 
 def doctor(

@@ -14,6 +14,8 @@ __all__ = ["check", "plan"]
 
 def check() -> int:
     """Check params.yaml, the data and the checkpoints it names, and that pipelines/ matches it. Changes nothing."""
+    from flows.dvc.pipeline import Pipeline
+    from flows.inputs import data_lines, look
     from flows.running import run as running
     from flows.workspace import find_root
     from stages.plan.loading import load_params
@@ -22,7 +24,8 @@ def check() -> int:
     root = find_root()
     params = load_params(root / paths.PARAMS)
     plan = make_plan(params)
-    running.check_inputs(root, params, None, None)
+    seen = look(root, params, write=False)
+    running.check_inputs(root, params, seen)
     written, removed = running.plan_files(root, params, write=False)
     out.print(
         f"params.yaml is valid: {len(plan.edges)} edge models, {len(plan.ensembles)} sets of sources, {len(plan.merges)} merges, "
@@ -34,13 +37,16 @@ def check() -> int:
             f"pipelines/ differs ({len(written)} to write, {len(removed)} to remove): mergeline plan",
             highlight=False,
         )
+    for line in data_lines(root, seen, Pipeline(root)):
+        out.print(f"{line}: mergeline run", highlight=False, soft_wrap=True)
     return DONE
 
 
 def plan(
     show: Annotated[bool, typer.Option("--show", help="Print the cells, and write nothing.")] = False,
 ) -> int:
-    """Write pipelines/ from params.yaml (mergeline run does it by itself)."""
+    """Write pipelines/ from params.yaml and the data (mergeline run does it by itself)."""
+    from flows.inputs import look
     from flows.running import run as running
     from flows.workspace import find_root, run_lock
     from stages.plan.loading import load_params
@@ -54,5 +60,10 @@ def plan(
         return DONE
     with run_lock(root):
         written, removed = running.plan_files(root, params)
+        seen = look(root, params, write=True)
     out.print(f"pipelines/: {len(written)} files written, {len(removed)} removed", highlight=False)
+    for place in seen.changed:
+        out.print(f"the data of {seen.found[place][0].label} are noted in {place}", highlight=False, soft_wrap=True)
+    for missing in seen.missing.values():
+        out.print(f"[yellow]missing[/] {missing}", highlight=False, soft_wrap=True)
     return DONE

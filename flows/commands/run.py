@@ -68,7 +68,7 @@ def run(
             _say_kept(show, use_profile(root, profile))
         if settings:
             _say_kept(show, apply_settings(root, settings))
-        preparation = running.prepare(root, targets or (), force)
+        preparation = running.prepare(root, targets or (), force, pulling=pull)
         _say_planned(show, preparation)
         if pull and preparation.stale:
             show.print(running.pull(root, preparation), highlight=False, soft_wrap=True)
@@ -125,6 +125,8 @@ def _say_kept(show: Console, kept: Path | None) -> None:
 def _say_planned(show: Console, preparation: Any) -> None:
     for line in preparation.healed:
         show.print(f"[yellow]repaired[/] {line}", highlight=False, soft_wrap=True)
+    for line in preparation.notices:
+        show.print(f"[yellow]note[/] {line}", highlight=False, soft_wrap=True)
     written, removed = len(preparation.written), len(preparation.removed)
     if written or removed:
         show.print(f"pipelines/: {written} files written, {removed} removed, from params.yaml", highlight=False)
@@ -157,9 +159,12 @@ def _show_status(root: Path, targets: list[str], why: bool, everything: bool, as
             "fresh": preparation.fresh,
             "stale": {name: [str(reason) for reason in reasons] for name, reasons in stale.items()},
             "pipelines_to_write": [str(path.relative_to(root)) for path in preparation.written],
+            "notices": preparation.notices,
         }
         print(json.dumps(report, indent=2))
         return DONE
+    for line in preparation.notices:
+        out.print(f"[yellow]note[/] {line}", highlight=False, soft_wrap=True)
     if preparation.written or preparation.removed:
         out.print(
             f"params.yaml asks for other cells: {len(preparation.written)} pipeline files to write, "

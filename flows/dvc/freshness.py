@@ -1,6 +1,6 @@
 """Knowing at once that nothing is stale.
 
-Where nothing was found stale, the stamps (time, size, inode) of every file that took part are noted. While all of
+Where nothing was found stale, the stamps (times, size, inode) of every file that took part are noted. While all of
 them are the same, nothing can be stale, and DVC need not be opened. Any difference at all leads to the full check.
 """
 
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["is_fresh", "note_fresh", "stamps"]
 
+VERSION = 2
+
 
 def is_fresh(root: Path) -> int | None:
     """The number of stages that are all fresh, or None if that must be found out."""
     try:
         note = json.loads((root / paths.FRESH).read_text(encoding="utf-8"))
-        if note["version"] != 1 or note["files"] != _stamps(root, note["files"]):
+        if note["version"] != VERSION or note["files"] != _stamps(root, note["files"]):
             return None
         if note["folders"] != _listings(root, note["folders"]) or note["pipelines"] != _pipeline_files(root):
             return None
@@ -44,7 +46,7 @@ def stamps(root: Path, pipeline: Pipeline) -> dict[str, Any]:
         for name in (*stage.deps, *stage.outs):
             (folders if (root / name).is_dir() else files).add(name)
     return {
-        "version": 1,
+        "version": VERSION,
         "stages": len(pipeline.stages),
         "files": _stamps(root, files),
         "folders": _listings(root, folders),
@@ -66,7 +68,7 @@ def _stamp(path: str) -> list[int] | None:
         status = os.stat(path)  # noqa: PTH116
     except OSError:
         return None
-    return [status.st_mtime_ns, status.st_size, status.st_ino]
+    return [status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino]
 
 
 def _listings(root: Path, names: Iterable[str]) -> dict[str, dict[str, list[int] | None]]:

@@ -188,6 +188,24 @@ class Pipeline:
         stage = self._dvc[address]
         return stage_reasons(stage, self._entries.of(stage), self._hashes, self._relative, predicted or {})
 
+    def recorded_dependency(self, address: str, path: str) -> str | None:
+        """The md5 that a stage's lock entry has for a file that it reads; None if it has none."""
+        if address in self._foreseen:
+            return None
+        stage = self._dvc[address]
+        for dep in (self._entries.of(stage) or {}).get("deps", []):
+            if os.path.normpath(os.path.join(stage.wdir, dep["path"])) == str(self.root / path):  # noqa: PTH118
+                md5: str | None = dep.get("md5")
+                return md5
+        return None
+
+    def restorable(self, address: str, reasons: Sequence[Reason]) -> bool:
+        """Whether a stage is stale for its missing outputs alone, and the cache has them: it will read nothing."""
+        if any(reason.kind not in ("output", "upstream") for reason in reasons):
+            return False
+        outs = (self._entries.of(self._dvc[address]) or {}).get("outs", [])
+        return bool(outs) and all("md5" in out and self.cache.path_of(out["md5"]).is_file() for out in outs)
+
     # -- running a stage: before, instead, after -------------------------------------------------------------------
 
     def snapshot(self, address: str) -> Snapshot:

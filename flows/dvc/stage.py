@@ -31,7 +31,8 @@ class Reason:
     """Why a stage must run.
 
     ``kind``: "never run", "command", "parameter", "dependency", "output", "list" (its lists of inputs or outputs),
-    "upstream" or "forced". ``subject``: the file, the key or the stage; ``detail``: what is with it.
+    "upstream", "forced" or "data" (of an input from outside). ``subject``: the file, the key or the stage; ``detail``: what is
+    with it.
     """
 
     kind: str

@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from flows.doctor import check_cache_type
 from flows.dvc.freshness import is_fresh, note_fresh, stamps
 from flows.dvc.locks import heal
+from flows.inputs import Look, explained, forget_rewritten, look, missing_faults, missing_notices
 from flows.running.events import Listener
 from mergeline.checkpoint_names import split_part
 from stages.formats.files import json_text, write_json
 from stages.plan import paths
 from stages.plan.loading import ParamsError, load_params
 from stages.plan.params import Params
-from stages.plan.pipelines import drift, make_plan, write_pipelines
+from stages.plan.pipelines import drift, make_folders, make_plan, write_pipelines
 
 if TYPE_CHECKING:  # DVC and the workers are loaded only where something is stale
     from flows.dvc.pipeline import Pipeline
@@ -54,6 +55,8 @@ class Preparation:
     removed: list[Path] = field(default_factory=list)
     healed: list[str] = field(default_factory=list)
     """What was put right before: damaged lock files."""
+    notices: list[str] = field(default_factory=list)
+    """What should be known beside: data that are not here."""
 
 
 def plan_files(root: Path, params: Params, write: bool = True) -> tuple[list[Path], list[Path]]:
@@ -65,8 +68,11 @@ def plan_files(root: Path, params: Params, write: bool = True) -> tuple[list[Pat
     return list(changed), gone
 
 
-def prepare(root: Path, targets: Sequence[str] = (), force: bool = False, write: bool = True) -> Preparation:
-    """Check everything and find what is stale. With ``write`` false nothing on disk is changed.
+def prepare(
+    root: Path, targets: Sequence[str] = (), force: bool = False, write: bool = True, pulling: bool = False
+) -> Preparation:
+    """Check everything and find what is stale. With ``write`` false nothing on disk is changed; with ``pulling``, data that only
+    stages need whose results may yet be fetched are not looked for.
 
     Raises
     ------
@@ -77,10 +83,11 @@ def prepare(root: Path, targets: Sequence[str] = (), force: bool = False, write:
         raise ParamsError(problem)
     healed = heal(root) if write else []
     written, removed = _drifted(root, params, write)
-    if not force and not written and not removed:
+    seen = look(root, params, write)
+    if not force and not written and not removed and not seen.needs_check:
         fresh = is_fresh(root)
         if fresh is not None:
-            return Preparation(params, None, fresh=fresh, healed=healed)
+            return Preparation(params, None, fresh=fresh, healed=healed, notices=missing_notices(seen, None))
     from flows.dvc.pipeline import Pipeline
 
     pipeline = Pipeline(root)
@@ -88,15 +95,20 @@ def prepare(root: Path, targets: Sequence[str] = (), force: bool = False, write:
         _foresee(root, params, pipeline)
     chosen = pipeline.select(targets)
     before = stamps(root, pipeline)
-    stale = pipeline.stale(chosen, force, predicted_code(root, pipeline))
-    check_inputs(root, params, pipeline, stale)
+    forget_rewritten(root, seen, pipeline)
+    stale = pipeline.stale(chosen, force, predicted_code(root, pipeline) | seen.predicted)
+    stale = explained(root, seen, pipeline, stale)
+    check_inputs(root, params, seen, pipeline, {} if pulling else stale, chosen)
     if write and not stale and len(chosen) == len(pipeline.stages):
         note_fresh(root, before)
-    return Preparation(params, pipeline, stale, len(chosen) - len(stale), written, removed, healed)
+    notices = missing_notices(seen, pipeline)
+    return Preparation(params, pipeline, stale, len(chosen) - len(stale), written, removed, healed, notices)
 
 
 def _drifted(root: Path, params: Params, write: bool) -> tuple[list[Path], list[Path]]:
     """Plan the files, unless neither the parameters nor the planning code changed since they were last planned."""
+    if write:
+        make_folders(root)  # which who removed artifacts/ removed too
     mark = root / paths.PLANNED
     digest = _plan_digest(root)
     try:
@@ -155,9 +167,14 @@ def predicted_code(root: Path, pipeline: Pipeline) -> dict[str, str]:
 
 
 def check_inputs(
-    root: Path, params: Params, pipeline: Pipeline | None, stale: Mapping[str, Sequence[Reason]] | None
+    root: Path,
+    params: Params,
+    seen: Look,
+    pipeline: Pipeline | None = None,
+    stale: Mapping[str, Sequence[Reason]] | None = None,
+    chosen: Collection[str] = (),
 ) -> None:
-    """Look for the data and checkpoints that stale stages need, before any of them runs.
+    """Whether the data and checkpoints that stale stages need are there, before any of them runs, and the data that were.
 
     With ``pipeline`` None: all that the parameters name.
 
@@ -165,19 +182,10 @@ def check_inputs(
     ------
     ParamsError: data are missing or damaged, or a checkpoint is missing or does not fit; names the file and the fix.
     """
-    from mergeline.tasks import TASKS, TaskError
-
     names = None
     if pipeline is not None and stale is not None:
         names = {pipeline.stages[address].name for address in stale}
-    faults = []
-    for name, task in params.tasks.items():
-        if names is None or f"prepare@{name}" in names:
-            try:
-                TASKS[task.source or name].find(root / task.root if task.root else None)
-            except TaskError as error:
-                faults.append(f"tasks.{name}: {error}")
-    if faults:
+    if faults := missing_faults(seen, pipeline, stale or {}, chosen):
         raise ParamsError("\n".join(faults))
     _check_models(root, params, names)
 

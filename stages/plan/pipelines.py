@@ -20,6 +20,7 @@ from mergeline.depth import PLACEMENTS
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.pretrained_files import local_place
 from stages.formats.files import write_bytes
+from stages.inputs import places
 from stages.plan import paths
 from stages.plan.expansion import base_edge, expand_cells, measured_merges, narrowed_cells, pruned_cells
 from stages.plan.keys import Compressed, Edge, Merge, Narrowed, Prediction, Pruned, Sources, TaskPair
@@ -33,6 +34,7 @@ __all__ = [
     "Plan",
     "StageCell",
     "drift",
+    "make_folders",
     "make_plan",
     "render",
     "write_pipelines",
@@ -171,7 +173,8 @@ def _target_files(params: Params, tasks: Iterable[str]) -> list[str]:
 
 def _targets_stage(task: str) -> StageCell:
     file = paths.shared_pipeline("targets")
-    return _stage("targets", task, file, [str(paths.task(task))], ["targets"], [str(paths.targets(task))])
+    deps = [str(paths.task(task)), str(places.TEXT_ENCODER)]
+    return _stage("targets", task, file, deps, ["targets"], [str(paths.targets(task))])
 
 
 def _predict_stage(params: Params, prediction: Prediction) -> StageCell:
@@ -508,12 +511,16 @@ def drift(plan: Plan, root: Path) -> tuple[dict[Path, str], list[Path]]:
     return changed, gone
 
 
+def make_folders(root: Path) -> None:
+    """The tables of results read these folders, which a benchmark of one task, or of scores alone, would not have."""
+    for made in (paths.SIMILARITY, paths.BLOCKS, paths.MEASUREMENTS):
+        (root / made).mkdir(parents=True, exist_ok=True)
+
+
 def write_pipelines(plan: Plan, root: Path) -> tuple[list[Path], list[Path]]:
     """Bring ``pipelines/`` up to date: the files written, and those removed (only files that a plan wrote)."""
     changed, gone = drift(plan, root)
-    # The tables of results read these folders, which a benchmark of one task, or of scores alone, would not have.
-    for made in (paths.SIMILARITY, paths.BLOCKS, paths.MEASUREMENTS):
-        (root / made).mkdir(parents=True, exist_ok=True)
+    make_folders(root)
     for path, text in changed.items():
         write_bytes(path, text.encode())
     for path in gone:
