@@ -14,6 +14,7 @@ from flows.commands.models import methods, normalizations, placements, tasks
 from flows.commands.plan import check, plan
 from flows.commands.report import papers, refresh, report, serve
 from flows.commands.run import run, status
+from flows.commands.starting import init
 
 __all__ = ["app", "main"]
 
@@ -32,7 +33,7 @@ app = typer.Typer(
     130/143 interrupted.""",
 )
 COMMANDS = (
-    run, status, check, plan, verify, doctor, prune, report, refresh, serve, papers,
+    init, run, status, check, plan, verify, doctor, prune, report, refresh, serve, papers,
     merge, show, diagnose, tasks, methods, normalizations, placements,
 )  # fmt: skip
 for _command in COMMANDS:

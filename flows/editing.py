@@ -14,13 +14,16 @@ from stages.formats import yaml12
 from stages.formats.files import write_bytes
 from stages.plan import paths
 from stages.plan.loading import parse_params
+from stages.plan.packaged import packaged
 
 __all__ = ["apply_settings", "profile_path", "profiles", "use_profile"]
 
 
 def profiles(root: Path) -> dict[str, Path]:
-    """Complete parameter files by name."""
-    return {path.stem: path for path in sorted((root / paths.PROFILES).glob("*.yaml"))}
+    """Complete parameter files by name: those that come with mergeline, and the benchmark's own, which stand before them."""
+    folders = (packaged(paths.PROFILES), root / paths.PROFILES)
+    found = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def profile_path(root: Path, name: str) -> Path:
@@ -32,7 +35,7 @@ def profile_path(root: Path, name: str) -> Path:
     """
     known = profiles(root)
     if name not in known:
-        raise InputError(f"unknown profile {name!r}; profiles/ has: {', '.join(known) or 'none'}")
+        raise InputError(f"unknown profile {name!r}; known: {', '.join(known) or 'none'}")
     return known[name]
 
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import Any
 
@@ -18,9 +18,9 @@ from mergeline.tasks import TASKS, TaskError
 from stages.errors import InputError
 from stages.formats.files import write_bytes
 from stages.plan import paths
-from stages.plan.keys import NAME
 from stages.plan.loading import parse_params
 from stages.plan.packaged import packaged
+from stages.plan.params import NAME
 
 __all__ = ["Folder", "Model", "Setup", "folders_of", "make_benchmark"]
 
@@ -90,7 +90,9 @@ def folders_of(roots: Sequence[Path]) -> list[Folder]:
             )
         step = max(1, len(raw.samples) // SAMPLED)
         sides = [min(raw.samples[place].shape[:2]) for place in range(0, len(raw.samples), step)]
-        found.append(Folder(_name(root, [own.name for own in found]), root, raw.classes, len(raw.samples), int(median(sides))))
+        found.append(
+            Folder(_name(root, [own.name for own in found]), root, raw.classes, len(raw.samples), int(median(sides)))
+        )
     return found
 
 
@@ -152,11 +154,10 @@ def _remove(target: Path, keep: bool) -> None:
 
 
 def _set_up(target: Path, text: str) -> list[str]:
-    pipeline = packaged(paths.PIPELINE_FILE if isinstance(paths.PIPELINE_FILE, Path) else Path(paths.PIPELINE_FILE)).read_text(
-        encoding="utf-8"
-    )
+    pipeline = packaged(PurePosixPath(paths.PIPELINE_FILE)).read_text(encoding="utf-8")
+    pipeline = pipeline.replace(CODE_HERE, f"deps: [{paths.CODE}]").replace(f", {paths.TEMPLATES}", "")
     for name, content in (
-        (str(paths.PARAMS), text), (paths.PIPELINE_FILE, pipeline.replace(CODE_HERE, f"deps: [{paths.CODE}]").replace(f", {paths.TEMPLATES}", "")),
+        (str(paths.PARAMS), text), (paths.PIPELINE_FILE, pipeline),
         (".gitignore", IGNORED), (".dvcignore", DVC_IGNORED),
         (".gitattributes", "pipelines/** linguist-generated -diff\ndvc.lock linguist-generated -diff\n"),
     ):  # fmt: skip
@@ -165,7 +166,9 @@ def _set_up(target: Path, text: str) -> list[str]:
     with_git = shutil.which("git") is not None
     below = False
     if with_git:
-        asked = subprocess.run(["git", "rev-parse", "--show-toplevel"], cwd=target, capture_output=True, text=True, check=False)
+        asked = subprocess.run(
+            ["git", "rev-parse", "--show-toplevel"], cwd=target, capture_output=True, text=True, check=False
+        )
         below = asked.returncode == 0 and Path(asked.stdout.strip()) != target.resolve()
         if asked.returncode != 0:
             subprocess.run(["git", "init", "--quiet"], cwd=target, check=True, capture_output=True)
@@ -197,14 +200,17 @@ def _filled(text: str, target: Path, setup: Setup) -> tuple[str, list[str]]:
     for folder in setup.folders:
         own = CommentedMap(source="folder", root=_relative(folder.root, target))
         tasks[folder.name] = own
-        tasks.yaml_add_eol_comment(f"{len(folder.classes)} classes, {folder.images} images, {folder.side} pixels", folder.name, 0)
+        tasks.yaml_add_eol_comment(
+            f"{len(folder.classes)} classes, {folder.images} images, {folder.side} pixels", folder.name, 0
+        )
     params["tasks"] = tasks
     names = [folder.name for folder in setup.folders]
     params["merges"] = _series(params, names)
     params["model"]["input_size"] = next(size for side, size in SIZES if median(f.side for f in setup.folders) <= side)
     params["report"]["title"] = f"Merging networks of {', '.join(names)}"
     notes = [
-        f"{own.name}: {len(own.classes)} classes, {own.images} images of about {own.side} pixels, from {own.root}" for own in setup.folders
+        f"{own.name}: {len(own.classes)} classes, {own.images} images of about {own.side} pixels, from {own.root}"
+        for own in setup.folders
     ]
     if setup.models:
         notes += _import(params, target, setup)
@@ -227,7 +233,9 @@ def _import(params: Any, target: Path, setup: Setup) -> list[str]:
     """Put checkpoints in place of edge models; each is of the one task that has as many classes."""
     shapes = {(model.width, model.input_size) for model in setup.models}
     if len(shapes) > 1:
-        raise InputError(f"--checkpoint: the networks differ in width or input size ({sorted(shapes)}); a benchmark has one of each")
+        raise InputError(
+            f"--checkpoint: the networks differ in width or input size ({sorted(shapes)}); a benchmark has one of each"
+        )
     params["model"]["width"], params["model"]["input_size"] = shapes.pop()
     counts: dict[tuple[str, str], int] = {}
     for model in setup.models:

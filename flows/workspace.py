@@ -36,7 +36,10 @@ def find_root(start: Path | None = None) -> Path:
     for folder in (here, *here.parents):
         if (folder / paths.DVC).is_dir() and (folder / paths.PIPELINE_FILE).is_file():
             return folder
-    raise NoWorkspaceError(f"{here} is not inside a benchmark folder (one that holds .dvc, dvc.yaml and params.yaml)")
+    raise NoWorkspaceError(
+        f"{here} is not inside a benchmark folder (one that holds .dvc, dvc.yaml and params.yaml); "
+        "make one: mergeline init DIR"
+    )
 
 
 @contextlib.contextmanager

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.commands.console import DONE, input_error, out
+
+if TYPE_CHECKING:
+    from flows.init import Model
 
 __all__ = ["init"]
 
@@ -20,7 +23,9 @@ def init(
     ] = None,
     checkpoint: Annotated[
         list[str] | None,
-        typer.Option(help="A trained network of one of mergeline's architectures, in place of one that is trained. May be given several times."),
+        typer.Option(
+            help="A trained network of one of mergeline's architectures, in place of one that the benchmark trains; also several."
+        ),
     ] = None,
     profile: Annotated[
         str | None, typer.Option(help="The parameters to start from: demo, or own where there are --images.")
@@ -68,8 +73,8 @@ def _models(places: list[str]) -> list[Model]:
         own = own_model(place, None, None, None).architecture
         if ":" in own.name:
             raise input_error(
-                f"--checkpoint {place} is a {own.name}, and a benchmark's networks are of mergeline's architectures; merge it by itself: "
-                "mergeline merge"
+                f"--checkpoint {place} is a {own.name}, and a benchmark's networks are of mergeline's architectures; merge it by "
+                "itself: mergeline merge"
             )
         found.append(Model(place, own.name, own.num_classes, own.width, own.input_size))
     return found

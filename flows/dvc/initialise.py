@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 
 from dvc.repo import Repo
@@ -20,7 +22,8 @@ CONFIG = """[core]
 
 def initialise(folder: Path, with_git: bool, below_git: bool) -> None:
     """Make ``.dvc`` in a folder; ``below_git``: whether a folder above it is the one that git keeps."""
-    Repo.init(str(folder), no_scm=not with_git, subdir=with_git and below_git)
+    with contextlib.redirect_stdout(io.StringIO()):  # a welcome that says nothing of mergeline
+        Repo.init(str(folder), no_scm=not with_git, subdir=with_git and below_git)
     config = folder / ".dvc" / "config"
     scm = "" if with_git else "    no_scm = true\n"
     config.write_text(CONFIG.replace("[cache]", f"{scm}[cache]"), encoding="utf-8")

@@ -154,16 +154,18 @@ def _plan_digest(root: Path) -> dict[str, str]:
 def predicted_code(root: Path, pipeline: Pipeline) -> dict[str, str]:
     """md5 of the files that the stage ``code`` will write, if it is stale: what a changed module makes stale is known
     before it runs."""
-    code = next((a for a, s in pipeline.stages.items() if s.command.strip() == "python -m stages code"), None)
-    if code is None or not pipeline.reasons(code):
-        return {}
-    from stages.plan.code import code_names, stage_code
+    from stages.plan.code import code_names, installed_code, stage_code
 
+    code = next((a for a, s in pipeline.stages.items() if s.command.strip() == "python -m stages code"), None)
+    note = installed_code(root)
+    noted = {} if note is None else {str(paths.CODE): hashlib.md5(note.encode()).hexdigest()}
+    if code is None or not pipeline.reasons(code, noted):
+        return {}
     outs = set(pipeline.stages[code].outs)
     predicted = {
         str(paths.code(name)): hashlib.md5(json_text(stage_code(name)).encode()).hexdigest() for name in code_names()
     }
-    return {**predicted, **dict.fromkeys(outs, "")}
+    return {**noted, **predicted, **dict.fromkeys(outs, "")}
 
 
 def check_inputs(

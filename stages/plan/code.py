@@ -12,18 +12,21 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mergeline.registry import Registry
-from stages.formats.files import write_json
+from stages.formats.files import json_text, write_json
 from stages.plan import paths
+from stages.plan.packaged import packaged
 from stages.registry import STAGES, Stage, code_name
 
-__all__ = ["code_names", "module_closure", "planning_files", "run", "stage_code"]
+__all__ = ["code_names", "installed_code", "module_closure", "planning_files", "run", "stage_code"]
 
 PACKAGES = ("mergeline", "stages")
 ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = "index.html.j2"
 NOT_RESULTS = ("stages.context", "stages.__main__", "stages.registry")
 """Modules that every stage runs and that change no result; their own imports are followed."""
 
@@ -64,6 +67,8 @@ def stage_code(name: str) -> dict[str, str]:
     closure = module_closure(roots)
     plugins |= _plugins_of(closure)
     own = {module: _module_hash(module) for module in sorted(closure)}
+    if stage == "report":
+        own["its template"] = hashlib.sha256((packaged(paths.TEMPLATES) / TEMPLATE).read_bytes()).hexdigest()[:16]
     return own | {key: digest for plugin in sorted(plugins) for key, digest in _package_hashes(plugin).items()}
 
 
@@ -142,6 +147,14 @@ def planning_files() -> list[Path]:
             source = getattr(sys.modules.get(home), "__file__", None) if home else None
             files |= {Path(source)} if source else set()
     return sorted(files)
+
+
+def installed_code(root: Path) -> str | None:
+    """The text of :data:`stages.plan.paths.CODE` for a benchmark that does not hold mergeline's code; None for one that does."""
+    if str(paths.CODE) not in (root / paths.PIPELINE_FILE).read_text(encoding="utf-8"):
+        return None
+    digest = hashlib.sha256("".join(_hash_of(path.read_text(encoding="utf-8")) for path in planning_files()).encode())
+    return json_text({"mergeline": version("mergeline"), "code": digest.hexdigest()})
 
 
 @cache

@@ -30,7 +30,7 @@ def read_params_file(path: Path) -> Any:
     try:
         values = yaml12.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ParamsError(f"{path} is missing. Copy a profile: cp profiles/demo.yaml {path.name}") from None
+        raise ParamsError(f"{path} is missing. Make it a profile: mergeline run --profile demo") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} cannot be read: {error}") from error
     except yaml12.YamlError as error:

@@ -1,4 +1,4 @@
-"""Files that come with mergeline: profiles, the report's template, a benchmark's table of contents. A local copy stands before them."""
+"""Files that come with mergeline: profiles, the report's template, a benchmark's pipeline. A local copy stands before them."""
 
 from __future__ import annotations
 

@@ -35,6 +35,8 @@ REFRESHES = REPORTS / "history.parquet"
 # -- DVC's own files
 PIPELINES = PurePosixPath("pipelines")
 PIPELINE_FILE = "dvc.yaml"
+CODE = PIPELINES / "code.json"
+"""The code of the mergeline that is installed, for benchmarks that do not hold it."""
 PLANNED_PRUNED = PIPELINES / f"{Pruned.kind}.txt"
 """A line for each pruned network, so that the table of results sees one more or less where params.yaml may say nothing."""
 PLANNED_NARROWED = PIPELINES / f"{Narrowed.kind}.txt"

@@ -22,6 +22,7 @@ from mergeline.pretrained_files import local_place
 from stages.formats.files import write_bytes
 from stages.inputs import places
 from stages.plan import paths
+from stages.plan.code import installed_code
 from stages.plan.expansion import base_edge, expand_cells, measured_merges, narrowed_cells, pruned_cells
 from stages.plan.keys import Compressed, Edge, Merge, Narrowed, Prediction, Pruned, Sources, TaskPair
 from stages.plan.methods import resolve
@@ -147,7 +148,7 @@ def _edge_stage(params: Params, edge: Edge) -> StageCell:
         name, keys = "untrained", ["compute", "model", "targets", "seed", "normalize.reset"]
         outs = (outs[0],)
     elif str(edge) in params.imports:
-        name, keys = "import", ["model", "targets", f"tasks.{edge.task}"]
+        name, keys = "import", ["model", "targets", f"tasks.{edge.task}", "imports"]  # which part of its file is meant
         deps.append(str(split_part(params.imports[str(edge)])[0]))
         outs = outs[:2]
     elif base is not None:
@@ -503,6 +504,8 @@ def drift(plan: Plan, root: Path) -> tuple[dict[Path, str], list[Path]]:
         paths.PLANNED_NARROWED: plan.narrowed,
     }
     wanted |= {root / file: HEADER + "".join(f"{cell}\n" for cell in own) for file, own in cells.items()}
+    if (note := installed_code(root)) is not None:
+        wanted[root / paths.CODE] = note
     changed = {
         path: text for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text
     }

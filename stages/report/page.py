@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from stages.formats.files import read_json, writing
 from stages.plan import paths
 from stages.plan.expansion import base_edge
+from stages.plan.packaged import local_or_packaged
 from stages.plan.params import Params
 from stages.plan.pipelines import Plan, make_plan
 from stages.plan.recipes import recipe_settings
@@ -42,7 +43,7 @@ def run(context: Any, cell: str) -> None:
     plan = make_plan(params)
     timings = _timings(root)
     environment = Environment(
-        loader=FileSystemLoader(root / paths.TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        loader=FileSystemLoader(local_or_packaged(root, paths.TEMPLATES)), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     text = environment.get_template("index.html.j2").render(
