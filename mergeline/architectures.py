@@ -69,9 +69,9 @@ class Design:
     where depth is not counted so. ``batch_norms``: whether it has any, if that is known. ``check``: raises ValueError for a
     description that it cannot build. ``compares``: what compares its units with each other, so that their number cannot change,
     if that is known. ``family``: its architectures differ in their blocks and their ``multiplier`` alone, which is how many times
-    the channels there are. ``reads``: what its inputs are. ``tells``: what its outputs are of. ``recipe``: settings of a training
-    (fields of :class:`mergeline.training.Recipe`) where its networks need others than usual. ``any_size``: whether it takes other
-    sizes of input than :data:`INPUT_SIZES`.
+    the channels there are. ``reads``: what its inputs are. ``tells``: what its outputs are of, "pixels" also where these have
+    values. ``recipe``: settings of a training (fields of :class:`mergeline.training.Recipe`) where its networks need others than
+    usual. ``any_size``: whether it takes other sizes of input than :data:`INPUT_SIZES`.
     """
 
     name: str

@@ -14,8 +14,9 @@ from torch import nn
 from mergeline.api import MergeResult, merge
 from mergeline.architectures import ARCHITECTURES, Architecture, as_wide, build, deepest, known_names, multiplier
 from mergeline.checkpoints import fitted, read_checkpoint
-from mergeline.evaluation import predict, score
+from mergeline.evaluation import pixel_logits, predict, score
 from mergeline.inputs import batches, to_device
+from mergeline.metrics import MAIN
 from mergeline.tasks import TASKS, prepare
 from mergeline.tasks.task import PreparedTask, TaskError
 from mergeline.weights import WeightsError
@@ -58,7 +59,7 @@ def merge_files(
     for path, name in zip(files, architectures, strict=True):
         architecture = Architecture(name, task.n_classes, width, input_size)
         model = load_checkpoint(path, architecture)
-        sources.append(_accuracy(model, task, batch_size))
+        sources.append(_score(model, task, batch_size))
         models.append(model.eval())
     inputs = list(batches(some_images(task, images), batch_size))
     try:
@@ -71,7 +72,8 @@ def merge_files(
     _save(target, result, source, deep, architectures)
     return {
         "sources": dict(zip(map(str, files), sources, strict=True)),
-        "merged": _accuracy(result.model, task, batch_size),
+        "merged": _score(result.model, task, batch_size),
+        "metric": MAIN[task.target],
         "method": method,
         "normalize": normalize,
         "images": result.report["images"],
@@ -132,8 +134,8 @@ def load_checkpoint(path: Path, architecture: Architecture) -> nn.Module:
     return model
 
 
-def _accuracy(model: nn.Module, task: PreparedTask, batch_size: int) -> float:
+def _score(model: nn.Module, task: PreparedTask, batch_size: int) -> float:
     test, labels = task.part("test")
     logits = predict(model.to(memory_format=torch.channels_last), batches(to_device(test, "cpu"), batch_size))
     assert isinstance(logits, torch.Tensor)
-    return score(logits, torch.from_numpy(labels))["accuracy"]
+    return score(pixel_logits(logits), torch.from_numpy(labels))[MAIN[task.target]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,10 +68,19 @@ def merge(
     if as_json:
         print(json.dumps(result, indent=2))
         return DONE
-    lines = [f"{name}: {100 * accuracy:.2f} %" for name, accuracy in result["sources"].items()]
-    for line in (*lines, f"merged by {method} and {normalize}: {100 * result['merged']:.2f} %, in {result['out']}"):
+    for line in _told(result):
         out.print(line, highlight=False, soft_wrap=True)
     return DONE
+
+
+def _told(result: Mapping[str, Any]) -> Iterator[str]:
+    """What checkpoints and their merge score, in percent, and of what if that is no accuracy."""
+    from mergeline.metrics import METRICS
+
+    unit = "%" if result["metric"] == "accuracy" else f"% {METRICS[result['metric']].title}"
+    yield from (f"{name}: {100 * value:.2f} {unit}" for name, value in result["sources"].items())
+    made = f"merged by {result['method']} and {result['normalize']}"
+    yield f"{made}: {100 * result['merged']:.2f} {unit}, in {result['out']}"
 
 
 def _options(kind: str, registry: Mapping[str, Any], name: str, flag: str, entries: list[str]) -> dict[str, Any]:

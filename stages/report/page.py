@@ -26,6 +26,7 @@ from stages.report.catalogue import ALL_FIGURES
 from stages.report.figures import FigureData
 from stages.report.findings import sentences
 from stages.report.plot import figure_data
+from stages.report.rows import score_word
 from stages.report.stage_graph import stage_graph
 from stages.report.tables import TABLES
 
@@ -94,7 +95,23 @@ def _facts(root: Path, data: FigureData, timings: list[dict[str, Any]]) -> list[
         ("commit", commit + dirty),
         ("machine", f"{platform.machine()}, {os.cpu_count()} cores, {_device()}, Python {platform.python_version()}"),
         ("versions", versions),
+        *_judged(data),
         ("stage time", f"{seconds / 60:.1f} minutes over all stages' last runs"),
+    ]
+
+
+def _judged(data: FigureData) -> list[tuple[str, str]]:
+    """What stands in place of accuracy, where some tasks are judged by something else."""
+    if data.word == "accuracy":
+        return []
+    words = {row["tasks"]: score_word([row]) for row in data.rows if row["kind"] == "edge"}
+    said = ", ".join(f"{task} by {word}" for task, word in words.items())
+    return [
+        (
+            "judged by",
+            f"{said}; these stand where tables, figures and findings say score or accuracy, and means over tasks are of them (R²: "
+            "share of the variance of the pixels' values that is explained, 0 for their mean and less for what is worse)",
+        )
     ]
 
 
