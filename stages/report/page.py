@@ -52,7 +52,7 @@ def run(context: Any, cell: str) -> None:
         params=yaml.safe_dump(params.model_dump(mode="json") | _recipes(params, plan), sort_keys=False),
         findings=sentences(data),
         audit=read_json(context.path(paths.AUDIT)),
-        figures=_figures(root),
+        figures=_figures(root, data.word),
         tables=_tables(data),
         data_hashes=_data_hashes(data),
         graph=stage_graph(plan, list(params.tasks)),
@@ -141,7 +141,19 @@ def _version(package: str) -> str:
         return ""
 
 
-def _figures(root: Path) -> list[dict[str, Any]]:
+def _worded(text: str, word: str) -> str:
+    """A title or caption of a benchmark that is judged by something else than accuracy."""
+    if word == "accuracy":
+        return text
+    several = word if word.endswith("²") else f"{word}s"
+    return (
+        text.replace("Accuracy", word.capitalize())
+        .replace("Training accuracy", f"Training {word}")
+        .replace("accuracies", several)
+    )
+
+
+def _figures(root: Path, word: str) -> list[dict[str, Any]]:
     found = []
     for spec in ALL_FIGURES:
         path = root / paths.FIGURES / f"{spec.name}.svg"
@@ -149,7 +161,8 @@ def _figures(root: Path) -> list[dict[str, Any]]:
             svg = path.read_text(encoding="utf-8")
             found.append(
                 {
-                    "name": spec.name, "title": spec.title, "caption": spec.caption, "rows": spec.rows,
+                    "name": spec.name, "title": _worded(spec.title, word), "caption": _worded(spec.caption, word),
+                    "rows": spec.rows,
                     "wide": _width(svg) > COLUMN, "table": spec.table, "source": spec.source, "svg": _inline(svg),
                 }
             )  # fmt: skip
@@ -180,7 +193,8 @@ def _tables(data: FigureData) -> list[dict[str, Any]]:
         if lines:
             found.append(
                 {
-                    "name": spec.name, "title": spec.title, "caption": spec.caption, "header": header, "lines": lines,
+                    "name": spec.name, "title": spec.title, "caption": _worded(spec.caption, data.word),
+                    "header": header, "lines": lines,
                     "words": [_words(column) for column in zip(*lines, strict=True)],
                 }
             )  # fmt: skip
