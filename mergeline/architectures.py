@@ -227,7 +227,7 @@ NARROW: tuple[Design, ...] = (
     Design("swin", _swin, batch_norms=False, recipe=TRANSFORMER),
     *map(_bert, BERT_LAYERS),
     *map(_segmenter, SEGMENTERS),
-    Design("resnet20-seg", _segmenter20, batch_norms=True, family="segmenter20", tells="pixels"),
+    Design("r20-seg", _segmenter20, batch_norms=True, family="segmenter20", tells="pixels"),
 )
 WIDER = (2, 4)
 """Times the channels at which there are bottleneck ResNets and VGG, those with layer norm left out: it compares units with each
