@@ -306,11 +306,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         tasks={
             "all": {"source": "masks", "root": "data/masks"},
             "heights": {"source": "nyuv2", "root": "data/masks"},
+            "again": {"source": "nyuv2", "root": "data/masks", "test_fraction": 0.4, "pretrain": "all"},
         },
         train={"epochs": 3, "batch_size": 8, "learning_rate": 0.05},
         statistics={"images": 12, "batch_size": 6, "moments": "full"},
         merges={
-            "same": {"tasks": ["heights"], "normalize": ["none"], "controls": ["self"], "measures": ["examples"]},
+            "same": {"tasks": ["heights", "again"], "normalize": ["none"], "controls": ["self"], "measures": ["examples"]},
             "pairs": {
                 "tasks": [["all", "heights"]], "stops": ["layer4.0"], "runs": "neighbours", "measures": ["examples"],
                 "methods": ["permute"],
@@ -330,6 +331,9 @@ def rows(bench: Bench) -> list[dict[str, Any]]:
 def test_values_are_scored_by_every_stage(bench: Bench, rows: list[dict[str, Any]]) -> None:
     good = [row for row in rows if row["status"] == "ok"]
     assert {row["kind"] for row in good} == {"edge", "ensemble", "merge"}
+    assert "again.r17-seg.s0" in {
+        row["cell"] for row in good
+    }  # finetuned from a network of classes, with a head of its own
     assert {row["target"] for row in good} == {"pixels", "values", "pixels, values"}
     for row in good:
         told = row["target"]
@@ -381,7 +385,7 @@ def test_a_stage_of_values_reads_what_it_declares_and_repeats_exactly(stage: str
 def test_merges_of_values_are_told_in_shares_of_their_sources(rows: list[dict[str, Any]]) -> None:
     edges = {row["cell"]: row["r2"] for row in rows if row["kind"] == "edge"}
     found = dense_results(rows, "values")
-    assert {result.task for result in found} == {"heights"}
+    assert {result.task for result in found} == {"heights", "again"}
     pair = next(result for result in found if not result.combination.same_task)
     wanted = ("merge", "heights", "all+heights", "s0+s1")
     merged = next(row["r2"] for row in rows if (row["kind"], row["scope"], row["tasks"], row["seeds"]) == wanted)
@@ -409,7 +413,7 @@ def test_the_report_says_what_tasks_are_judged_by(bench: Bench, monkeypatch: pyt
 def test_examples_show_maps_of_values(bench: Bench) -> None:
     table = pq.read_table(bench.root / "artifacts/measured/examples.parquet").to_pylist()
     for row in table:
-        numbers = row["scope"] == "heights" and row["picture"] != "input"
+        numbers = row["scope"] != "all" and row["picture"] != "input"
         assert (row["values"] is None, row["numbers"] is not None) == (numbers, numbers)
     target = next(row for row in table if row["scope"] == "heights" and row["picture"] == "target")
     assert np.isnan(np.array(target["numbers"]).reshape(32, 32)[:2]).all()
@@ -430,11 +434,11 @@ def test_examples_show_maps_of_values(bench: Bench) -> None:
 def test_a_refresh_compares_r2(bench: Bench, rows: list[dict[str, Any]]) -> None:
     worse = [row | ({"r2": row["r2"] - 0.5} if row["r2"] is not None and row["kind"] == "edge" else {}) for row in rows]
     found = compare(rows, worse, bench.params, "before")
-    assert [change.tasks for change in found.regressions] == ["heights"]
+    assert [change.tasks for change in found.regressions] == ["heights", "again"]
     assert found.regressions[0].paired.difference == pytest.approx(-0.5)
     assert not found.improvements
     back = compare(worse, rows, bench.params, "before")
-    assert [change.tasks for change in back.improvements] == ["heights"]
+    assert [change.tasks for change in back.improvements] == ["heights", "again"]
 
 
 def test_tables_from_before_there_were_values_have_accuracies() -> None:
