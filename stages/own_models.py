@@ -16,6 +16,7 @@ from mergeline.architectures import ARCHITECTURES, Architecture, as_wide, build,
 from mergeline.checkpoints import fitted, read_checkpoint
 from mergeline.evaluation import pixel_logits, predict, score
 from mergeline.inputs import batches, to_device
+from mergeline.kinds import OF_PIXELS
 from mergeline.metrics import MAIN
 from mergeline.tasks import TASKS, prepare
 from mergeline.tasks.task import PreparedTask, TaskError
@@ -53,6 +54,7 @@ def merge_files(
     check_architectures(architectures)
     check_target(target)
     task = own_task(source, root, input_size)
+    _check_tells(architectures, task)
     deep = Architecture(deepest(architectures), task.n_classes, width, input_size)
     models: list[nn.Module] = []
     sources = []
@@ -99,6 +101,14 @@ def check_architectures(names: Iterable[str]) -> None:
     for name in names:
         if name not in ARCHITECTURES:
             raise InputError(f"unknown architecture {name!r}; known: {known_names()}")
+
+
+def _check_tells(names: Iterable[str], task: PreparedTask) -> None:
+    """Refuse an architecture that does not tell what the task's labels are of (InputError)."""
+    wanted = OF_PIXELS[0] if task.target in OF_PIXELS else task.target
+    for name in names:
+        if ARCHITECTURES[name].tells != wanted:
+            raise InputError(f"{name} tells {ARCHITECTURES[name].tells}, and {task.name} has {task.target}")
 
 
 def check_target(target: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from flows.cli import app
 from flows.refresh import compare
 from mergeline.architectures import Architecture, build
 from mergeline.evaluation import (
@@ -425,6 +426,40 @@ def test_examples_show_maps_of_values(bench: Bench) -> None:
 
     figure = examples(Data())  # type: ignore[arg-type]
     assert figure is not None
+
+
+# -- one's own checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def test_ones_own_networks_of_values_are_merged_and_told_in_r2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    depths(tmp_path / "data", 24)
+    given = [
+        "--data",
+        "nyuv2",
+        "--root",
+        str(tmp_path / "data"),
+        "--input-size",
+        "32",
+        "--width",
+        "0.0625",
+        "--images",
+        "16",
+    ]
+    for seed in range(2):
+        torch.save(build(TINY, seed).state_dict(), tmp_path / f"{seed}.pth")
+
+    def call(architecture: str) -> int:
+        files = [str(tmp_path / f"{seed}.pth") for seed in range(2)]
+        with pytest.raises(SystemExit) as ended:
+            app(["merge", *files, "-a", architecture, *given, "--out", str(tmp_path / "merged.safetensors")])
+        return int(ended.value.code or 0)
+
+    assert call("r17") == 2
+    assert "r17 tells classes, and nyuv2 has values" in capsys.readouterr().err
+    assert call("r17-seg") == 0
+    assert capsys.readouterr().out.count("% R²") == 3
 
 
 # -- regressions --------------------------------------------------------------------------------------------------------------
