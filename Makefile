@@ -5,10 +5,14 @@ SHELL := /bin/sh
 export UV_LINK_MODE ?= copy
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: setup demo test lint bench report clean help
+# The maps that elevation and nightlights read, which come in an npm package; of its archive these files alone are kept.
+GLOBE = three-globe-2.45.2
+
+.PHONY: setup globe demo test lint bench report clean help
 
 help:
 	@echo "make setup   install into .venv, with the exact versions of constraints.txt"
+	@echo "make globe   fetch the maps that the tasks elevation and nightlights read (needs npm)"
 	@echo "make demo    run the benchmark in params.yaml (the demo by default) and print its table"
 	@echo "make test    run the tests, those in docstrings too"
 	@echo "make lint    check formatting, style and types"
@@ -25,6 +29,15 @@ setup: .venv/installed
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
+
+globe: data/three-globe/package.json
+
+data/three-globe/package.json:
+	@command -v npm >/dev/null || { echo "make globe needs npm; on Debian: apt-get install npm"; exit 2; }
+	mkdir -p data/three-globe
+	npm pack --silent --pack-destination data three-globe@$(GLOBE:three-globe-%=%)
+	tar -xzf data/$(GLOBE).tgz -C data/three-globe --strip-components=1 package/LICENSE package/example/img package/package.json
+	rm data/$(GLOBE).tgz
 
 demo: setup
 	$(BIN)/mergeline run

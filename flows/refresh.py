@@ -26,7 +26,7 @@ from stages.plan import paths
 from stages.plan.loading import load_params
 from stages.plan.params import Params
 from stages.report.analysis import Paired, paired_difference
-from stages.report.rows import Row, main_scope, setting_label
+from stages.report.rows import Row, main_scope, score_of, setting_label
 
 __all__ = ["Change", "Comparison", "baseline_rows", "change_lines", "compare", "finish", "refresh", "write_changes"]
 
@@ -36,7 +36,10 @@ REGRESSION = 4
 
 @dataclass(frozen=True)
 class Change:
-    """One setting then and now. Accuracies are fractions; ``factor`` is the ratio of error rates, above 1 is worse."""
+    """One setting then and now, in the main metric of its tasks (accuracy, R² of values), as fractions.
+
+    ``factor``: the ratio of what is missing to 1 (the error rate; the variance that is not explained), above 1 is worse.
+    """
 
     tasks: str
     architectures: str
@@ -130,10 +133,10 @@ def _cached(root: Path, digest: str) -> Path | None:
 
 
 def compare(before: list[Any], now: list[Any], params: Params, baseline: str) -> Comparison:
-    """Settings whose accuracy changed, paired over runs that both tables have.
+    """Settings whose score changed, paired over runs that both tables have.
 
-    A regression: the error rate grew by ``regression.factor`` at least, and the interval of the difference leaves zero
-    out (with a single run: the factor alone).
+    A regression: the error rate (of values, what is not explained of their variance) grew by ``regression.factor`` at least, and
+    the interval of the difference leaves zero out (with a single run: the factor alone).
     """
     old, new = _by_setting(before), _by_setting(now)
     regressions, improvements, other = [], [], []
@@ -176,7 +179,7 @@ def _by_setting(rows: list[Row]) -> dict[tuple[str, str, str], dict[str, float]]
     for row in rows:
         if row["status"] != "ok" or row["scope"] != main_scope(row) or row["control"]:
             continue
-        found.setdefault((row["tasks"], row["architectures"], setting_label(row)), {})[row["seeds"]] = row["accuracy"]
+        found.setdefault((row["tasks"], row["architectures"], setting_label(row)), {})[row["seeds"]] = score_of(row)
     return found
 
 
@@ -238,7 +241,7 @@ HISTORY = pa.schema(
 
 
 def write_history(root: Path, rows: list[Any], comparison: Comparison) -> Path:
-    """Add a row to ``reports/history.parquet``: one per refresh, with machine, commit and every setting's accuracy."""
+    """Add a row to ``reports/history.parquet``: one per refresh, with machine, commit and every setting's score."""
     from flows.running.durations import read_timings
 
     settings = {" ".join(key): sum(values.values()) / len(values) for key, values in _by_setting(rows).items()}

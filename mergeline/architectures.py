@@ -69,9 +69,9 @@ class Design:
     where depth is not counted so. ``batch_norms``: whether it has any, if that is known. ``check``: raises ValueError for a
     description that it cannot build. ``compares``: what compares its units with each other, so that their number cannot change,
     if that is known. ``family``: its architectures differ in their blocks and their ``multiplier`` alone, which is how many times
-    the channels there are. ``reads``: what its inputs are. ``tells``: what its outputs are of. ``recipe``: settings of a training
-    (fields of :class:`mergeline.training.Recipe`) where its networks need others than usual. ``any_size``: whether it takes other
-    sizes of input than :data:`INPUT_SIZES`.
+    the channels there are. ``reads``: what its inputs are. ``tells``: what its outputs are of, "pixels" also where these have
+    values. ``recipe``: settings of a training (fields of :class:`mergeline.training.Recipe`) where its networks need others than
+    usual. ``any_size``: whether it takes other sizes of input than :data:`INPUT_SIZES`.
     """
 
     name: str
@@ -117,6 +117,14 @@ def _segmenter(name: str) -> Design:
 
 
 SEGMENTERS = ("r17", "r26", "r50")
+
+
+def _segmenter20(**sizes: Any) -> nn.Module:
+    from torch import nn
+
+    from mergeline.models.segmenter import Segmenter20
+
+    return Segmenter20(nn.BatchNorm2d, **sizes)
 
 
 def _resnet20(**sizes: Any) -> nn.Module:
@@ -219,6 +227,7 @@ NARROW: tuple[Design, ...] = (
     Design("swin", _swin, batch_norms=False, recipe=TRANSFORMER),
     *map(_bert, BERT_LAYERS),
     *map(_segmenter, SEGMENTERS),
+    Design("r20-seg", _segmenter20, batch_norms=True, family="segmenter20", tells="pixels"),
 )
 WIDER = (2, 4)
 """Times the channels at which there are bottleneck ResNets and VGG, those with layer norm left out: it compares units with each
@@ -234,7 +243,7 @@ ARCHITECTURES: Registry[Design] = Registry(
 )
 """Bottleneck ResNets (width 1 is 64 channels), ResNet-20 (16 channels; x4: 64), VGG (64 channels), linear networks (32 units),
 vision transformers (three heads of 64 units), Swin (heads of 32 units) and BERT's encoders (12 heads of 32 units), which read
-texts; ``r26-seg`` and its like tell the class of every pixel; ``NAMEx2`` has twice the channels of ``NAME``."""
+texts; ``r26-seg`` and its like tell the class of every pixel, or its value; ``NAMEx2`` has twice the channels of ``NAME``."""
 
 
 @dataclass(frozen=True)

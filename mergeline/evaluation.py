@@ -23,6 +23,7 @@ __all__ = [
     "pixel_logits",
     "predict",
     "score",
+    "target_of",
 ]
 
 
@@ -41,15 +42,29 @@ def pixel_logits(outputs: Tensor) -> Tensor:
     return outputs.movedim(1, -1).flatten(0, -2)
 
 
+def target_of(labels: Tensor) -> Target:
+    """What labels are of: values where they are no whole numbers, else classes ``(N,)`` or those of pixels ``(B, H, W)``."""
+    if labels.is_floating_point():
+        return "values"
+    return "classes" if labels.dim() == 1 else "pixels"
+
+
 def labelled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The decisions that have a label, ``(n, classes)`` and ``(n,)``.
 
-    ``logits``: ``(N, classes)``, a row for each of ``labels`` in order, of images or of their pixels.
+    ``logits``: ``(N, classes)``, a row for each of ``labels`` in order, of images or of their pixels; values ``(N, 1)`` where
+    labels are values, NaN for none.
     """
-    flat = labels.flatten().to(logits.device, torch.int64)
+    flat = labels.flatten().to(logits.device)
     if len(flat) != len(logits):
         raise ValueError(f"{len(logits)} decisions were made where there are {len(flat)} labels")
-    kept = flat != UNLABELLED
+    if target_of(labels) == "values":
+        if logits.shape[1] != 1:
+            raise ValueError(f"{logits.shape[1]} outputs for each value; a network of values has one")
+        kept = ~flat.isnan()
+    else:
+        flat = flat.to(torch.int64)
+        kept = flat != UNLABELLED
     return (logits, flat) if bool(kept.all()) else (logits[kept], flat[kept])
 
 
@@ -58,18 +73,24 @@ def score(logits: Tensor, labels: Tensor, bins: int = 15) -> dict[str, float]:
 
     Parameters
     ----------
-    logits: ``(N, classes)``. labels: ``(N,)``, or of pixels ``(B, H, W)``, ``N`` in all; :data:`mergeline.kinds.UNLABELLED`
-        counts for nothing.
+    logits: ``(N, classes)``, or values ``(N, 1)``. labels: ``(N,)``, or of pixels ``(B, H, W)``, ``N`` in all;
+        :data:`mergeline.kinds.UNLABELLED` counts for nothing. Labels of a floating type are values, NaN where there is none.
     bins: for what is binned.
     """
-    target: Target = "classes" if labels.dim() == 1 else "pixels"
+    target = target_of(labels)
     logits, labels = labelled(logits, labels)
     found = {name: metric.measure(logits, labels, bins) for name, metric in METRICS.items() if target in metric.targets}
     return {**found, "n": len(labels)}
 
 
 def confusion(logits: Tensor, labels: Tensor) -> Tensor:
-    """How often each true class (row) was predicted as each class (column), ``(classes, classes)`` int64."""
+    """How often each true class (row) was predicted as each class (column), ``(classes, classes)`` int64.
+
+    Raises
+    ------
+    ValueError: labels are values.
+    """
+    _of_classes("a confusion", target_of(labels))
     return confusion_counts(*labelled(logits, labels))
 
 
@@ -78,7 +99,13 @@ def joint_accuracy(logits: Sequence[Sequence[Tensor]], labels: Sequence[Tensor])
 
     ``logits[t][h]``: head ``h`` on the test images of task ``t``. An image counts as right when the largest of all
     heads' logits belongs to its own task's head and its own class.
+
+    Raises
+    ------
+    ValueError: a task's labels are values, which are in no union with classes.
     """
+    for target in labels:
+        _of_classes("a joint accuracy", target_of(target))
     right = count = 0
     for task, (per_head, target) in enumerate(zip(logits, labels, strict=True)):
         offset = sum(head.shape[1] for head in per_head[:task])
@@ -88,17 +115,29 @@ def joint_accuracy(logits: Sequence[Sequence[Tensor]], labels: Sequence[Tensor])
     return right / count
 
 
-def ensemble_logits(logits: Sequence[Tensor]) -> Tensor:
-    """The ensemble of models of one task: the log of their mean probabilities."""
+def _of_classes(what: str, target: Target) -> None:
+    if target == "values":
+        raise ValueError(f"{what} is that of classes, and these labels are values")
+
+
+def ensemble_logits(logits: Sequence[Tensor], target: Target = "classes") -> Tensor:
+    """The ensemble of models of one task: the log of their mean probabilities, or the mean of their values."""
+    if target == "values":
+        return torch.stack([part.double() for part in logits]).mean(0).float()
     return torch.stack([part.double().log_softmax(1) for part in logits]).logsumexp(0).float()
 
 
-def agreement(merged: Tensor, sources: Sequence[Tensor]) -> dict[str, float]:
+def agreement(merged: Tensor, sources: Sequence[Tensor], target: Target = "classes") -> dict[str, float]:
     """How far a merged model's predictions follow each source's, on the same images.
 
     ``agree_<i>``: share of images with the same predicted class as source ``i``. ``follow_<i>``: the same, of the
     images on which the first two sources disagree (NaN if there are none); ``disagree``: the share of those images.
+
+    Raises
+    ------
+    ValueError: the outputs are values, which are never the same.
     """
+    _of_classes("an agreement", target)
     predicted = merged.argmax(1)
     votes = [source.argmax(1) for source in sources]
     result = {f"agree_{i}": float((predicted == vote).double().mean()) for i, vote in enumerate(votes)}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mergeline.barriers import accuracy_barrier, barrier, check_alphas
-from mergeline.evaluation import predict, score
+from mergeline.evaluation import predict, score, target_of
 from mergeline.maps import UnitMap
 from mergeline.network import assemble, check_maps, check_normalization, normalise
 from mergeline.normalization import NORMALIZATIONS
@@ -90,10 +90,10 @@ def interpolate(
     Raises
     ------
     ValueError: not two models, alphas without an end, an unknown normalisation or one that would do nothing, maps that the
-        network does not allow, no images.
+        network does not allow, no images, labels that are values.
     """
     networks = _checked(models, spaces, maps, alphas, normalize, reference)
-    shown, read = _shown(images), Batches(statistics, True)
+    shown, read = _shown(images, labels), Batches(statistics, True)
     # The models' own statistics are the same at every alpha.
     own: Sequence[Mapping[str, LayerStatistics]] = [{"0": known} for known in layers]
     if not own and NORMALIZATIONS[normalize].compares:
@@ -118,7 +118,9 @@ def interpolate(
     return Curve(tuple(float(alpha) for alpha in alphas), losses, accuracies)
 
 
-def _shown(images: Iterable[Tensor]) -> Batches:
+def _shown(images: Iterable[Tensor], labels: Tensor) -> Batches:
+    if target_of(labels) == "values":
+        raise ValueError("a curve has the loss and the accuracy of classes, and these labels are values")
     shown = Batches(images, True)
     if not len(shown):
         raise ValueError("a curve needs images that the merges are scored on, and there are none")

@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mergeline.evaluation import target_of
 from mergeline.inputs import augmented, network_input
 from mergeline.kinds import UNLABELLED
+from mergeline.metrics.tally import tally_of
 
 __all__ = ["OPTIMIZERS", "EpochRecord", "Recipe", "TrainState", "learning_rate", "train"]
 
@@ -42,6 +44,7 @@ class Recipe:
     warmup: float = 0.15
     """Fraction of all steps in which the learning rate rises linearly."""
     label_smoothing: float = 0.0
+    """Of classes alone."""
     shift: int = 2
     """Random shift in pixels."""
     flip: bool = False
@@ -56,7 +59,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One row of a training history."""
+    """One row of a training history. ``accuracy``: the main metric of the labels (:data:`mergeline.metrics.MAIN`)."""
 
     epoch: int
     learning_rate: float
@@ -109,7 +112,8 @@ def train(
     Parameters
     ----------
     images, labels: ``(N, H, W, C)`` uint8 (or texts, ``(N, T)`` token numbers) and ``(N,)`` labels (or of every pixel
-        ``(N, H, W)``), on the model's device (or on the CPU: then each batch is copied over as it is needed).
+        ``(N, H, W)``: classes, or floating values with NaN for none), on the model's device (or on the CPU: then each batch is
+        copied over as it is needed).
     generator: draws order and augmentation, on the images' device.
     readout: turns the network's outputs into logits, a row for each label (see mergeline.text).
     resume: go on from this state instead of from the model's weights.
@@ -133,28 +137,29 @@ def train(
     size = min(recipe.batch_size, len(images))
     steps = len(images) // size
     total = steps * recipe.epochs
+    kind = target_of(labels)
+    dtype = torch.float32 if kind == "values" else torch.int64
     mixed_precision = device.type == "cuda"
     for epoch in range(first, recipe.epochs):
         order = torch.randperm(len(images), generator=generator, device=images.device)
         loss_sum = torch.zeros((), device=device)
-        correct, counted = torch.zeros((2,), device=device, dtype=torch.int64)
+        told = tally_of(kind, device)
         for step in range(steps):
             rate = learning_rate(recipe, epoch * steps + step, total)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             chosen = order[step * size : (step + 1) * size]
             batch = augmented(images[chosen], recipe.shift, recipe.flip, generator)
-            target = labels[chosen].to(device, torch.int64, non_blocking=True).flatten()
+            target = labels[chosen].to(device, dtype, non_blocking=True).flatten()
             inputs = network_input(batch.to(device, non_blocking=True))
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
                 logits = readout(network(inputs))
-                loss = F.cross_entropy(logits, target, ignore_index=UNLABELLED, label_smoothing=recipe.label_smoothing)
+                loss = _loss(logits, target, recipe)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             loss_sum += loss.detach()
-            correct += (logits.detach().argmax(1) == target).sum()
-            counted += (target != UNLABELLED).sum()
+            told.add(logits.detach(), target)
             if on_step is not None:
                 on_step(epoch * steps + step + 1, total)
         mean_loss = float(loss_sum) / steps
@@ -163,7 +168,7 @@ def train(
                 f"the training loss became {mean_loss} in epoch {epoch + 1}; try a lower train.learning_rate "
                 f"(now {recipe.learning_rate}) or a longer train.warmup (now {recipe.warmup})"
             )
-        history.append(EpochRecord(epoch + 1, rate, mean_loss, int(correct) / int(counted)))
+        history.append(EpochRecord(epoch + 1, rate, mean_loss, told.value))
         if on_epoch is not None:
             on_epoch(
                 TrainState(
@@ -176,6 +181,15 @@ def train(
             )
     model.eval()
     return history
+
+
+def _loss(logits: Tensor, target: Tensor, recipe: Recipe) -> Tensor:
+    """Cross-entropy of classes, the mean absolute error of values; over what has a label."""
+    if not target.is_floating_point():
+        return F.cross_entropy(logits, target, ignore_index=UNLABELLED, label_smoothing=recipe.label_smoothing)
+    told = ~target.isnan()
+    errors = (logits[:, 0].float() - target.masked_fill(~told, 0)).abs()
+    return errors.masked_fill(~told, 0).sum() / told.sum().clamp(min=1)
 
 
 def _sgd(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:

@@ -21,8 +21,10 @@ from mergeline.evaluation import (
     parameters,
     predict,
     score,
+    target_of,
 )
 from mergeline.inputs import network_input
+from mergeline.metrics import MAIN
 from stages.context import Context
 from stages.errors import StageError
 from stages.formats.files import file_hash, write_json
@@ -61,8 +63,10 @@ def run_merge(context: Context, cell: str) -> None:
     result = scores_of(context, sources, logits)
     source_logits = _source_logits(context, sources)
     for index, task in enumerate(sources.tasks):
-        own = _own_head(sources, task, logits[task])
-        if sources.same_task:
+        own, target = _own_head(context, sources, task, logits[task]), context.task(task).target
+        if target == "values":  # no two networks tell the same number
+            values = {}
+        elif sources.same_task:
             values = agreement(own, [source_logits[edge][task] for edge in sources.edges])
         else:
             values = {
@@ -91,7 +95,8 @@ def run_ensemble(context: Context, cell: str) -> None:
     source_logits = _source_logits(context, sources)
     if sources.same_task:
         task = sources.tasks[0]
-        logits = {task: [ensemble_logits([source_logits[edge][task] for edge in sources.edges])]}
+        target = context.task(task).target
+        logits = {task: [ensemble_logits([source_logits[edge][task] for edge in sources.edges], target)]}
     else:
         logits = {task: [source_logits[edge][task] for edge in sources.edges] for task in sources.tasks}
     result = scores_of(context, sources, logits)
@@ -109,35 +114,39 @@ def _source_logits(context: Context, sources: Sources) -> dict[Any, dict[str, Te
     }
 
 
-def _own_head(sources: Sources, task: str, heads: list[Tensor]) -> Tensor:
+def _own_head(context: Context, sources: Sources, task: str, heads: list[Tensor]) -> Tensor:
     """The logits that a task's images are judged by: its own head's, or the mean of the heads that share the task."""
     if len(heads) == 1:
         return heads[0]
     if len(heads) == len(sources.tasks):
         return heads[sources.tasks.index(task)]
     own = [heads[index] for index, edge in enumerate(sources.edges) if edge.task == task]
-    return own[0] if len(own) == 1 else ensemble_logits(own)
+    return own[0] if len(own) == 1 else ensemble_logits(own, context.task(task).target)
 
 
 def scores_of(context: Context, sources: Sources, logits: Logits) -> dict[str, Any]:
-    """Scores by task, their mean, and the joint accuracy where there are several heads for different tasks."""
+    """Scores by task, the mean of the tasks' main metrics, and the joint accuracy where all of several tasks tell classes."""
     labels = {task: torch.from_numpy(context.task(task).part("test")[1]) for task in sources.tasks}
+    targets = {task: target_of(own) for task, own in labels.items()}
     tasks: dict[str, dict[str, Any]] = {}
     for task in sources.tasks:
-        own = _own_head(sources, task, logits[task])
+        own = _own_head(context, sources, task, logits[task])
         scores = score(own, labels[task], context.params.evaluate.calibration_bins)
         if not all(math.isfinite(value) for value in scores.values()):
             raise StageError(f"{sources}: the scores on {task} are not finite numbers: {scores}")
         tasks[task] = dict(scores)
-        if own.shape[1] <= MOST_CONFUSED:
+        if targets[task] != "values" and own.shape[1] <= MOST_CONFUSED:
             tasks[task]["confusion"] = confusion(own, labels[task]).flatten().tolist()
+    mains = {MAIN[target] for target in targets.values()}
     result: dict[str, Any] = {
         "tasks": tasks,
-        "accuracy": sum(entry["accuracy"] for entry in tasks.values()) / len(tasks),
+        mains.pop() if len(mains) == 1 else "score": sum(tasks[t][MAIN[targets[t]]] for t in tasks) / len(tasks),
         "data": {task: context.task(task).hash for task in sources.tasks},
     }
-    if len(sources.tasks) > 1:
-        per_task = [[_own_head(sources, head, logits[task]) for head in sources.tasks] for task in sources.tasks]
+    if len(sources.tasks) > 1 and "values" not in targets.values():
+        per_task = [
+            [_own_head(context, sources, head, logits[task]) for head in sources.tasks] for task in sources.tasks
+        ]
         result["joint_accuracy"] = joint_accuracy(per_task, list(labels.values()))
     return result
 

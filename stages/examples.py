@@ -1,4 +1,4 @@
-"""Stage ``examples``: what the models of a merge and the merge itself tell of the pixels of some test images.
+"""Stage ``examples``: what the models of a merge and the merge itself tell of the pixels of some test images, classes or values.
 
 The images are spread evenly over the test part, so that all merges of a task show the same.
 """
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mergeline.evaluation import predict
+from mergeline.kinds import OF_PIXELS
 from mergeline.readings import MERGED, source_names
 from stages.context import Context
 from stages.errors import StageError
@@ -40,7 +41,7 @@ def run(context: Context, cell: str) -> None:
     rows: list[dict[str, Any]] = []
     for task in merge.sources.tasks:
         prepared = context.task(task)
-        if prepared.target != "pixels":
+        if prepared.target not in OF_PIXELS:
             raise StageError(f"{cell}: {task} tells classes of whole {prepared.target}; examples are shown of pixels")
         images, labels = prepared.part("test")
         chosen = np.unique(np.linspace(0, len(images) - 1, IMAGES).astype(int))
@@ -59,24 +60,27 @@ def _head(merge: Merge, task: str) -> str:
     return next(head for head, edge in zip(head_names(merge.sources), merge.edges, strict=True) if edge.task == task)
 
 
-def _told(context: Context, network: nn.Module, images: NDArray[Any], task: str, head: str = "") -> NDArray[np.int16]:
-    """The class of each pixel, ``(K, S, S)``; ``head``: the one that is read, where there are several."""
+def _told(context: Context, network: nn.Module, images: NDArray[Any], task: str, head: str = "") -> NDArray[Any]:
+    """The class of each pixel, ``(K, S, S)`` int16, or its value, float32; ``head``: the one that is read, of several."""
     outputs = predict(network, context.input_batches(images, len(images)))
     own = outputs[head] if isinstance(outputs, dict) else outputs
     assert isinstance(own, Tensor)
     side = images.shape[1]
-    found = context.readout(task)(own).argmax(1).view(-1, side, side)
-    return found.to(torch.int16).numpy()
+    logits = context.readout(task)(own)
+    found = logits[:, 0] if context.task(task).target == "values" else logits.argmax(1).to(torch.int16)
+    return found.view(-1, side, side).numpy()
 
 
 def _rows(task: str, classes: tuple[str, ...], pictures: dict[str, NDArray[Any]]) -> Iterator[dict[str, Any]]:
     for name, values in pictures.items():
         for place, picture in enumerate(values):
+            numbers = picture.dtype.kind == "f"
             yield {
                 "scope": task,
                 "image": place,
                 "picture": name,
                 "size": picture.shape[0],
-                "values": picture.astype(np.int16).ravel().tolist(),
+                "values": None if numbers else picture.astype(np.int16).ravel().tolist(),
+                "numbers": picture.ravel().tolist() if numbers else None,
                 "classes": list(classes) if name == TARGET else None,
             }

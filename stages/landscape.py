@@ -37,6 +37,9 @@ def run(context: Context, cell: str) -> None:
     if loaded.spaces.models:
         raise StageError(f"{cell}: no plane lies through networks of different widths")
     options, tasks = context.params.landscape, merge.sources.tasks
+    valued = [task for task in tasks if context.task(task).target == "values"]
+    if valued:
+        raise StageError(f"{cell}: a landscape shows the loss of classes, and {valued[0]} tells values")
     path = context.path(paths.merged_model(merge))
     merged = load_merged(path)
     for model in loaded.models:  # a normalisation may have given the merged network biases, which are 0 in its sources

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from mergeline.api import MergeResult, merge
 from mergeline.architectures import ARCHITECTURES, Architecture, as_wide, build, deepest, multiplier
-from mergeline.evaluation import ensemble_logits, parameters, score
+from mergeline.evaluation import ensemble_logits, parameters, pixel_logits, score
 from mergeline.images import MEAN, STD
+from mergeline.kinds import OF_PIXELS
+from mergeline.metrics import MAIN
 from mergeline.spaces import Places, SpaceError
 from mergeline.tasks.task import PreparedTask
 from stages.errors import InputError
@@ -110,7 +112,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge made. ``scores``: a row each for the sources, their ensemble and the merged network, by task its accuracy."""
+    """What a merge made. ``scores``: a row each for the sources, their ensemble and the merged network, by task its main metric."""
 
     prepared: Prepared
     architecture: Architecture
@@ -142,6 +144,10 @@ def prepare_merge(request: Request) -> Prepared:
     tasks = _tasks(request, preprocessing.size)
     for model, own in enumerate(models):
         head, task = list(tasks.items())[model if len(tasks) > 1 else 0]
+        wanted = OF_PIXELS[0] if task.target in OF_PIXELS else task.target
+        tells = ARCHITECTURES[own.architecture.name].tells
+        if tells != wanted and not ARCHITECTURES[own.architecture.name].any_size:
+            raise InputError(f"{own.place}: {own.architecture.name} tells {tells}, and {head} has {task.target}")
         if own.architecture.num_classes != task.n_classes:
             raise InputError(
                 f"{own.place} tells {own.architecture.num_classes} classes apart, and {head} has {task.n_classes}: "
@@ -241,21 +247,22 @@ def _scores(prepared: Prepared, merged: nn.Module) -> list[dict[str, Any]]:
         logits = logits_of(own.network, task, prepared.preprocessing, size)
         assert isinstance(logits, Tensor)
         by_task.setdefault(head, []).append(logits)
-        rows.append({"network": own.place, "kind": "source", "accuracy": {head: _accuracy(logits, task)}})
+        rows.append({"network": own.place, "kind": "source", "score": {head: _score(logits, task)}})
     if not prepared.several:
         head, task = next(iter(prepared.tasks.items()))
-        accuracy = {head: _accuracy(ensemble_logits(by_task[head]), task)}
-        rows.append({"network": "ensemble of the sources", "kind": "ensemble", "accuracy": accuracy})
-    accuracies = {}
+        together = ensemble_logits([pixel_logits(own) for own in by_task[head]], task.target)
+        rows.append({"network": "ensemble of the sources", "kind": "ensemble", "score": {head: _score(together, task)}})
+    scores = {}
     for head, task in prepared.tasks.items():
         logits = logits_of(merged, task, prepared.preprocessing, size)
-        accuracies[head] = _accuracy(logits[head] if isinstance(logits, dict) else logits, task)
-    rows.append({"network": str(prepared.request.target), "kind": "merged", "accuracy": accuracies})
+        scores[head] = _score(logits[head] if isinstance(logits, dict) else logits, task)
+    rows.append({"network": str(prepared.request.target), "kind": "merged", "score": scores})
     return rows
 
 
-def _accuracy(logits: Tensor, task: PreparedTask) -> float:
-    return score(logits, torch.from_numpy(task.part("test")[1]))["accuracy"]
+def _score(logits: Tensor, task: PreparedTask) -> float:
+    """The main metric of the task's target, of outputs in any form."""
+    return score(pixel_logits(logits), torch.from_numpy(task.part("test")[1]))[MAIN[task.target]]
 
 
 def _topology(prepared: Prepared, result: MergeResult) -> Architecture:

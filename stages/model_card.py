@@ -15,6 +15,7 @@ from typing import Any
 
 from mergeline.architectures import Architecture
 from mergeline.foreign import LIBRARIES
+from mergeline.metrics import MAIN
 from stages.errors import InputError
 from stages.formats.files import file_hash, writing
 from stages.merge_files import Merged, Request
@@ -80,6 +81,7 @@ def card_of(merged: Merged) -> dict[str, Any]:
         "data": [
             {
                 "head": head, "source": task.source, "licence": task.licence, "hash": task.hash, "classes": list(task.classes),
+                "metric": MAIN[task.target],
                 "training": int((~task.test).sum()), "test": int(task.test.sum()),
             }
             for head, task in prepared.tasks.items()
@@ -149,8 +151,8 @@ def _markdown(card: Mapping[str, Any]) -> str:
         f"A merge of {len(sources)} networks that were trained apart, made without training by mergeline "
         f"{card['versions']['mergeline']}: `{merge['method']}`, then `{merge['normalize']}`. {card['architecture']['name']}, "
         f"{card['parameters']:,} parameters.",
-        "## Accuracy on the test images",
-        _table(["", *(entry["head"] for entry in card["data"])], _score_rows(card)),
+        "## Scores on the test images",
+        _table(["", *(f"{own['head']}, {own['metric']}" for own in card["data"])], _score_rows(card)),
         *[f"**{warning}.**" for warning in card["warnings"]],
         "## How to load it",
         f"```python\n{_loading(card)}\n```",
@@ -175,7 +177,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _score_rows(card: Mapping[str, Any]) -> list[list[str]]:
     heads = [entry["head"] for entry in card["data"]]
     return [
-        [row["network"], *(f"{100 * row['accuracy'][head]:.2f} %" if head in row["accuracy"] else "" for head in heads)]
+        [row["network"], *(f"{100 * row['score'][head]:.2f} %" if head in row["score"] else "" for head in heads)]
         for row in card["scores"]
     ]
 

@@ -17,6 +17,8 @@ from mergeline.checkpoint_names import split_part
 from mergeline.checkpoints import fitted, read_checkpoint
 from mergeline.evaluation import predict, score
 from mergeline.inputs import to_device
+from mergeline.kinds import OF_PIXELS
+from mergeline.metrics import MAIN
 from mergeline.normalization.reset import reset
 from mergeline.pretrained import start_from
 from mergeline.pretrained_files import PretrainedError, local_place, weights_file
@@ -146,8 +148,11 @@ def _start(context: Context, edge: Edge, architecture: Architecture) -> nn.Modul
 
 
 def _head_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The parameters of the last linear layer."""
-    name, head = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
+    """The parameters of the last linear layer, or where a network has none of its last convolution, which tells pixels."""
+    layers = list(model.named_modules())
+    name, head = (
+        [e for e in layers if isinstance(e[1], nn.Linear)] or [e for e in layers if isinstance(e[1], nn.Conv2d)]
+    )[-1]
     return [(f"{name}.{leaf}", parameter) for leaf, parameter in head.named_parameters()]
 
 
@@ -155,7 +160,7 @@ def _recipe(context: Context, edge: Edge, section: str) -> Recipe:
     task = context.params.tasks[edge.task]
     flip = TASKS[task.source or edge.task].mirror_safe if task.flip is None else task.flip
     settings = recipe_settings(context.params, edge, section)
-    if TASKS[task.source or edge.task].target == "pixels":  # whose labels do not move with the image
+    if TASKS[task.source or edge.task].target in OF_PIXELS:  # whose labels do not move with the image
         settings, flip = settings | {"shift": 0}, False
     return Recipe(**settings, flip=flip)
 
@@ -202,7 +207,7 @@ def _train(
     write_table(context.path(paths.edge_history(edge)), _history_table(history))
     _write_edge(
         context, edge, task, architecture, model,
-        {"start": start, "epochs": recipe.epochs, "train_accuracy": history[-1].accuracy},
+        {"start": start, "epochs": recipe.epochs, f"train_{MAIN[task.target]}": history[-1].accuracy},
     )  # fmt: skip
     checkpoint.remove()
 
@@ -219,10 +224,11 @@ def _write_edge(
     outputs = predict(model, context.input_batches(images, TEST_BATCH))
     assert isinstance(outputs, torch.Tensor)
     scores = score(context.readout(edge.task)(outputs), torch.from_numpy(labels))
+    told = {f"test_{name}": scores[name] for name in (MAIN[task.target], "l1" if task.target == "values" else "loss")}
     save_edge(context.path(paths.edge_model(edge)), model, architecture, edge.task, edge.seed)
     write_json(
         context.path(paths.edge_metrics(edge)),
-        {"test_accuracy": scores["accuracy"], "test_loss": scores["loss"], **more, "data_hash": task.hash},
+        {**told, **more, "data_hash": task.hash},
     )
 
 

@@ -188,6 +188,7 @@ def _evaluation(group: Sources, level: float, rng: np.random.Generator, merged: 
         tasks[task] = {
             "accuracy": right / IMAGES[task], "loss": float(rng.uniform(0.1, 2)),
             "calibration_error": float(rng.uniform(0, 0.2)), "n": IMAGES[task], "mean_iou": right / IMAGES[task] / 2,
+            "l1": float(rng.uniform(0.1, 2)), "r2": right / IMAGES[task] / 3,
             "confusion": _confusion(task, right),
         }  # fmt: skip
         if merged and group.same_task:

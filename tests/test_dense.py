@@ -199,7 +199,7 @@ def test_decisions_and_labels_must_be_as_many() -> None:
 
 
 @pytest.mark.parametrize("size", [32, 64])
-@pytest.mark.parametrize("name", SEGMENTERS)
+@pytest.mark.parametrize("name", [*SEGMENTERS, "r20"])
 def test_segmenters_tell_every_pixel_and_are_traced(name: str, size: int) -> None:
     model = build(Architecture(f"{name}-seg", 5, 1 / 16, size), 0).eval()
     assert model(torch.zeros(2, 3, size, size)).shape == (2, 5, size, size)

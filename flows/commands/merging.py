@@ -265,10 +265,10 @@ def _say_merged(merged: Merged, card: Mapping[str, Any], markdown: Path, as_json
         print(json.dumps(dict(card), indent=2))
         return
     heads = list(merged.prepared.tasks)
-    table = Table("", *heads)
+    table = Table("", *(f"{own['head']}, {own['metric']}" for own in card["data"]))
     table.columns[0].overflow = "fold"
     for row in card["scores"]:
-        cells = [f"{100 * row['accuracy'][head]:.2f} %" if head in row["accuracy"] else "" for head in heads]
+        cells = [f"{100 * row['score'][head]:.2f} %" if head in row["score"] else "" for head in heads]
         table.add_row(row["network"], *cells, style="bold" if row["kind"] == "merged" else "")
     out.print(table)
     out.print(

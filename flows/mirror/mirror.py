@@ -242,7 +242,7 @@ def _artifacts(root: Path, planned: Sequence[Event], final: dict[str, Event]) ->
 
 def _metric_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     return [
-        {"tasks": tasks, "pair": pair, "method": method, "accuracy": value}
+        {"tasks": tasks, "pair": pair, "method": method, "score": value}
         for tasks, pairs in metrics.items()
         for pair, methods in pairs.items()
         for method, value in methods.items()

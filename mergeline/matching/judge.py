@@ -1,4 +1,4 @@
-"""How good a merge is by its accuracy on training images: what options are chosen by that the data must decide.
+"""How good a merge is by its accuracy (R² of values) on training images: what options are chosen by that the data must decide.
 
 mudsc Sec. 4 chooses its balance so. Never judge on test images.
 """
@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from mergeline.evaluation import labelled
+from mergeline.evaluation import target_of
 from mergeline.heads import MultiHead
 from mergeline.maps import UnitMap
+from mergeline.metrics.tally import tally_of
 from mergeline.network import assemble, normalise
 from mergeline.normalization.reset import RESET
 from mergeline.spaces import Spaces
@@ -25,11 +26,13 @@ __all__ = ["TrainingAccuracy"]
 class TrainingAccuracy:
     """Called with each model's maps: merges, recomputes batch statistics, and answers the mean accuracy over tasks.
 
+    Tasks of values count with their own main metric (:data:`mergeline.metrics.MAIN`).
+
     Parameters
     ----------
     models: by head, of one topology up to their classifiers.
-    batches: by head, normalised images ``(B, C, H, W)`` of its task and labels ``(B,)`` (or of every pixel), on the models'
-        device. Where ``same_outputs``, heads of one task may share them.
+    batches: by head, normalised images ``(B, C, H, W)`` of its task and labels ``(B,)`` (or of every pixel, or its values), on the
+        models' device. Where ``same_outputs``, heads of one task may share them.
     same_outputs: the models' outputs mean the same: one network of all layers in place of a trunk with a head for each.
     weights: each model's weight; uniform by default.
     readouts: by head, what turns outputs into logits (see :mod:`mergeline.text`); by default they are.
@@ -45,18 +48,15 @@ class TrainingAccuracy:
     @torch.no_grad()
     def __call__(self, maps: Sequence[Mapping[str, UnitMap]]) -> float:
         network = self._merged(maps)
-        accuracies = []
+        scores = []
         for name, batches in self.batches.items():
             readout = self.readouts.get(name, lambda outputs: outputs)
-            right = count = 0
+            told = tally_of(target_of(batches[0][1]), batches[0][1].device)
             for images, labels in batches:
                 outputs = network(images)
-                logits = readout(outputs[name] if isinstance(network, MultiHead) else outputs)
-                told, own = labelled(logits, labels)
-                right += int((told.argmax(1) == own).sum())
-                count += len(own)
-            accuracies.append(right / count)
-        return sum(accuracies) / len(accuracies)
+                told.add(readout(outputs[name] if isinstance(network, MultiHead) else outputs), labels.flatten())
+            scores.append(told.value)
+        return sum(scores) / len(scores)
 
     def _merged(self, maps: Sequence[Mapping[str, UnitMap]]) -> nn.Module:
         own = {name: [images for images, _ in batches] for name, batches in self.batches.items()}

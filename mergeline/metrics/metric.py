@@ -18,9 +18,9 @@ __all__ = ["Metric"]
 class Metric:
     """A registered score.
 
-    ``measure``: from logits ``(N, classes)``, labels ``(N,)`` and the number of bins for what is binned. ``low``,
-    ``high``: what it can be; a value outside is an error in the audit. ``better``: which end is. ``targets``: of what labels it
-    holds.
+    ``measure``: from logits ``(N, classes)``, labels ``(N,)`` and the number of bins for what is binned; where labels are values,
+    from values ``(N, 1)``. ``low``, ``high``: what it can be; a value outside is an error in the audit. ``better``: which end is.
+    ``targets``: of what labels it holds. ``label``: what it is called in tables and figures, by default its name.
     """
 
     name: str
@@ -30,3 +30,8 @@ class Metric:
     high: float
     better: Literal["higher", "lower"] = "higher"
     targets: tuple[Target, ...] = ("classes", "pixels")
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.label or self.name

@@ -1,9 +1,11 @@
-"""A bottleneck ResNet that tells the class of every pixel: its encoder, and a small decoder as DeepLabv3+ has it.
+"""ResNets that tell something of every pixel: an encoder, and a small decoder as DeepLabv3+ has it.
 
-The encoder's tensors are named as those of :class:`mergeline.models.resnet.BottleneckResNet`, so that its weights fit.
+The encoder's tensors are named as those of the network that it is of, so that its weights fit.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +13,9 @@ from torch import Tensor, nn
 
 from mergeline.models.init import init_convolutions
 from mergeline.models.resnet import BottleneckResNet
+from mergeline.models.resnet20 import Norm, ResNet20
 
-__all__ = ["Segmenter"]
+__all__ = ["Segmenter", "Segmenter20"]
 
 
 def _projection(channels_in: int, channels: int, kernel: int) -> nn.Sequential:
@@ -21,6 +24,24 @@ def _projection(channels_in: int, channels: int, kernel: int) -> nn.Sequential:
         nn.BatchNorm2d(channels),
         nn.ReLU(inplace=True),
     )
+
+
+def _add_decoder(network: nn.Module, near: int, far: int, channels: int, num_outputs: int) -> None:
+    """In place of a network's pooling and classifier; ``near``, ``far``: channels of its first and of its last stage."""
+    del network.avgpool, network.fc
+    network.near = _projection(near, channels, 1)
+    network.far = _projection(far, channels, 1)
+    network.decoder = _projection(2 * channels, channels, 3)
+    network.classifier = nn.Conv2d(channels, num_outputs, 1)
+    init_convolutions(network)
+
+
+def _decoded(network: Any, near: Tensor, far: Tensor, size: torch.Size) -> Tensor:
+    """What the last stage's features ``far`` and the first stage's, ``near``, say of every pixel of an image."""
+    far, near = network.far(far), network.near(near)
+    far = F.interpolate(far, size=near.shape[-2:], mode="bilinear", align_corners=False)
+    x = network.classifier(network.decoder(torch.cat([near, far], dim=1)))
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 class Segmenter(BottleneckResNet):
@@ -35,20 +56,28 @@ class Segmenter(BottleneckResNet):
         self, blocks: tuple[int, int, int, int], num_classes: int, width: float = 1.0, input_size: int = 224
     ) -> None:
         super().__init__(blocks, num_classes, width, input_size)
-        del self.avgpool, self.fc
-        base, channels = round(64 * width), round(128 * width)
-        self.near = _projection(4 * base, channels, 1)
-        self.far = _projection(32 * base, channels, 1)
-        self.decoder = _projection(2 * channels, channels, 3)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
-        init_convolutions(self)
+        base = round(64 * width)
+        _add_decoder(self, 4 * base, 32 * base, round(128 * width), num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         near = self.layer1(x)  # type: ignore[operator]
-        far = self.far(self.layer4(self.layer3(self.layer2(near))))  # type: ignore[operator]
-        near = self.near(near)
-        far = F.interpolate(far, size=near.shape[-2:], mode="bilinear", align_corners=False)
-        x = self.classifier(self.decoder(torch.cat([near, far], dim=1)))
-        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        return _decoded(self, near, self.layer4(self.layer3(self.layer2(near))), size)  # type: ignore[operator]
+
+
+class Segmenter20(ResNet20):
+    """The same of a ResNet-20, whose first stage has the image's size: ``(B, 3, S, S)`` to ``(B, num_classes, S, S)``.
+
+    Both stages are projected to ``32 * width`` channels. Parameters as for :class:`ResNet20`.
+    """
+
+    def __init__(self, norm: Norm, num_classes: int, width: float = 1.0, input_size: int = 32) -> None:
+        super().__init__(norm, num_classes, width, input_size)
+        base = round(16 * width)
+        _add_decoder(self, base, 4 * base, 2 * base, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[-2:]
+        near = self.layer1(self.relu(self.bn1(self.conv1(x))))  # type: ignore[operator]
+        return _decoded(self, near, self.layer3(self.layer2(near)), size)  # type: ignore[operator]

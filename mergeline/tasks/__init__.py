@@ -19,6 +19,7 @@ from mergeline.tasks.folders import (
 from mergeline.tasks.packaged import DIGITS, FONTDIGITS, LANDCOVER, LETTERS, OPTDIGITS
 from mergeline.tasks.task import Adapter, PreparedTask, RawTask, RawTexts, TaskError, prepare
 from mergeline.tasks.texts import PACKAGES, SPAM, TEXTS, TWEETS, VERSES
+from mergeline.tasks.values import ELEVATION, NIGHTLIGHTS, NYUV2, TASKONOMY
 
 __all__ = ["TASKS", "Adapter", "PreparedTask", "RawTask", "RawTexts", "TaskError", "prepare"]
 
@@ -28,6 +29,7 @@ TASKS: Registry[Adapter] = Registry(
     Adapter,
     (
         DIGITS, OPTDIGITS, LANDCOVER, FASHION, LETTERS, FONTDIGITS, MNIST, SVHN, EUROSAT, DTD, CUB, NABIRDS, INFOGRAPH,
-        IMAGENET, FOLDER, TWEETS, VERSES, SPAM, PACKAGES, TEXTS, COVERMAP, WATERMAP, VOC, MASKS,
+        IMAGENET, FOLDER, TWEETS, VERSES, SPAM, PACKAGES, TEXTS, COVERMAP, WATERMAP, VOC, MASKS, ELEVATION,
+        NIGHTLIGHTS, NYUV2, *TASKONOMY,
     ),
 )  # fmt: skip

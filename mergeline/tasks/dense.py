@@ -16,7 +16,7 @@ from mergeline.tasks.folders import IMAGE_SUFFIXES, ImageFiles, needs
 from mergeline.tasks.packaged import BLOCK, LANDCOVER_LICENCE, LANDCOVER_SOURCE, find_landcover, read_landcover
 from mergeline.tasks.task import Adapter, RawMasks, TaskError
 
-__all__ = ["COVERMAP", "MASKS", "VOC", "WATERMAP"]
+__all__ = ["COVERMAP", "MASKS", "VOC", "WATERMAP", "land_windows", "own_images", "split_of"]
 
 # -- land cover and water -----------------------------------------------------------------------------------------------
 
@@ -37,19 +37,28 @@ def _load_cover(
 ) -> RawMasks:
     picture, cover = read_landcover(files)
     covers = read(cover)
-    images, masks, origins = [], [], []
-    for top in range(0, picture.shape[0] - WINDOW + 1, BLOCK):
-        for left in range(0, picture.shape[1] - WINDOW + 1, BLOCK):
-            for row, column in np.ndindex(BLOCK // WINDOW, BLOCK // WINDOW):
-                place = np.s_[top + row * WINDOW :, left + column * WINDOW :]
-                mask = cover[place][:WINDOW, :WINDOW]
-                if np.bincount(mask.ravel()).max() <= MOST * mask.size:
-                    images.append(picture[place][:WINDOW, :WINDOW])
-                    masks.append(covers[place][:WINDOW, :WINDOW])
-                    origins.append(top // BLOCK * 36 + left // BLOCK)
+    places, origins = land_windows(cover)
     return RawMasks(
-        images, masks, np.array(origins, np.int64), classes, LANDCOVER_LICENCE, LANDCOVER_SOURCE
+        [picture[place] for place in places], [covers[place] for place in places], origins, classes, LANDCOVER_LICENCE,
+        LANDCOVER_SOURCE,
     )  # fmt: skip
+
+
+def land_windows(cover: NDArray[np.uint8]) -> tuple[list[tuple[slice, slice]], NDArray[np.int64]]:
+    """Where the windows of the tasks on satellite images lie, and each one's 10-degree block.
+
+    ``cover``: the land-cover class of each pixel of the picture.
+    """
+    places, origins = [], []
+    for top in range(0, cover.shape[0] - WINDOW + 1, BLOCK):
+        for left in range(0, cover.shape[1] - WINDOW + 1, BLOCK):
+            for row, column in np.ndindex(BLOCK // WINDOW, BLOCK // WINDOW):
+                down, right = top + row * WINDOW, left + column * WINDOW
+                place = np.s_[down : down + WINDOW, right : right + WINDOW]
+                if np.bincount(cover[place].ravel()).max() <= MOST * WINDOW**2:
+                    places.append(place)
+                    origins.append(top // BLOCK * 36 + left // BLOCK)
+    return places, np.array(origins, np.int64)
 
 
 def _as_covers(cover: NDArray[np.uint8]) -> NDArray[np.integer]:
@@ -67,7 +76,10 @@ _VOC_CLASSES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 _VOC_LAYOUT = "JPEGImages/<id>.jpg, SegmentationClass/<id>.png, ImageSets/Segmentation/{train,val}.txt"
-_OWN_LAYOUT = "images/<name>.<ending>, masks/<name>.png, and classes.txt with a class's name in each line"
+_OWN_LAYOUT = (
+    "images/<name>.<ending>, masks/<name>.png, classes.txt with a class's name in each line, and test.txt with the names of the "
+    "test images, if their split is fixed"
+)
 VOID = 255
 """The value of a mask's pixels that count for nothing."""
 
@@ -106,20 +118,44 @@ def _load_voc(files: Mapping[str, Path]) -> RawMasks:
 
 
 def _load_masks(files: Mapping[str, Path]) -> RawMasks:
-    images = sorted(
-        path
-        for path in files["images"].iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
-    if not images:
-        raise TaskError(f"{files['images']} holds no images. Expected layout: {_OWN_LAYOUT}")
+    images = own_images(files["images"], _OWN_LAYOUT)
     classes = tuple(
         line.strip() for line in files["classes.txt"].read_text(encoding="utf-8").splitlines() if line.strip()
     )
+    root = files["images"].parent
     return _masks(
         images, [files["masks"] / f"{path.stem}.png" for path in images], classes=classes, licence="the user's own",
-        source=files["images"].parent.name,
+        source=root.name, test=split_of(root, [path.stem for path in images]),
     )  # fmt: skip
+
+
+def own_images(folder: Path, layout: str) -> list[Path]:
+    """The images of a folder in the order of their names; TaskError where there are none."""
+    images = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+    if not images:
+        raise TaskError(f"{folder} holds no images. Expected layout: {layout}")
+    return images
+
+
+def split_of(root: Path, names: Sequence[str]) -> NDArray[np.bool_] | None:
+    """Which of some images ``test.txt`` names, one in a line; None where there is no such file.
+
+    Raises
+    ------
+    TaskError: it names an image that is not there.
+    """
+    path = root / "test.txt"
+    if not path.is_file():
+        return None
+    chosen = path.read_text(encoding="utf-8").split()
+    unknown = sorted(set(chosen) - set(names))
+    if unknown:
+        raise TaskError(
+            f"{path} names {unknown[0]}, which is no image in {root / 'images'}; take it out, or add the image"
+        )
+    return np.isin(names, chosen)
 
 
 def _find(task: str, layout: str, inside: Sequence[str], root: Path | None) -> dict[str, Path]:

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mergeline.tasks.task import Adapter, RawTask, TaskError, check_file
 
-__all__ = ["DIGITS", "FONTDIGITS", "LANDCOVER", "LETTERS", "OPTDIGITS", "package_folder", "reinstall"]
+__all__ = ["DIGITS", "FONTDIGITS", "LANDCOVER", "LETTERS", "OPTDIGITS", "package_folder", "read_image", "reinstall"]
 
 DECIMALS = tuple("0123456789")
 
@@ -133,8 +133,8 @@ def find_landcover(root: Path | None) -> dict[str, Path]:
 
 def read_landcover(files: Mapping[str, Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The picture ``(H, W, 3)`` and the land-cover class of each of its pixels ``(H, W)``."""
-    picture = _read_image(files["picture"], "RGB")
-    cover = _read_image(files["labels"], None)
+    picture = read_image(files["picture"], "RGB")
+    cover = read_image(files["labels"], None)
     height, width, _ = picture.shape
     rows, columns = (((np.arange(n) + 0.5) * 4 / 3).astype(int) for n in (height, width))
     return picture, cover[np.ix_(rows, columns)]
@@ -182,7 +182,8 @@ def _stable_order(place: tuple[int, int]) -> str:
     return hashlib.sha256(f"{place[0]},{place[1]}".encode()).hexdigest()
 
 
-def _read_image(path: Path, mode: str | None) -> NDArray[np.uint8]:
+def read_image(path: Path, mode: str | None) -> NDArray[np.uint8]:
+    """An image of a package; in its own mode with None."""
     try:
         with Image.open(path) as image:
             return np.asarray(image if mode is None else image.convert(mode))

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ __all__ = [
     "RawMasks",
     "RawTask",
     "RawTexts",
+    "RawValues",
+    "Scale",
     "TaskError",
     "check_file",
     "content_hash",
@@ -35,9 +37,16 @@ class TaskError(ValueError):
     """A task's data are missing, damaged or not what the parameters say; the message names the fix."""
 
 
+class Scale(NamedTuple):
+    """What values are told in: ``(value - mean) / deviation``, both in the value's own units."""
+
+    mean: float
+    deviation: float
+
+
 @dataclass(frozen=True)
 class RawData(ABC):
-    """A data set as its adapter reads it: :class:`RawTask` (images), :class:`RawTexts` or :class:`RawMasks`.
+    """A data set as its adapter reads it: :class:`RawTask` (images), :class:`RawTexts`, :class:`RawMasks` or :class:`RawValues`.
 
     ``samples``, ``labels``: indexable, as many of each. ``origins``: what must not be split between training and test (one id a
     sample where samples are independent). ``test``: the official split, or None.
@@ -70,11 +79,26 @@ class RawData(ABC):
         _check_range(f"task {name!r}: labels reach", labels, 0, self)
         return _renumbered(len(self.classes), classes)[labels]
 
-    def targets(
-        self, name: str, chosen: Sequence[int], size: int, classes: Sequence[int] | None
-    ) -> NDArray[np.integer]:
-        """The chosen samples' labels as :attr:`PreparedTask.labels`."""
+    def targets(self, name: str, chosen: Sequence[int], size: int, classes: Sequence[int] | None) -> NDArray[Any]:
+        """The chosen samples' labels as :attr:`PreparedTask.labels`, values in their own units."""
         return self.groups(name, classes)[list(chosen)]
+
+    def scaled(
+        self, name: str, labels: NDArray[Any], test: NDArray[np.bool_], classes: tuple[str, ...]
+    ) -> tuple[NDArray[Any], Scale | None]:
+        """Labels as networks tell them, and what their values were scaled by. ``test``: which are of the test part.
+
+        Raises
+        ------
+        TaskError: a part has no label of a class, or values that are all the same.
+        """
+        for part, mask in (("training", ~test), ("test", test)):
+            missing = sorted(set(range(len(classes))) - set(np.unique(labels[mask]).tolist()))
+            if missing:
+                raise TaskError(
+                    f"task {name!r}: the {part} part has no {self.labelled} of class {classes[missing[0]]!r}"
+                )
+        return labels, None
 
 
 class RawTask(RawData):
@@ -110,9 +134,7 @@ class RawMasks(RawTask):
         """All in one: an image has many classes."""
         return np.zeros(len(self.samples), np.int64)
 
-    def targets(
-        self, name: str, chosen: Sequence[int], size: int, classes: Sequence[int] | None
-    ) -> NDArray[np.integer]:
+    def targets(self, name: str, chosen: Sequence[int], size: int, classes: Sequence[int] | None) -> NDArray[Any]:
         """The pixels of other ``classes`` than these are unlabelled.
 
         Raises
@@ -122,12 +144,53 @@ class RawMasks(RawTask):
         renumber = np.append(_renumbered(len(self.classes), classes), UNLABELLED).astype(np.int16)  # -1 finds the last
         found = []
         for place in chosen:
-            mask, image = np.asarray(self.labels[place]), self.samples[place]
-            if mask.shape != image.shape[:2]:
-                raise TaskError(f"task {name!r}: image {place} is {image.shape[:2]} pixels, its mask {mask.shape}")
+            mask = _of_image(name, self, place, "mask")
             _check_range(f"task {name!r}: the mask of image {place} has values", mask, UNLABELLED, self)
-            found.append(renumber[_resize_mask(mask, size)])
+            found.append(renumber[_resize_mask(mask, size).astype(np.int64)])
         return np.stack(found)
+
+
+@dataclass(frozen=True)
+class RawValues(RawTask):
+    """Samples are images, labels are maps of a value: each ``(H, W)`` of its image's size, floating numbers in the value's own
+    units, and NaN where there is none. ``classes``: what the value is called, alone.
+
+    ``scale``: a data set's fixed scale; by default that of the training part.
+    """
+
+    scale: Scale | None = None
+    labelled = "value"
+
+    def groups(self, name: str, classes: Sequence[int] | None) -> NDArray[np.int64]:
+        """All in one."""
+        return np.zeros(len(self.samples), np.int64)
+
+    def targets(self, name: str, chosen: Sequence[int], size: int, classes: Sequence[int] | None) -> NDArray[Any]:
+        """Raises
+        ------
+        TaskError: a map of another size than its image, or with an infinite value; names the image's place.
+        """
+        found = []
+        for place in chosen:
+            values = _of_image(name, self, place, "map of values").astype(np.float32)
+            if np.isinf(values).any():
+                raise TaskError(f"task {name!r}: the map of image {place} has infinite values; NaN stands for none")
+            found.append(_resize_mask(values, size))
+        return np.stack(found)
+
+    def scaled(
+        self, name: str, labels: NDArray[Any], test: NDArray[np.bool_], classes: tuple[str, ...]
+    ) -> tuple[NDArray[Any], Scale | None]:
+        for part, mask in (("training", ~test), ("test", test)):
+            known = labels[mask][~np.isnan(labels[mask])]
+            if not len(known) or known.min() == known.max():
+                raise TaskError(
+                    f"task {name!r}: the values of the {part} part are all the same" if len(known)
+                    else f"task {name!r}: the {part} part has no {self.labelled}"
+                )  # fmt: skip
+        train = labels[~test].astype(np.float64)
+        scale = self.scale or Scale(float(np.nanmean(train)), float(np.nanstd(train)))
+        return ((labels - scale.mean) / scale.deviation).astype(np.float32), scale
 
 
 @dataclass(frozen=True)
@@ -135,29 +198,34 @@ class PreparedTask:
     """Samples as networks of one input size take them, with their split.
 
     ``inputs``: images ``(N, S, S, 1 or 3)`` uint8 (gray images keep one channel; the network is fed three), or texts as token
-    numbers ``(N, S)`` int32, filled up with 0. ``labels``: ``(N,)`` int64, or of every pixel ``(N, S, S)`` int16. ``test``:
-    ``(N,)`` bool. ``hash``: sha256 of inputs, labels and split.
+    numbers ``(N, S)`` int32, filled up with 0. ``labels``: ``(N,)`` int64, or of every pixel ``(N, S, S)`` int16; values of
+    pixels float32, scaled by ``scale``, NaN for none. ``classes``: their names; that of the value alone. ``test``: ``(N,)`` bool.
+    ``hash``: sha256 of inputs, labels and split.
     """
 
     name: str
     inputs: NDArray[Any]
-    labels: NDArray[np.integer]
+    labels: NDArray[Any]
     test: NDArray[np.bool_]
     classes: tuple[str, ...]
     licence: str
     source: str
     hash: str = field(default="")
+    scale: Scale | None = None
 
     @property
     def n_classes(self) -> int:
+        """How many numbers a network tells of a sample or pixel: one for each class, or the value."""
         return len(self.classes)
 
     @property
     def target(self) -> Target:
         """What the labels are of."""
+        if self.labels.dtype.kind == "f":
+            return "values"
         return "classes" if self.labels.ndim == 1 else "pixels"
 
-    def part(self, name: str) -> tuple[NDArray[Any], NDArray[np.integer]]:
+    def part(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
         """Inputs and labels of the "train" or "test" part."""
         mask = {"train": ~self.test, "test": self.test}[name]
         return self.inputs[mask], self.labels[mask]
@@ -208,7 +276,7 @@ def origin_split(origins: NDArray[np.int64], fraction: float, seed: int = 0) -> 
     return np.isin(origins, unique[chosen])
 
 
-def content_hash(inputs: NDArray[Any], labels: NDArray[np.integer], test: NDArray[np.bool_]) -> str:
+def content_hash(inputs: NDArray[Any], labels: NDArray[Any], test: NDArray[np.bool_]) -> str:
     """sha256 over shapes and bytes of inputs, labels and split."""
     digest = hashlib.sha256()
     for array in (inputs, labels, test):
@@ -239,7 +307,8 @@ def prepare(
 
     Raises
     ------
-    TaskError: labels out of range, a wrong number of classes, no sample in a part; names the task and the numbers.
+    TaskError: labels out of range, a wrong number of classes, no sample in a part, values that are all the same; names the task
+        and the numbers.
     """
     _check_counts(name, raw, n_classes)
     if classes is not None:
@@ -256,15 +325,14 @@ def prepare(
         )
     )
     labels = raw.targets(name, chosen.tolist(), size, classes)
-    told = (labels != UNLABELLED).reshape(len(labels), -1).any(axis=1)  # an image without a label teaches nothing
+    known = ~np.isnan(labels) if labels.dtype.kind == "f" else labels != UNLABELLED
+    told = known.reshape(len(labels), -1).any(axis=1)  # an image without a label teaches nothing
     chosen, labels = chosen[told], labels[told]
     test = test[chosen]
-    for part, mask in (("training", ~test), ("test", test)):
-        missing = sorted(set(range(len(names))) - set(np.unique(labels[mask]).tolist()))
-        if missing:
-            raise TaskError(f"task {name!r}: the {part} part has no {raw.labelled} of class {names[missing[0]]!r}")
+    labels, scale = raw.scaled(name, labels, test, names)
     inputs = raw.inputs(chosen.tolist(), size)
-    return PreparedTask(name, inputs, labels, test, names, raw.licence, raw.source, content_hash(inputs, labels, test))
+    digest = content_hash(inputs, labels, test)
+    return PreparedTask(name, inputs, labels, test, names, raw.licence, raw.source, digest, scale)
 
 
 def _check_counts(name: str, raw: RawData, n_classes: int | None) -> None:
@@ -289,6 +357,10 @@ def _check_range(what: str, labels: NDArray[np.integer], lowest: int, raw: RawDa
 
 
 def _check_classes(name: str, raw: RawData, classes: Sequence[int]) -> None:
+    if isinstance(raw, RawValues):
+        raise TaskError(
+            f"task {name!r}: tells values, which have no classes to choose from; leave out tasks.{name}.classes"
+        )
     wrong = [c for c in classes if not 0 <= c < len(raw.classes)]
     if wrong or len(set(classes)) != len(classes) or not classes:
         raise TaskError(
@@ -340,10 +412,18 @@ def _resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _resize_mask(mask: NDArray[np.integer], size: int) -> NDArray[np.int64]:
-    """As :func:`_resize` does with its image, each pixel of the class that lies nearest."""
+def _of_image(name: str, raw: RawData, place: int, what: str) -> NDArray[Any]:
+    """The labels of an image's pixels; TaskError where they are of another size."""
+    labels, image = np.asarray(raw.labels[place]), raw.samples[place]
+    if labels.shape != image.shape[:2]:
+        raise TaskError(f"task {name!r}: image {place} is {image.shape[:2]} pixels, its {what} {labels.shape}")
+    return labels
+
+
+def _resize_mask(mask: NDArray[Any], size: int) -> NDArray[Any]:
+    """As :func:`_resize` does with its image, each pixel with the label that lies nearest: nothing is mixed across an edge."""
     height, width = mask.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     nearest = ((np.arange(size) + 0.5) * side / size).astype(np.int64)
-    return mask[np.ix_(top + nearest, left + nearest)].astype(np.int64)
+    return mask[np.ix_(top + nearest, left + nearest)]

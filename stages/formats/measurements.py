@@ -73,7 +73,12 @@ MEASURES: dict[str, pa.Schema] = {
             _field("picture", pa.string(), f"{INPUT}, {TARGET}, a source (first, second, ...), or merged"),
             _field("size", pa.int32(), "pixels of its side"),
             _field("values", pa.list_(pa.int16()), "classes of the pixels, row by row, -1 for none; input: its bytes"),
-            _field("classes", pa.list_(pa.string()), f"{TARGET}: what the classes are called"),
+            _field(
+                "numbers",
+                pa.list_(pa.float32()),
+                "in their place the values of the pixels, scaled, where the task tells them",
+            ),
+            _field("classes", pa.list_(pa.string()), f"{TARGET}: what the classes are called, or the value"),
         ]
     ),
 }

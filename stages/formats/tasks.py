@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mergeline.tasks.task import PreparedTask
+from mergeline.tasks.task import PreparedTask, Scale
 from stages.formats import FORMAT, check_format
 from stages.formats.files import reading, writing
 
@@ -19,6 +19,8 @@ def write_task(path: Path, task: PreparedTask) -> None:
         "format": FORMAT, "name": task.name, "classes": list(task.classes), "licence": task.licence,
         "source": task.source, "hash": task.hash,
     }  # fmt: skip
+    if task.scale is not None:
+        description["scale"] = task.scale._asdict()
     with writing(path) as temporary, temporary.open("wb") as stream:
         np.savez(
             stream,
@@ -42,5 +44,5 @@ def read_task(path: Path) -> PreparedTask:
     check_format(path, description)
     return PreparedTask(
         description["name"], inputs, labels, test, tuple(description["classes"]), description["licence"],
-        description["source"], description["hash"],
+        description["source"], description["hash"], Scale(**description["scale"]) if "scale" in description else None,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from mergeline.architectures import ARCHITECTURES, INITIALIZATIONS, Architecture, deepest, known_names, multiplier
 from mergeline.depth import PLACEMENTS
 from mergeline.encoder_names import LITE0, MINILM, describe_encoder, encoder_reads
+from mergeline.kinds import OF_PIXELS
 from mergeline.matching import MATCHERS
 from mergeline.narrowing_options import OPTIONS as NARROWERS
 from mergeline.normalization import NORMALIZATIONS
@@ -87,6 +88,7 @@ def _architectures(params: Params) -> Iterator[str]:
 def _tasks(params: Params) -> Iterator[str]:
     for name, task in params.tasks.items():
         yield from _unknown(f"tasks.{name}" + (".source" if task.source else ""), task.source or name, TASKS)
+        yield from _valued(params, name)
         if task.pretrain is None:
             continue
         yield from _unknown(f"tasks.{name}.pretrain", task.pretrain, params.tasks)
@@ -96,6 +98,16 @@ def _tasks(params: Params) -> Iterator[str]:
                 yield f"tasks.{name}.pretrain: {' -> '.join([*chain, base])} is a circle"
                 break
             chain.append(base)
+
+
+def _valued(params: Params, name: str) -> Iterator[str]:
+    """What tasks that tell values cannot have, which is of classes."""
+    if any(adapter.target == "values" for adapter in _adapters(params, [name]).values()):
+        for key in ("classes", "n_classes"):
+            if getattr(params.tasks[name], key) is not None:
+                yield f"tasks.{name}.{key}: {name} tells values, which have no classes; leave it out"
+        if params.targets.kind == "text":
+            yield f"targets.kind: text has a place for each class, and {name} tells values; set logits"
 
 
 def _recipes(params: Params) -> Iterator[str]:
@@ -190,8 +202,8 @@ def _compression(params: Params, path: str, series: Compression, methods: Iterab
     yield from _seeds(params, path, series.seeds or [])
     yield from _unfit(params, path, series.normalize, architectures)
     for index, name in enumerate(series.methods):
-        targets = {task: adapter.target for task, adapter in _adapters(params, series.tasks).items()}
-        if name in READ_LABELS and "pixels" in targets.values():
+        targets = [adapter.target for adapter in _adapters(params, series.tasks).values()]
+        if name in READ_LABELS and any(target in OF_PIXELS for target in targets):
             yield f"{path}.methods[{index}]: {name} reads a label of each image, and these tasks have one of each pixel"
 
 
@@ -314,16 +326,20 @@ def _training_value(path: str, key: str, value: Any) -> Iterator[str]:
 
 def _measures(params: Params, path: str, series: MergeSeries) -> Iterator[str]:
     """What the measures of a series cannot be taken of."""
+    adapters = _adapters(params, _task_names(series))
+    valued = [name for name, adapter in adapters.items() if adapter.target == "values"]
     for index, measure in enumerate(series.measures):
         if measure == "diagnosis":
             yield from _few_images(params, f"{path}.measures[{index}]: layers are compared", series)
-            if "texts" in [adapter.kind for adapter in _adapters(params, _task_names(series)).values()]:
+            if "texts" in [adapter.kind for adapter in adapters.values()]:
                 yield f"{path}.measures[{index}]: features are measured from those of a zero input, and there is no zero text"
             continue
         if measure == "examples":
-            if "classes" in [adapter.target for adapter in _adapters(params, _task_names(series)).values()]:
-                yield f"{path}.measures[{index}]: examples are shown of tasks that tell the class of each pixel"
+            if "classes" in [adapter.target for adapter in adapters.values()]:
+                yield f"{path}.measures[{index}]: examples are shown of tasks that tell the class of each pixel, or its value"
             continue
+        if valued:
+            yield f"{path}.measures[{index}]: a {measure} shows the loss of classes, and {valued[0]} tells values; leave it out"
         key, what = f"{path}.measures[{index}]", f"a {measure} lies between two models that become one network"
         several = [entry for entry in series.tasks if isinstance(entry, list)]
         if several and (measure == "curve" or params.targets.kind != "text"):
@@ -424,10 +440,11 @@ def _kinds(params: Params) -> Iterator[str]:
         return
     first, adapter = next(iter(adapters.items()))
     for name, other in adapters.items():
-        if (other.kind, other.target) != (adapter.kind, adapter.target):
+        together = other.target == adapter.target or {other.target, adapter.target} <= set(OF_PIXELS)
+        if other.kind != adapter.kind or not together:
             what = f"{other.kind} with {other.target}, and those of {first} are {adapter.kind} with {adapter.target}"
             yield f"tasks.{name}: are {what}; make a benchmark of each"
-    wanted = (adapter.kind, adapter.target)
+    wanted = (adapter.kind, OF_PIXELS[0] if adapter.target in OF_PIXELS else adapter.target)
     named = [*params.architectures, *(n for series in params.merges.values() for n in series.architectures or [])]
     for name in dict.fromkeys(name for name in named if name in ARCHITECTURES):
         design = ARCHITECTURES[name]

@@ -119,7 +119,7 @@ class Training(Section):
     warmup: Fraction = 0.15
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     shift: Annotated[int, Field(ge=0)] = 2
-    """Pixels; none where the labels are of pixels."""
+    """Pixels; none where there is a label for each pixel."""
     compile: bool = False
 
 

@@ -17,8 +17,10 @@ import yaml
 
 from mergeline.checkpoint_names import split_part
 from mergeline.depth import PLACEMENTS
+from mergeline.kinds import Target
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.pretrained_files import local_place
+from mergeline.tasks import TASKS
 from stages.formats.files import write_bytes
 from stages.inputs import places
 from stages.plan import paths
@@ -76,6 +78,8 @@ class Plan:
     block_pairs: tuple[Sources, ...]
     """Two edges of different depth, the deeper first, whose blocks are compared."""
     stages: tuple[StageCell, ...] = field(repr=False)
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    """By task, what its labels are of."""
 
 
 def make_plan(params: Params) -> Plan:
@@ -114,7 +118,7 @@ def make_plan(params: Params) -> Plan:
     stages += [_evaluate_compressed_stage(params, cell) for cell in compressed]
     return Plan(
         tuple(edges), ensembles, tuple(merges), tuple(predictions), measured, tuple(pruned), tuple(narrowed), tuple(pairs),
-        tuple(stages),
+        tuple(stages), {name: TASKS[task.source or name].target for name, task in params.tasks.items()},
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """What the results say: means over runs, heterogeneous against homogeneous merges, correlations with intervals.
 
-Rows are those of ``results.parquet`` (:mod:`stages.report.rows`). All intervals are 95 %
-unless said otherwise, and every random draw is seeded, so that the same rows give the same numbers.
+Rows are those of ``results.parquet`` (:mod:`stages.report.rows`); what is called accuracy here is a row's score, which is R²
+where values are told. All intervals are 95 % unless said otherwise, and every random draw is seeded, so that the same rows give
+the same numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from stages.plan.keys import Combination
-from stages.report.rows import Row, combination_of, ensemble_of, main_scope, method_label, run_of, source_edges
+from stages.report.rows import (
+    Row,
+    combination_of,
+    ensemble_of,
+    main_scope,
+    method_label,
+    run_of,
+    score_of,
+    source_edges,
+)
 
 __all__ = [
     "Correlation",
@@ -89,10 +99,10 @@ class PairResult(_OfCombination):
     size_mismatch: float
     accuracy: Sample
     per_scope: dict[str, Sample]
-    """Accuracy by scope: each task, and "joint" where there are several tasks."""
+    """Score by scope: each task, and "joint" where there are several tasks, all of classes."""
     ensemble: Sample
     sources: Sample
-    """Mean accuracy of the source models, one value a run."""
+    """Mean score of the source models, one value a run."""
     agreement: dict[str, float]
     """Mean of agree_0, agree_1, follow_0, follow_1, disagree, agree_own where they exist."""
 
@@ -159,7 +169,8 @@ def pair_results(rows: Iterable[Row], control: str = "") -> list[PairResult]:
             settings.setdefault((combination_of(row), method_label(row)), []).append(row)
     results = []
     for (combination, method), runs in settings.items():
-        scopes = [*combination.tasks, *([] if combination.same_task else ["joint"])]
+        joint = any((run["cell"], "joint") in main for run in runs)
+        scopes = [*combination.tasks, *(["joint"] if joint else [])]
         ensembles = [main.get((ensemble_of(run), run["scope"])) for run in runs]
         results.append(
             PairResult(
@@ -178,7 +189,7 @@ def pair_results(rows: Iterable[Row], control: str = "") -> list[PairResult]:
 
 
 def _sample(rows: Sequence[Row]) -> Sample:
-    return Sample(tuple(float(row["accuracy"]) for row in rows if row["status"] == "ok"), len(rows))
+    return Sample(tuple(score_of(row) for row in rows if row["status"] == "ok"), len(rows))
 
 
 def _source_sample(runs: Sequence[Row], edges: Mapping[str, Row]) -> Sample:
@@ -186,7 +197,7 @@ def _source_sample(runs: Sequence[Row], edges: Mapping[str, Row]) -> Sample:
     for run in runs:
         found = [edges.get(name) for name in source_edges(run)]
         if all(edge is not None and edge["status"] == "ok" for edge in found):
-            values.append(float(np.mean([edge["accuracy"] for edge in found if edge is not None])))
+            values.append(float(np.mean([score_of(edge) for edge in found if edge is not None])))
     return Sample(tuple(values), len(runs))
 
 
@@ -288,19 +299,19 @@ def paired_difference(first: Mapping[Any, float], second: Mapping[Any, float]) -
 
 
 def run_values(rows: Iterable[Row], keep: Callable[[Row], bool]) -> dict[str, float]:
-    """Headline accuracy by run (the sources) of the merges that ``keep`` takes."""
+    """Headline score by run (the sources) of the merges that ``keep`` takes."""
     return {
-        run_of(row): float(row["accuracy"])
+        run_of(row): score_of(row)
         for row in rows
         if row["kind"] == "merge" and row["status"] == "ok" and row["scope"] == main_scope(row) and keep(row)
     }
 
 
 def simplicity(rows: Iterable[Row], architecture: str) -> dict[str, float]:
-    """A task's simplicity: mean test accuracy of its trained models of one architecture (depth_heterogeneity Sec. 4)."""
+    """A task's simplicity: mean test score of its trained models of one architecture (depth_heterogeneity Sec. 4)."""
     values: dict[str, list[float]] = {}
     for row in rows:
         trained = row["kind"] == "edge" and row["status"] == "ok" and not row["control"]
         if trained and row["architectures"] == architecture:
-            values.setdefault(row["tasks"], []).append(row["accuracy"])
+            values.setdefault(row["tasks"], []).append(score_of(row))
     return {task: float(np.mean(found)) for task, found in values.items()}

@@ -19,14 +19,25 @@ from stages.formats.measurements import MEASURES
 from stages.plan import paths
 from stages.plan.pipelines import Plan, make_plan
 from stages.report.collect import scopes_of
-from stages.report.rows import Row, combination_of, ensemble_of, main_scope, source_edges
+from stages.report.rows import (
+    Row,
+    combination_of,
+    ensemble_of,
+    main_metrics,
+    main_scope,
+    score_column,
+    score_of,
+    score_word,
+    source_edges,
+    targets_of,
+)
 
 __all__ = ["findings", "run"]
 
 ABOVE_ENSEMBLE = 0.10
-"""Accuracy by which a merge may beat its ensemble before that is worth a warning."""
+"""Accuracy (or R²) by which a merge may beat its ensemble before that is worth a warning."""
 SELF_CHANGE = 0.05
-"""Accuracy by which a model merged with itself may differ from it (its batch statistics are recomputed)."""
+"""Accuracy (or R²) by which a model merged with itself may differ from it (its batch statistics are recomputed)."""
 
 
 def run(context: Any, cell: str) -> None:
@@ -68,9 +79,9 @@ def _said(level: str, entries: Iterable[tuple[str, str]]) -> Iterator[dict[str, 
 
 def _missing(rows: Sequence[Row], plan: Plan) -> Iterator[tuple[str, str]]:
     have = {(row["cell"], row["scope"]) for row in rows if row["status"] == "ok"}
-    cells: list[tuple[str, Sequence[str]]] = [(str(edge), (edge.task,)) for edge in plan.edges]
-    cells += [(str(sources), scopes_of(sources)) for sources in plan.ensembles]
-    cells += [(str(merge), scopes_of(merge.sources)) for merge in plan.merges]
+    cells: list[tuple[str, Iterable[str]]] = [(str(edge), (edge.task,)) for edge in plan.edges]
+    cells += [(str(sources), scopes_of(sources, plan.targets)) for sources in plan.ensembles]
+    cells += [(str(merge), scopes_of(merge.sources, plan.targets)) for merge in plan.merges]
     cells += [(str(cell), (cell.edge.task,)) for cell in (*plan.pruned, *plan.narrowed)]
     for cell, scopes in cells:
         absent = [scope for scope in scopes if (cell, scope) not in have]
@@ -89,10 +100,13 @@ def _impossible(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     for row in rows:
         if row["status"] != "ok":
             continue
+        told = set(targets_of(row))
+        if row[score_column(row)] is None and len(told) > 1:
+            yield row["cell"], f"score on {row['scope']} is missing"
         for key, metric in METRICS.items():
             value = row[key]
-            holds = len(metric.targets) > 1  # of every kind of labels
-            if value is None and holds and (key == "accuracy" or row["scope"] != "joint"):
+            holds = told <= set(metric.targets)
+            if value is None and holds and (key in main_metrics(row) or row["scope"] != "joint"):
                 yield row["cell"], f"{key} on {row['scope']} is missing"
             elif value is not None and not (
                 metric.low <= value <= metric.high and math.isfinite(value)
@@ -119,13 +133,21 @@ def _scored_on(row: Row) -> tuple[str, str]:
 
 
 def _scored(row: Row) -> bool:
-    return row["status"] == "ok" and row["accuracy"] is not None
+    return row["status"] == "ok" and row[score_column(row)] is not None
+
+
+def _said_score(row: Row) -> str:
+    return f"{score_word([row])} {100 * score_of(row):.1f} %"
 
 
 def _learnt_nothing(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    """Trained models that are no better than to say the most frequent class: what is merged of them says nothing."""
+    """Trained models that are no better than to say the most frequent class, or the mean: what is merged of them says nothing."""
     for row in rows:
-        if row["kind"] != "edge" or row["control"] or not _scored(row) or not row.get("confusion"):
+        if row["kind"] != "edge" or row["control"] or not _scored(row):
+            continue
+        if row.get("target") == "values" and score_of(row) <= 0:
+            yield row["cell"], f"has learnt nothing: {_said_score(row)}, the mean of all values alone gives 0.0 %"
+        if not row.get("confusion"):
             continue
         classes = math.isqrt(len(row["confusion"]))
         images = [sum(row["confusion"][start : start + classes]) for start in range(0, classes**2, classes)]
@@ -139,22 +161,22 @@ def _learnt_nothing(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
 
 
 def _above_ensemble(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    ensembles = {(r["cell"], r["scope"]): r["accuracy"] for r in rows if r["kind"] == "ensemble" and _scored(r)}
+    ensembles = {(r["cell"], r["scope"]): score_of(r) for r in rows if r["kind"] == "ensemble" and _scored(r)}
     for row in rows:
         if row["kind"] != "merge" or not _scored(row) or row["scope"] != main_scope(row):
             continue
         bound = ensembles.get((ensemble_of(row), row["scope"]))
-        if bound is not None and row["accuracy"] > bound + ABOVE_ENSEMBLE:
-            yield row["cell"], f"accuracy {100 * row['accuracy']:.1f} % is far above its ensemble's {100 * bound:.1f} %"
+        if bound is not None and score_of(row) > bound + ABOVE_ENSEMBLE:
+            yield row["cell"], f"{_said_score(row)} is far above its ensemble's {100 * bound:.1f} %"
 
 
 def _self_merges(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    edges = {row["cell"]: row["accuracy"] for row in rows if row["kind"] == "edge" and _scored(row)}
+    edges = {row["cell"]: score_of(row) for row in rows if row["kind"] == "edge" and _scored(row)}
     for row in rows:
         if row["control"] == "self" and row["kind"] == "merge" and _scored(row):
             source = edges.get(source_edges(row)[0])
-            if source is not None and abs(row["accuracy"] - source) > SELF_CHANGE:
+            if source is not None and abs(score_of(row) - source) > SELF_CHANGE:
                 yield (
                     row["cell"],
-                    (f"a model merged with itself has {100 * row['accuracy']:.1f} %, alone {100 * source:.1f} %"),
+                    (f"a model merged with itself has {100 * score_of(row):.1f} %, alone {100 * source:.1f} %"),
                 )

@@ -9,7 +9,7 @@ import numpy as np
 
 from mergeline.barriers import accuracy_barrier, barrier
 from stages.report.diagnosed import Group, groups
-from stages.report.rows import Row, key_of, main_scope, method_label, run_of, source_edges
+from stages.report.rows import Row, key_of, main_scope, method_label, run_of, score_of, source_edges
 
 __all__ = ["SOURCES", "Barriers", "SweepPanel", "barriers", "mean_curve", "sweeps"]
 
@@ -72,7 +72,7 @@ SOURCES = "source models"
 
 def sweeps(rows: Sequence[Row]) -> list[SweepPanel]:
     """A panel for each swept setting that has two values at least, all other settings equal."""
-    edges = {row["cell"]: row["accuracy"] for row in rows if row["kind"] == "edge" and row["status"] == "ok"}
+    edges = {row["cell"]: score_of(row) for row in rows if row["kind"] == "edge" and row["status"] == "ok"}
     found: dict[tuple[str, str], SweepPanel] = {}
     seen: set[tuple[str, str]] = set()
     for row in rows:
@@ -85,7 +85,7 @@ def sweeps(rows: Sequence[Row]) -> list[SweepPanel]:
             others = [f"{key}={other}" for key, other in sources.edges[0].recipe if key != setting]
             title = ", ".join([sources.combination.tasks_label, models, *others])
             panel = found.setdefault((title, setting), SweepPanel(title, setting, {SOURCES: {}}))
-            panel.lines.setdefault(method_label(row), {}).setdefault(value, []).append(row["accuracy"])
+            panel.lines.setdefault(method_label(row), {}).setdefault(value, []).append(score_of(row))
             if (setting, run_of(row)) not in seen:  # each run's sources once, not with every method
                 seen.add((setting, run_of(row)))
                 own = float(np.mean([edges[name] for name in source_edges(row)]))

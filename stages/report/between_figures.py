@@ -138,7 +138,7 @@ def swept(data: FigureData) -> Figure | None:
         axes.set_xticks(range(len(values)), [str(value).replace("_", "\n") for value in values])
         axes.set_title(panel.title, fontsize=9)
         axes.set_xlabel(panel.setting.replace("_", " "))
-    axes_[0][0].set_ylabel("accuracy (%)")
+    axes_[0][0].set_ylabel(f"{data.word} (%)")
     handles, labels = axes_[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=max(1, min(4, len(labels))), loc="outside upper center")
     return figure

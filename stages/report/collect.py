@@ -6,7 +6,7 @@ made the number. A planned cell without an evaluation is a row with ``status`` "
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mergeline.architectures import size_mismatch
+from mergeline.kinds import Target
 from mergeline.metrics import METRICS
 from stages.formats.blocks import gathered_blocks
 from stages.formats.files import read_json, write_json
@@ -26,6 +27,7 @@ from stages.plan.keys import Compressed, Key, Merge, Sources, TaskPair, parse_ke
 from stages.plan.methods import resolve
 from stages.plan.params import Params
 from stages.plan.pipelines import Plan, make_plan
+from stages.report.rows import score_of
 
 __all__ = ["SCHEMA", "result_rows", "run", "scopes_of"]
 
@@ -61,7 +63,15 @@ SCHEMA = pa.schema(
         pa.field("normalize", pa.string()),
         pa.field("placement", pa.string(), metadata={"about": "where the blocks of shallow models stand"}),
         pa.field("scope", pa.string(), metadata={"about": "a task, mean or joint"}),
+        pa.field(
+            "target", pa.string(), metadata={"about": "what is told: classes, pixels or values; of a mean all that are"}
+        ),
         *(pa.field(name, pa.float64(), metadata={"about": metric.summary}) for name, metric in METRICS.items()),
+        pa.field(
+            "score",
+            pa.float64(),
+            metadata={"about": "mean of tasks that are judged by different metrics: the mean of accuracies and R²"},
+        ),
         pa.field("n", pa.int64(), metadata={"about": "test images (or their pixels, texts)"}),
         pa.field("agree_0", pa.float64(), metadata={"about": "predictions equal to the first source's"}),
         pa.field("agree_1", pa.float64()),
@@ -127,15 +137,15 @@ def run(context: Any, cell: str) -> None:
 def result_rows(params: Params, plan: Plan, root: Path) -> Iterator[dict[str, Any]]:
     """The rows of the table, edges first, then ensembles, merges, pruned and narrowed edges, in the order of the plan."""
     for edge in plan.edges:
-        yield from _rows(params, root, "edge", Key(Sources((edge,))), {})
+        yield from _rows(params, plan.targets, root, "edge", Key(Sources((edge,))), {})
     for sources in plan.ensembles:
-        yield from _rows(params, root, "ensemble", Key(sources), {"method": "ensemble"})
+        yield from _rows(params, plan.targets, root, "ensemble", Key(sources), {"method": "ensemble"})
     for merge in plan.merges:
-        yield from _rows(params, root, "merge", Key(merge.sources, merge), _of_merge(params, merge))
+        yield from _rows(params, plan.targets, root, "merge", Key(merge.sources, merge), _of_merge(params, merge))
     cells: tuple[Compressed, ...] = (*plan.pruned, *plan.narrowed)
     for cell in cells:
         key = Key(Sources((cell.edge,)), compressed=cell)
-        yield from _rows(params, root, cell.kind, key, _of_compressed(params, cell))
+        yield from _rows(params, plan.targets, root, cell.kind, key, _of_compressed(params, cell))
 
 
 def _of_merge(params: Params, merge: Merge) -> dict[str, Any]:
@@ -165,12 +175,22 @@ def _of_compressed(params: Params, cell: Compressed) -> dict[str, Any]:
     }
 
 
-def scopes_of(sources: Sources) -> tuple[str, ...]:
-    """What merges of some sources are scored on: each task; with several, also their mean and jointly."""
-    return (*sources.tasks, *(("mean", "joint") if len(sources.tasks) > 1 else ()))
+def scopes_of(sources: Sources, targets: Mapping[str, Target]) -> dict[str, str]:
+    """What merges of some sources are scored on, with what is told there: each task; with several, also their mean, and jointly
+    where all tell classes.
+
+    ``targets``: by task, what its labels are of.
+    """
+    own: dict[str, str] = {task: targets[task] for task in sources.tasks}
+    if len(own) == 1:
+        return own
+    told = ", ".join(dict.fromkeys(own.values()))
+    return own | {"mean": told} | ({} if "values" in own.values() else {"joint": told})
 
 
-def _rows(params: Params, root: Path, kind: str, key: Key, more: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _rows(
+    params: Params, targets: Mapping[str, Target], root: Path, kind: str, key: Key, more: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
     sources, combination = key.sources, key.sources.combination
     common: dict[str, Any] = {
         "cell": str(key), "kind": kind, "control": key.control, "tasks": combination.tasks_label,
@@ -178,10 +198,10 @@ def _rows(params: Params, root: Path, kind: str, key: Key, more: dict[str, Any])
         "seeds": sources.seeds_label, "topology": sources.topology,
         "homogeneous": sources.homogeneous, "size_mismatch": _mismatch(sources), "seed": params.seed, **more,
     }  # fmt: skip
-    path = root / paths.evaluation(key)
+    path, scopes = root / paths.evaluation(key), scopes_of(sources, targets)
     if not path.is_file():
-        for scope in scopes_of(sources):
-            yield {**common, "status": "missing", "scope": scope}
+        for scope, target in scopes.items():
+            yield {**common, "status": "missing", "scope": scope, "target": target}
         return
     values = read_json(path)
     common |= {
@@ -194,12 +214,14 @@ def _rows(params: Params, root: Path, kind: str, key: Key, more: dict[str, Any])
         "data": " ".join(f"{name}={digest}" for name, digest in values["data"].items()),
     }
     for task in sources.tasks:
-        yield {**common, "scope": task, **values["tasks"][task]}
+        yield {**common, "scope": task, "target": scopes[task], **values["tasks"][task]}
     if len(sources.tasks) > 1:
         each = [values["tasks"][task] for task in sources.tasks]
         yield {
             **common,
             "scope": "mean",
+            "target": scopes["mean"],
+            "score": values.get("score"),
             **{
                 key: float(np.mean([entry[key] for entry in each]))
                 for key in METRICS
@@ -207,16 +229,18 @@ def _rows(params: Params, root: Path, kind: str, key: Key, more: dict[str, Any])
             },
             "n": sum(entry["n"] for entry in each),
         }
+    if "joint" in scopes:
         yield {
             **common,
             "scope": "joint",
+            "target": scopes["joint"],
             "accuracy": values["joint_accuracy"],
-            "n": sum(entry["n"] for entry in each),
+            "n": sum(values["tasks"][task]["n"] for task in sources.tasks),
         }
 
 
 def _histories(plan: Plan, root: Path) -> pa.Table:
-    """Every edge's training history: edge, epoch, learning rate, loss and accuracy on the (augmented) training set."""
+    """Every edge's training history: edge, epoch, learning rate, loss and accuracy (or R²) on the (augmented) training set."""
     tables = []
     for edge in plan.edges:
         path = root / paths.edge_history(edge)
@@ -248,14 +272,14 @@ def _mismatch(sources: Sources) -> float:
 
 
 def headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean accuracy by tasks, pair of architectures and method: what ``dvc metrics show`` prints."""
+    """Mean score by tasks, pair of architectures and method: what ``dvc metrics show`` prints."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for row in rows:
         if row["status"] == "ok" and not row["control"] and row["scope"] in (row["tasks"], "mean"):
             made = parse_key(row["kind"], row["cell"]).made
             label = row["kind"] if made is None else made.label()
             by_pair = found.setdefault(row["tasks"], {}).setdefault(row["architectures"], {})
-            by_pair.setdefault(label, []).append(row["accuracy"])
+            by_pair.setdefault(label, []).append(score_of(row))
     return {
         tasks: {
             pair: {label: round(float(np.mean(values)), 6) for label, values in methods.items()}

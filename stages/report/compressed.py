@@ -9,7 +9,7 @@ import numpy as np
 
 from stages.plan.keys import Compressed
 from stages.report.analysis import Paired, Sample, paired_difference
-from stages.report.rows import Row, key_of, source_edges
+from stages.report.rows import Row, key_of, score_of, source_edges
 
 __all__ = ["CompressedResult", "compressed_results"]
 
@@ -71,8 +71,8 @@ def _result(setting: Compressed, rows: list[Row], edges: Mapping[str, Row]) -> C
         )
         for size in ("parameters", "flops")
     }
-    before = tuple(float(edges[name]["accuracy"]) for name in names.values() if name in edges)
+    before = tuple(score_of(edges[name]) for name in names.values() if name in edges)
     return CompressedResult(
         setting.edge.task, setting.edge.model, setting.method, setting.share, setting.normalize,
-        {name: float(row["accuracy"]) for name, row in scored.items()}, len(rows), Sample(before, len(rows)), left,
+        {name: score_of(row) for name, row in scored.items()}, len(rows), Sample(before, len(rows)), left,
     )  # fmt: skip

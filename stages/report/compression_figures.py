@@ -24,12 +24,12 @@ Whiskers = Callable[[CompressedResult], tuple[float, float]]
 
 def pruning(data: FigureData) -> Figure | None:
     """Accuracy against sparsity (vanishing_feature Sec. 5.5), with deviations over runs."""
-    return _panels(compressed_results(data.rows, Pruned.kind), "sparsity (%)", "not pruned", _deviation)
+    return _panels(data, Pruned.kind, "sparsity (%)", "not pruned", _deviation)
 
 
 def narrowing(data: FigureData) -> Figure | None:
     """Accuracy against width, with intervals over runs."""
-    return _panels(compressed_results(data.rows, Narrowed.kind), "width (%)", "full width", _interval)
+    return _panels(data, Narrowed.kind, "width (%)", "full width", _interval)
 
 
 def _deviation(result: CompressedResult) -> tuple[float, float]:
@@ -38,17 +38,18 @@ def _deviation(result: CompressedResult) -> tuple[float, float]:
 
 
 def _interval(result: CompressedResult) -> tuple[float, float]:
-    """Cut at 0 and 100 %, which no accuracy leaves."""
+    """Cut at 100 %, and at 0 where no run is below: an accuracy never is, R² can be."""
     found = result.interval
     if math.isnan(found.low):
         return 0.0, 0.0
     mean = 100 * found.difference
-    return mean - max(0.0, 100 * found.low), min(100.0, 100 * found.high) - mean
+    least = 0.0 if min(result.runs.values()) >= 0 else -math.inf
+    return mean - max(least, 100 * found.low), min(100.0, 100 * found.high) - mean
 
 
-def _panels(results: Sequence[CompressedResult], share: str, before: str, whiskers: Whiskers) -> Figure | None:
+def _panels(data: FigureData, kind: str, share: str, before: str, whiskers: Whiskers) -> Figure | None:
     """A row of panels for each model of a task, a panel for each normalisation, a line for each method."""
-    found = [result for result in results if result.runs]
+    found = [result for result in compressed_results(data.rows, kind) if result.runs]
     settings = list(dict.fromkeys(result.setting for result in found))[:MOST_SETTINGS]
     if not settings:
         return None
@@ -67,7 +68,7 @@ def _panels(results: Sequence[CompressedResult], share: str, before: str, whiske
                 continue
             _draw(axes, own, methods, before, whiskers)
             axes.set_title(f"{normalize}, {setting}", fontsize=9.5)
-        line[0].set_ylabel("accuracy (%)")
+        line[0].set_ylabel(f"{data.word} (%)")
     for axes in panels[-1]:
         axes.set_xlabel(share)
     _legend(figure, panels[0][0], methods)

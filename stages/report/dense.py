@@ -1,10 +1,12 @@
-"""Results of networks that tell the class of every pixel: merges on each of their tasks, and in shares of their sources."""
+"""Results of networks that tell something of every pixel: merges on each of their tasks, and in shares of their sources."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from mergeline.kinds import Target
+from mergeline.metrics import METRICS, SCALED
 from stages.plan.keys import Combination, parse_edge
 from stages.report.analysis import Sample
 from stages.report.rows import Row, combination_of, key_of, method_label, source_edges
@@ -16,44 +18,51 @@ __all__ = ["DenseResult", "dense_results"]
 class DenseResult:
     """All runs of one setting on one of its tasks.
 
-    ``scaled``: by run, the merge's mean intersection over union as a share of that of the task's own sources (their mean).
+    ``scores``: by metric. ``sources``: of the task's own sources (their mean), in the metric that :data:`mergeline.metrics.SCALED`
+    names. ``scaled``: by run, the merge as a share of that; runs whose sources are no better than 0 are left out.
     """
 
     combination: Combination
     method: str
     task: str
-    accuracy: Sample
-    mean_iou: Sample
+    scores: Mapping[str, Sample]
     sources: Sample
     scaled: Sample
 
 
-def dense_results(rows: Iterable[Row]) -> list[DenseResult]:
-    """Merges without controls, grouped by tasks, architectures, method and task, in the order they come; none of whole images."""
-    good = [row for row in rows if row["status"] == "ok" and row["mean_iou"] is not None]
-    own = {(row["cell"], row["scope"]): row["mean_iou"] for row in good if row["kind"] == "edge"}
+def dense_results(rows: Iterable[Row], target: Target = "pixels") -> list[DenseResult]:
+    """Merges without controls, grouped by tasks, architectures, method and task, in the order they come.
+
+    ``target``: what the tasks tell, classes of pixels or their values.
+    """
+    good = [row for row in rows if row["status"] == "ok" and row[SCALED[target]] is not None]
+    own = {(row["cell"], row["scope"]): row for row in good if row["kind"] == "edge"}
     found: dict[tuple[Combination, str, str], list[Row]] = {}
     for row in good:
         if row["kind"] == "merge" and not key_of(row).control and row["scope"] in combination_of(row).tasks:
             found.setdefault((combination_of(row), method_label(row), row["scope"]), []).append(row)
-    return [_result(combination, method, task, runs, own) for (combination, method, task), runs in found.items()]
+    return [_result(*setting, target, runs, own) for setting, runs in found.items()]
 
 
 def _result(
-    combination: Combination, method: str, task: str, runs: list[Row], own: dict[tuple[str, str], float]
+    combination: Combination, method: str, task: str, target: Target, runs: list[Row], own: dict[tuple[str, str], Row]
 ) -> DenseResult:
-    sources = [_source(row, task, own) for row in runs]
-    merged = [row["mean_iou"] for row in runs]
+    column = SCALED[target]
+    sources = [_source(row, task, column, own) for row in runs]
+    pairs = zip((row[column] for row in runs), sources, strict=True)
+    scores = {
+        name: Sample(tuple(row[name] for row in runs), len(runs))
+        for name, metric in METRICS.items()
+        if target in metric.targets
+    }
     return DenseResult(
-        combination, method, task,
-        Sample(tuple(row["accuracy"] for row in runs), len(runs)),
-        Sample(tuple(merged), len(runs)),
-        Sample(tuple(sources), len(runs)),
-        Sample(tuple(m / s for m, s in zip(merged, sources, strict=True) if s > 0), len(runs)),
+        combination, method, task, scores, Sample(tuple(sources), len(runs)),
+        Sample(tuple(merged / source for merged, source in pairs if source > 0), len(runs)),
     )  # fmt: skip
 
 
-def _source(row: Row, task: str, own: dict[tuple[str, str], float]) -> float:
+def _source(row: Row, task: str, column: str, own: dict[tuple[str, str], Row]) -> float:
     """The mean of the task's own sources; NaN where they were not evaluated."""
-    values = [own.get((name, task), float("nan")) for name in source_edges(row) if parse_edge(name).task == task]
+    found = [own.get((name, task)) for name in source_edges(row) if parse_edge(name).task == task]
+    values = [float("nan") if source is None else float(source[column]) for source in found]
     return sum(values) / len(values)

@@ -48,26 +48,43 @@ def examples(data: FigureData) -> Figure | None:
     )
     figure.suptitle(rows[0]["cell"])
     for line, ((scope, _), own) in zip(axes_, lines.items(), strict=True):
+        limits = _limits(own)
         for axes, name in zip(line, columns, strict=True):
             axes.set_axis_off()
             if name in own:
-                axes.imshow(_picture(own[name], name == INPUT), interpolation="nearest")
+                axes.imshow(_picture(own[name], name == INPUT, limits), interpolation="nearest")
                 axes.set_title(f"{scope}: {name}" if name == INPUT else name, fontsize="small")
-        _legend(line[-1], own)
+        _legend(line[-1], own, limits)
     return figure
 
 
-def _legend(axes: Any, own: dict[str, Row]) -> None:
-    """The classes that the line's pictures have, with their colours."""
+def _limits(own: dict[str, Row]) -> tuple[float, float] | None:
+    """The least and the largest value of the target, between which all pictures of a line are coloured; None of classes."""
+    if (numbers := own[TARGET].get("numbers")) is None:
+        return None
+    known = np.array(numbers, np.float64)
+    known = known[~np.isnan(known)]
+    return (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+
+
+def _legend(axes: Any, own: dict[str, Row], limits: tuple[float, float] | None) -> None:
+    """The classes that the line's pictures have, with their colours, or some values."""
     from matplotlib.patches import Patch
 
     classes: Sequence[str] = own[TARGET]["classes"]
+    if limits is not None:
+        steps = np.linspace(limits[1], limits[0], 3)
+        patches = [Patch(color=_shades(np.array([v]), limits)[0], label=f"{classes[0]} {v:+.1f}") for v in steps]
+        axes.legend(handles=patches, loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="xx-small", frameon=False)
+        return
     told = {value for name, row in own.items() if name != INPUT for value in row["values"] if value != UNLABELLED}
     patches = [Patch(color=_colours(np.array([value]))[0], label=classes[value]) for value in sorted(told)]
     axes.legend(handles=patches, loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="xx-small", frameon=False)
 
 
-def _picture(row: Row, image: bool) -> NDArray[Any]:
+def _picture(row: Row, image: bool, limits: tuple[float, float] | None) -> NDArray[Any]:
+    if limits is not None and not image:
+        return _shades(np.array(row["numbers"], np.float64).reshape(row["size"], row["size"]), limits)
     values = np.array(row["values"]).reshape(row["size"], row["size"], -1)
     if image:
         return np.repeat(values, 3, axis=2).astype(np.uint8) if values.shape[2] == 1 else values.astype(np.uint8)
@@ -83,10 +100,22 @@ def _colours(classes: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(found, dtype=np.float64)
 
 
+def _shades(values: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.float64]:
+    """Dark to bright between two values; white where a pixel has none."""
+    import matplotlib
+
+    low, high = limits
+    shares = (np.nan_to_num(values) - low) / max(high - low, 1e-9)
+    found = np.asarray(matplotlib.colormaps["viridis"](shares.clip(0, 1))[..., :3], dtype=np.float64)
+    found[np.isnan(values)] = 1.0
+    return found
+
+
 EXAMPLE_FIGURES: tuple[FigureSpec, ...] = (
     FigureSpec("examples", "Examples",
-               "Some test images, the class of each pixel as it is labelled, as each source tells it, and as the merged network "
-               "does. The first merge by the report's method is shown.", examples,
+               "Some test images, the class or value of each pixel as it is labelled, as each source tells it, and as the merged "
+               "network does; values in deviations of the training pixels, dark to bright over the target's. The first merge by "
+               "the report's method is shown.", examples,
                "the first images of that merge", "pixels", "measured/examples.parquet"),
 )  # fmt: skip
 """In the order of the report."""

@@ -23,7 +23,16 @@ from stages.report.analysis import (
     simplicity,
     spearman,
 )
-from stages.report.rows import Row, combination_of, edge_of, main_scope, method_label, source_edges
+from stages.report.rows import (
+    Row,
+    combination_of,
+    edge_of,
+    main_scope,
+    method_label,
+    score_of,
+    score_word,
+    source_edges,
+)
 
 mpl.use("Agg")
 
@@ -61,6 +70,11 @@ class FigureData:
     def usual(self) -> list[Row]:
         """The rows of models that were trained as usual, and of their merges: without those of sweeps."""
         return [row for row in self.rows if row["recipe"] is None]
+
+    @cached_property
+    def word(self) -> str:
+        """What the benchmark's tasks are judged by: accuracy, R², or "score" where some are by one and some by the other."""
+        return score_word(self.rows)
 
     @cached_property
     def results(self) -> list[PairResult]:
@@ -135,7 +149,7 @@ def same_task_homogeneous(data: FigureData) -> Figure | None:
             100 * result.sources.mean, 100 * result.accuracy.mean, _error(result.accuracy), _error(result.sources),
             fmt=MARKERS[index % len(MARKERS)], capsize=3, label=f"{result.tasks} {result.combination.architectures[0]}",
         )  # fmt: skip
-    axes.set(xlabel="accuracy of the source models (%)", ylabel=f"accuracy of their merge, {data.method} (%)")
+    axes.set(xlabel=f"{data.word} of the source models (%)", ylabel=f"{data.word} of their merge, {data.method} (%)")
     axes.legend()
     return figure
 
@@ -246,7 +260,7 @@ def task_pairs_by_simplicity(data: FigureData) -> Figure | None:
             label=f"merged {pair[0]}", color=CYCLE[index % len(CYCLE)],
         )  # fmt: skip
     axes.set_xticks(range(len(names)), [name.replace("+", "\n+ ") for name in names], fontsize=8)
-    axes.set(ylabel="accuracy, mean of the tasks (%)", xlabel="task pair, the hardest first")
+    axes.set(ylabel=f"{data.word}, mean of the tasks (%)", xlabel="task pair, the hardest first")
     axes.legend()
     return figure
 
@@ -320,7 +334,7 @@ def methods_compared(data: FigureData) -> Figure | None:
             )  # fmt: skip
             label = None
     axes.set_xticks(range(len(pairs)), _pair_labels(pairs), fontsize=8, rotation=30 if len(pairs) > 7 else 0)
-    axes.set(ylabel="accuracy (%)")
+    axes.set(ylabel=f"{data.word} (%)")
     longest = max(len(name) for name in [*methods, "ensemble"])
     columns = max(1, min(4, int(figure.get_figwidth() / (0.08 * longest + 0.6))))
     figure.legend(ncols=columns, loc="outside upper center")
@@ -358,7 +372,7 @@ def controls(data: FigureData) -> Figure | None:
         label: str | None = name
         for place, pair in enumerate(pairs):
             found = [
-                r["accuracy"]
+                score_of(r)
                 for r in rows
                 if ((r["tasks"], r["architectures"]), r["control"], method_label(r)) == (pair, control, method)
             ]
@@ -368,7 +382,7 @@ def controls(data: FigureData) -> Figure | None:
             axes.bar(place + (index - 1.5) * 0.2, 100 * value, 0.18, color=CYCLE[index], label=label)
             label = None
     axes.set_xticks(range(len(pairs)), _pair_labels(pairs))
-    axes.set(ylabel=f"accuracy, {data.method} (%)")
+    axes.set(ylabel=f"{data.word}, {data.method} (%)")
     axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.2))
     return figure
 
@@ -400,7 +414,7 @@ def learning_curves(data: FigureData) -> Figure | None:
             axes.plot(x, _percent(y), color=CYCLE[index % len(CYCLE)], lw=1.2, alpha=0.85)
         axes.set(title=task, xlabel="epoch")
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    panels[0][0].set_ylabel("training accuracy (%)")
+    panels[0][0].set_ylabel(f"training {data.word} (%)")
     for index, name in enumerate(architectures):
         panels[0][0].plot([], [], color=CYCLE[index % len(CYCLE)], label=name)
     panels[0][0].legend()
@@ -458,7 +472,7 @@ def kept_layers(data: FigureData) -> Figure | None:
         if row["scope"] != main_scope(row):
             continue
         setting, series = f"{row['tasks']}, {row['architectures']}", f"{row['method']}, {row['normalize']}"
-        found.setdefault(setting, {}).setdefault(series, {}).setdefault(row["flops"], []).append(row["accuracy"])
+        found.setdefault(setting, {}).setdefault(series, {}).setdefault(row["flops"], []).append(score_of(row))
         if row["preserve"]:
             kept.add((setting, series))
     panels = {setting: [name for name in lines if (setting, name) in kept] for setting, lines in found.items()}
@@ -479,7 +493,7 @@ def kept_layers(data: FigureData) -> Figure | None:
         axes.set_title(setting)
         axes.set_xlabel("multiply-adds, in those of one model")
         axes.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.13))
-    axes_[0][0].set_ylabel("accuracy (%)")
+    axes_[0][0].set_ylabel(f"{data.word} (%)")
     return figure
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, product
 
 import numpy as np
@@ -22,7 +22,7 @@ from stages.report.between import barriers
 from stages.report.compressed import CompressedResult, compressed_results
 from stages.report.diagnosed import Group, before_last, groups
 from stages.report.figures import SIDES, FigureData
-from stages.report.rows import combination_of, method_label
+from stages.report.rows import Row, combination_of, method_label, score_of, score_word
 
 __all__ = ["sentences"]
 
@@ -44,6 +44,16 @@ def sentences(data: FigureData) -> list[str]:
         *islice(_pruning(data), MOST_COMPRESSED),
         *islice(_narrowing(data), MOST_COMPRESSED),
     ]
+
+
+def _of_score(rows: Iterable[Row]) -> str:
+    """What the percents of some rows are of, where that is no accuracy."""
+    word = score_word(rows)
+    return "" if word == "accuracy" else f"a {word} of " if word == "score" else f"an {word} of "
+
+
+def _rows(data: FigureData, tasks: str) -> list[Row]:
+    return [row for row in data.rows if row["tasks"] == tasks]
 
 
 def _points(value: float) -> str:
@@ -84,8 +94,8 @@ def _against_average(data: FigureData, task: str) -> Iterator[str]:
         mean, plain = (100 * float(np.mean([v[k] for k in aligned if k in averaged])) for v in (aligned, averaged))
         verdict = "" if paired.evident else ", no evidence of a difference"
         yield (
-            f"Merging two {task} models {name}, {data.method} reaches {mean:.1f} %, plain averaging {plain:.1f} %: "
-            f"{_points(paired.difference)} ({_interval(paired)}){verdict}."
+            f"Merging two {task} models {name}, {data.method} reaches {_of_score(_rows(data, task))}{mean:.1f} %, "
+            f"plain averaging {plain:.1f} %: {_points(paired.difference)} ({_interval(paired)}){verdict}."
         )
 
 
@@ -143,7 +153,7 @@ def _one_side(data: FigureData) -> Iterator[str]:
         real = [r for r in data.results if (r.tasks, r.architectures) in pairs and r.method == data.method]
         if not rows or not real:
             continue
-        control = float(np.mean([r["accuracy"] for r in rows]))
+        control = float(np.mean([score_of(r) for r in rows]))
         trained = float(np.mean([r.accuracy.mean for r in real]))
         gap = trained - control
         reading = (
@@ -151,7 +161,8 @@ def _one_side(data: FigureData) -> Iterator[str]:
             else "so that side contributes, or an untrained one harms"
         )  # fmt: skip
         yield (
-            f"With the {name} side never trained, merges of different {difference} ({data.method}) keep {100 * control:.1f} % "
+            f"With the {name} side never trained, merges of different {difference} ({data.method}) keep "
+            f"{_of_score(rows)}{100 * control:.1f} % "
             f"against {100 * trained:.1f} % with both trained ({_points(gap)}, {len(rows)} pairs): {reading}."
         )
 
@@ -171,7 +182,7 @@ def _task_pairs(data: FigureData) -> Iterator[str]:
     if paired.n and data.method != "identity":
         verdict = "" if paired.evident else ", no evidence of a difference"
         yield (
-            f"Over all task pairs, {data.method} is {_points(paired.difference)} against plain averaging in mean accuracy of "
+            f"Over all task pairs, {data.method} is {_points(paired.difference)} against plain averaging in mean {data.word} of "
             f"the two tasks ({_interval(paired)}){verdict}."
         )
     others = [m for m in dict.fromkeys(r.method for r in results) if m not in (data.method, "identity")]
@@ -271,7 +282,8 @@ def _pruning(data: FigureData) -> Iterator[str]:
         verdict = "" if paired.evident else ", no evidence of a difference"
         yield (
             f"At sparsity {result.share:g}, {result.normalize} changes {result.model} on {result.task}, pruned by "
-            f"{result.method}, from {before:.1f} % to {after:.1f} %: {_points(paired.difference)} ({_interval(paired)}){verdict}."
+            f"{result.method}, from {_of_score(_rows(data, result.task))}{before:.1f} % to {after:.1f} %: "
+            f"{_points(paired.difference)} ({_interval(paired)}){verdict}."
         )
 
 
@@ -292,5 +304,6 @@ def _narrowing(data: FigureData) -> Iterator[str]:
         )
         yield (
             f"Zipped to {100 * share:g} % of its units ({normalize}), {joined.model} on {joined.task} has "
-            f"{100 * joined.accuracy.mean:.1f} %, before {100 * joined.before.mean:.1f} %: {against}."
+            f"{_of_score(_rows(data, joined.task))}{100 * joined.accuracy.mean:.1f} %, "
+            f"before {100 * joined.before.mean:.1f} %: {against}."
         )

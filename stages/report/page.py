@@ -27,6 +27,7 @@ from stages.report.catalogue import ALL_FIGURES
 from stages.report.figures import FigureData
 from stages.report.findings import sentences
 from stages.report.plot import figure_data
+from stages.report.rows import score_word
 from stages.report.stage_graph import stage_graph
 from stages.report.tables import TABLES
 
@@ -52,7 +53,7 @@ def run(context: Any, cell: str) -> None:
         params=yaml.safe_dump(params.model_dump(mode="json") | _recipes(params, plan), sort_keys=False),
         findings=sentences(data),
         audit=read_json(context.path(paths.AUDIT)),
-        figures=_figures(root),
+        figures=_figures(root, data.word),
         tables=_tables(data),
         data_hashes=_data_hashes(data),
         graph=stage_graph(plan, list(params.tasks)),
@@ -95,7 +96,23 @@ def _facts(root: Path, data: FigureData, timings: list[dict[str, Any]]) -> list[
         ("commit", commit + dirty),
         ("machine", f"{platform.machine()}, {os.cpu_count()} cores, {_device()}, Python {platform.python_version()}"),
         ("versions", versions),
+        *_judged(data),
         ("stage time", f"{seconds / 60:.1f} minutes over all stages' last runs"),
+    ]
+
+
+def _judged(data: FigureData) -> list[tuple[str, str]]:
+    """What stands in place of accuracy, where some tasks are judged by something else."""
+    if data.word == "accuracy":
+        return []
+    words = {row["tasks"]: score_word([row]) for row in data.rows if row["kind"] == "edge"}
+    said = ", ".join(f"{task} by {word}" for task, word in words.items())
+    return [
+        (
+            "judged by",
+            f"{said}; these stand where tables, figures and findings say score or accuracy, and means over tasks are of them (R²: "
+            "share of the variance of the pixels' values that is explained, 0 for their mean and less for what is worse)",
+        )
     ]
 
 
@@ -125,7 +142,19 @@ def _version(package: str) -> str:
         return ""
 
 
-def _figures(root: Path) -> list[dict[str, Any]]:
+def _worded(text: str, word: str) -> str:
+    """A title or caption of a benchmark that is judged by something else than accuracy."""
+    if word == "accuracy":
+        return text
+    several = word if word.endswith("²") else f"{word}s"
+    return (
+        text.replace("Accuracy", word.capitalize())
+        .replace("Training accuracy", f"Training {word}")
+        .replace("accuracies", several)
+    )
+
+
+def _figures(root: Path, word: str) -> list[dict[str, Any]]:
     found = []
     for spec in ALL_FIGURES:
         path = root / paths.FIGURES / f"{spec.name}.svg"
@@ -133,7 +162,8 @@ def _figures(root: Path) -> list[dict[str, Any]]:
             svg = path.read_text(encoding="utf-8")
             found.append(
                 {
-                    "name": spec.name, "title": spec.title, "caption": spec.caption, "rows": spec.rows,
+                    "name": spec.name, "title": _worded(spec.title, word), "caption": _worded(spec.caption, word),
+                    "rows": spec.rows,
                     "wide": _width(svg) > COLUMN, "table": spec.table, "source": spec.source, "svg": _inline(svg),
                 }
             )  # fmt: skip
@@ -164,7 +194,8 @@ def _tables(data: FigureData) -> list[dict[str, Any]]:
         if lines:
             found.append(
                 {
-                    "name": spec.name, "title": spec.title, "caption": spec.caption, "header": header, "lines": lines,
+                    "name": spec.name, "title": spec.title, "caption": _worded(spec.caption, data.word),
+                    "header": header, "lines": lines,
                     "words": [_words(column) for column in zip(*lines, strict=True)],
                 }
             )  # fmt: skip

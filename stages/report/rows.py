@@ -5,9 +5,11 @@ What a row's cell says is read from its key (:mod:`stages.plan.keys`), never fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
+from mergeline.kinds import Target
+from mergeline.metrics import MAIN, METRICS
 from stages.plan.keys import Combination, Key, parse_edge, parse_key
 
 __all__ = [
@@ -16,11 +18,16 @@ __all__ = [
     "edge_of",
     "ensemble_of",
     "key_of",
+    "main_metrics",
     "main_scope",
     "method_label",
     "run_of",
+    "score_column",
+    "score_of",
+    "score_word",
     "setting_label",
     "source_edges",
+    "targets_of",
 ]
 
 Row = Mapping[str, Any]
@@ -62,6 +69,36 @@ def main_scope(row: Row) -> str:
     """The scope of the headline accuracy: the task, or the mean over tasks."""
     own = combination_of(row)
     return own.tasks[0] if own.same_task else "mean"
+
+
+def score_of(row: Row) -> float:
+    """What a row is judged by: its main metric (:data:`mergeline.metrics.MAIN`), of a mean of several the column ``score``.
+
+    Higher is better, and 1 is perfect. Tables from before there were values have no targets, and accuracies.
+    """
+    return float(row[score_column(row)])
+
+
+def score_column(row: Row) -> str:
+    """The column that has :func:`score_of`."""
+    names = main_metrics(row)
+    return names[0] if len(names) == 1 else "score"
+
+
+def main_metrics(row: Row) -> list[str]:
+    """The names of the main metrics of what a row is about."""
+    return list(dict.fromkeys(MAIN[target] for target in targets_of(row)))
+
+
+def targets_of(row: Row) -> list[Target]:
+    """What is told on the scope of a row; of several tasks together all that is."""
+    return cast(list[Target], (row.get("target") or "classes").split(", "))
+
+
+def score_word(rows: Iterable[Row]) -> str:
+    """What the scores of some rows are together: accuracy, R², or "score" where there are both."""
+    names = list(dict.fromkeys(name for row in rows for name in main_metrics(row)))
+    return METRICS[names[0]].title if len(names) == 1 else "score" if names else "accuracy"
 
 
 def source_edges(row: Row) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mergeline.kinds import Target
 from stages.plan.keys import Combination, Narrowed, Pruned, TaskPair
 from stages.report.analysis import PairResult, Sample, deviations, pair_results, simplicity
 from stages.report.between import barriers
@@ -17,7 +18,7 @@ from stages.report.dense import dense_results
 from stages.report.diagnosed import groups, layer_lines
 from stages.report.figures import FigureData
 from stages.report.placed import placement_lines
-from stages.report.rows import combination_of
+from stages.report.rows import combination_of, score_of, targets_of
 
 __all__ = ["TABLES", "TableSpec", "percent"]
 
@@ -52,9 +53,9 @@ MOST_COLUMNS = 10
 """Methods and settings up to which a table of merges has a column for each; with more, each has lines of its own."""
 
 
-def _merges_by_line(results: Sequence[PairResult]) -> Lines:
+def _merges_by_line(results: Sequence[PairResult], word: str) -> Lines:
     """A line for each setting of each pair."""
-    header = ["tasks", "models", "method and settings", "runs", "accuracy (%)", "sources", "ensemble"]
+    header = ["tasks", "models", "method and settings", "runs", f"{word} (%)", "sources", "ensemble"]
     lines = [
         [
             r.tasks,
@@ -78,9 +79,9 @@ def _merges(data: FigureData, several: bool) -> Lines:
     results = [r for r in data.all_results if r.same_task != several]
     methods = list(dict.fromkeys(r.method for r in results))
     if len(methods) > MOST_COLUMNS:
-        return _merges_by_line(results)
+        return _merges_by_line(results, data.word)
     deviation = {(d.tasks, d.architectures): d for d in deviations(data.all_results, data.method)}
-    scopes = ["joint"] if several else []
+    scopes = ["joint"] if several and any("joint" in r.per_scope for r in results) else []
     header = [
         "tasks", "models", "runs", *methods, *(f"{scope}, {data.method}" for scope in scopes), "sources", "ensemble",
         "against homogeneous",
@@ -96,7 +97,7 @@ def _merges(data: FigureData, several: bool) -> Lines:
         line = [
             tasks, pair, _runs(main.accuracy),
             *(percent(own[m].accuracy) if m in own else "" for m in methods),
-            *(percent(main.per_scope[scope]) for scope in scopes),
+            *(_scope(main.per_scope, scope) for scope in scopes),
             percent(first.sources), percent(first.ensemble),
             f"{100 * found.value:+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
             if found and not math.isnan(found.low) else f"{100 * found.value:+.2f}" if found else "",
@@ -119,18 +120,27 @@ def _per_task(data: FigureData) -> Lines:
         names = [own.tasks_label, own.architectures_label]
         lines += [[*names, r.method, r.accuracy.n, *_scopes(own, r.per_scope, r.accuracy)] for r in results]
         rows = [row for row in data.rows if row["kind"] == "ensemble" and combination_of(row) == own]
-        scopes = {scope: _sample([row for row in rows if row["scope"] == scope]) for scope in [*own.tasks, "joint"]}
+        scopes = {
+            scope: _sample([row for row in rows if row["scope"] == scope])
+            for scope in [*own.tasks, "joint"]
+            if scope != "joint" or "joint" in results[0].per_scope
+        }
         lines.append([*names, "ensemble", results[0].ensemble.n, *_scopes(own, scopes, results[0].ensemble)])
     return header, lines
 
 
 def _scopes(combination: Combination, by_scope: Mapping[str, Sample], mean: Sample) -> list[str]:
     own = [percent(by_scope[task]) for task in combination.tasks[:2]]
-    return [percent(by_scope["joint"]), *own, percent(mean)]
+    return [_scope(by_scope, "joint"), *own, percent(mean)]
+
+
+def _scope(by_scope: Mapping[str, Sample], scope: str) -> str:
+    """Empty where there is no such thing: classes and values have no union."""
+    return percent(by_scope[scope]) if scope in by_scope else ""
 
 
 def _sample(rows: Sequence[Any]) -> Sample:
-    return Sample(tuple(row["accuracy"] for row in rows if row["status"] == "ok"), len(rows))
+    return Sample(tuple(score_of(row) for row in rows if row["status"] == "ok"), len(rows))
 
 
 def _edges(data: FigureData) -> Lines:
@@ -141,20 +151,21 @@ def _edges(data: FigureData) -> Lines:
     lines = []
     for (task, architecture), rows in by_kind.items():
         good = [row for row in rows if row["status"] == "ok"]
-        sample = Sample(tuple(row["accuracy"] for row in good), len(rows))
+        calibration = [row["calibration_error"] for row in good if row["calibration_error"] is not None]
+        sample = Sample(tuple(score_of(row) for row in good), len(rows))
         lines.append(
             [
                 task, architecture, sample.n, percent(sample),
-                _number(float(np.mean([row["calibration_error"] for row in good])) if good else None),
+                _number(float(np.mean(calibration)) if calibration else None),
                 good[0]["parameters"] if good else "", f"{good[0]['flops'] / 1e6:.1f}" if good else "",
             ]
         )  # fmt: skip
-    header = ["task", "model", "seeds", "accuracy (%)", "calibration error (%)", "parameters", "multiply-adds (M)"]
+    header = ["task", "model", "seeds", f"{data.word} (%)", "calibration error (%)", "parameters", "multiply-adds (M)"]
     return header, lines
 
 
 def _controls(data: FigureData) -> Lines:
-    header = ["tasks", "models", "control", "method", "runs", "accuracy (%)", "both trained (%)", "chance (%)"]
+    header = ["tasks", "models", "control", "method", "runs", f"{data.word} (%)", "both trained (%)", "chance (%)"]
     lines = []
     real = {(r.tasks, r.architectures, r.method): r for r in data.all_results}
     chance = _chance(data)
@@ -174,13 +185,15 @@ def _controls(data: FigureData) -> Lines:
 
 
 def _chance(data: FigureData) -> dict[str, float]:
-    """Accuracy of always naming the most frequent test class, from the confusion matrices of the edges."""
+    """Accuracy of always naming the most frequent test class, from the confusion matrices of the edges; R² of the mean value."""
     found: dict[str, float] = {}
     for row in data.rows:
         if row["kind"] == "edge" and row["status"] == "ok" and row.get("confusion"):
             matrix = np.array(row["confusion"], dtype=np.float64)
             size = round(len(matrix) ** 0.5)
             found[row["tasks"]] = float(matrix.reshape(size, size).sum(1).max() / matrix.sum())
+        elif row["kind"] == "edge" and targets_of(row) == ["values"]:
+            found[row["tasks"]] = 0.0
     for row in data.rows:
         tasks = combination_of(row).tasks
         if len(tasks) > 1 and all(task in found for task in tasks):
@@ -246,7 +259,7 @@ def _diagnosis(data: FigureData) -> Lines:
 
 
 def _pruned(data: FigureData) -> Lines:
-    header = ["task", "model", "method", "sparsity (%)", "normalisation", "runs", "accuracy (%)", "not pruned (%)"]
+    header = ["task", "model", "method", "sparsity (%)", "normalisation", "runs", f"{data.word} (%)", "not pruned (%)"]
     lines = [
         [
             r.task, r.model, r.method, f"{100 * r.share:g}", r.normalize, _runs(r.accuracy), percent(r.accuracy),
@@ -258,7 +271,7 @@ def _pruned(data: FigureData) -> Lines:
 
 
 def _narrowed(data: FigureData) -> Lines:
-    header = ["task", "model", "method", "width (%)", "normalisation", "runs", "accuracy (%)", "95 % interval",
+    header = ["task", "model", "method", "width (%)", "normalisation", "runs", f"{data.word} (%)", "95 % interval",
               "parameters (%)", "multiply-adds (%)", "full width (%)"]  # fmt: skip
     lines = [
         [
@@ -292,14 +305,32 @@ def _pixels(data: FigureData) -> Lines:
         "sources",
         "scaled (%)",
     ]
-    lines = [
+    return header, _dense_lines(
+        data, "pixels", lambda scores: [percent(scores[key]) for key in ("accuracy", "mean_iou")]
+    )
+
+
+def _values(data: FigureData) -> Lines:
+    header = ["tasks", "models", "method and settings", "task", "runs", "R² (%)", "L1", "sources", "scaled (%)"]
+    return header, _dense_lines(data, "values", lambda scores: [percent(scores["r2"]), _plain(scores["l1"])])
+
+
+def _dense_lines(
+    data: FigureData, target: Target, said: Callable[[Mapping[str, Sample]], list[str]]
+) -> list[list[Any]]:
+    """A line for each setting on each task of a target. ``said``: what is said of its scores."""
+    return [
         [
-            r.combination.tasks_label, r.combination.architectures_label, r.method, r.task, _runs(r.accuracy),
-            percent(r.accuracy), percent(r.mean_iou), percent(r.sources), percent(r.scaled),
+            r.combination.tasks_label, r.combination.architectures_label, r.method, r.task, _runs(r.sources), *said(r.scores),
+            percent(r.sources), percent(r.scaled),
         ]
-        for r in dense_results(data.rows)
+        for r in dense_results(data.rows, target)
     ]  # fmt: skip
-    return header, lines
+
+
+def _plain(sample: Sample) -> str:
+    """As :func:`percent`, of what is no share."""
+    return f"{sample.mean:.3f}" + ("" if math.isnan(sample.std) else f" ± {sample.std:.3f}")
 
 
 TABLES: tuple[TableSpec, ...] = (
@@ -334,6 +365,10 @@ TABLES: tuple[TableSpec, ...] = (
               "On each task with its own head: the share of test pixels whose class is told right, the intersection over union of "
               "predicted and labelled pixels (mean over classes), that of the task's own source models, and the merge's as a share "
               "of it. Mean ± standard deviation over runs.", _pixels),
+    TableSpec("values", "Merges on tasks of values",
+              "On each task with its own head: the share of the test pixels' variance that is explained (R², below 0 where their "
+              "mean would be nearer), the mean absolute error in deviations of the training pixels (L1: lower is better), R² of "
+              "the task's own source models, and the merge's as a share of it. Mean ± standard deviation over runs.", _values),
     TableSpec("pruned", "Pruned networks",
               "Accuracy in percent, mean ± standard deviation over runs, of edge models with a share of their weights set to "
               "zero, without training afterwards, and of the same models before. Normalisation: what set their statistics.",
