@@ -24,14 +24,8 @@ from stages.plan.params import NAME
 
 __all__ = ["Folder", "Model", "Setup", "folders_of", "make_benchmark"]
 
-IGNORED = """/artifacts/
-/logs/
-/.mergeline/
-/.prefect/
-__pycache__/
-/reports/*
-!/reports/templates/
-"""
+MADE = (paths.ARTIFACTS, paths.LOGS, paths.SCRATCH, paths.PREFECT)
+IGNORED = "".join(f"/{folder}/\n" for folder in MADE) + f"__pycache__/\n/{paths.REPORTS}/*\n!/{paths.TEMPLATES}/\n"
 DVC_IGNORED = "# What is no part of any dependency or output.\n__pycache__\n*.pyc\n"
 CODE_HERE = "deps: [mergeline, stages]"
 """In the pipeline of a checkout of mergeline: its own folders."""

@@ -188,7 +188,16 @@ def _bert(layers: int) -> Design:
         dim = 12 * max(1, round(32 * width))
         return SentenceBert(BertShape(VOCABULARY, layers, dim, 12, 4 * dim, max(512, input_size)), num_classes)
 
-    return Design(f"bert{layers}", make, (layers,), batch_norms=False, family="bert", reads="texts", recipe=FINETUNED)
+    return Design(
+        f"bert{layers}",
+        make,
+        (layers,),
+        batch_norms=False,
+        compares="layer norm",
+        family="bert",
+        reads="texts",
+        recipe=FINETUNED,
+    )
 
 
 TRANSFORMER: dict[str, Any] = {
@@ -203,7 +212,9 @@ def _vit(depth: int) -> Design:
 
         return ViT(depth, **sizes)
 
-    return Design(f"vit{depth}", make, (depth,), batch_norms=False, family="vit", recipe=TRANSFORMER)
+    return Design(
+        f"vit{depth}", make, (depth,), batch_norms=False, compares="layer norm", family="vit", recipe=TRANSFORMER
+    )
 
 
 def _swin(**sizes: Any) -> nn.Module:
@@ -224,7 +235,7 @@ NARROW: tuple[Design, ...] = (
     _linear("linear5-res", 5, residual=True),
     _linear("linear8", 8),
     *(_vit(depth) for depth in VIT_BLOCKS),
-    Design("swin", _swin, batch_norms=False, recipe=TRANSFORMER),
+    Design("swin", _swin, batch_norms=False, compares="layer norm", recipe=TRANSFORMER),
     *map(_bert, BERT_LAYERS),
     *map(_segmenter, SEGMENTERS),
     Design("r20-seg", _segmenter20, batch_norms=True, family="segmenter20", tells="pixels"),

@@ -356,9 +356,7 @@ def test_a_file_that_is_no_params_says_where(text: str, message: str, tmp_path: 
 
 
 def test_a_missing_file_names_a_profile_to_copy(tmp_path: Path) -> None:
-    with pytest.raises(
-        ParamsError, match=r"params\.yaml is missing\. Copy a profile: cp profiles/demo\.yaml params\.yaml"
-    ):
+    with pytest.raises(ParamsError, match=r"params\.yaml is missing\. Make it a profile: mergeline run --profile demo"):
         load_params(tmp_path / "params.yaml")
 
 
@@ -423,3 +421,22 @@ def test_blocks_need_images_enough_to_be_compared_on() -> None:
         ParamsError, match=r"placements: lma compares blocks on 4 images at least; statistics\.images is 3"
     ):
         parse_params(values)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"), [({"use": "transport", "options": {"regularization": 0.01}}, "soft"), ({"use": "cca"}, "soft")]
+)
+def test_methods_that_mix_units_are_refused_where_norms_compare_them(method: dict[str, Any], words: str) -> None:
+    params = changed(["architectures"], ["vit4"])
+    params["methods"] = {words: method}
+    params["statistics"]["moments"] = "full"
+    params["report"] = {}
+    params["seeds"] = [0, 1]
+    for series in params["merges"].values():
+        series.pop("methods", None)
+        series.pop("seeds", None)
+        series["normalize"] = ["none"]
+    lines = faults(params)
+    assert any(
+        f"{words} mixes units, which the layer norms of vit4 compare with each other" in line for line in lines
+    ), lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -457,9 +458,12 @@ def test_ones_own_networks_of_values_are_merged_and_told_in_r2(
         return int(ended.value.code or 0)
 
     assert call("r17") == 2
-    assert "r17 tells classes, and nyuv2 has values" in capsys.readouterr().err
+    assert "read as r17; it fits r17-seg" in " ".join(capsys.readouterr().err.split())
     assert call("r17-seg") == 0
-    assert capsys.readouterr().out.count("% R²") == 3
+    assert capsys.readouterr().out.count("r2") == 1
+    card = json.loads((tmp_path / "merged.json").read_text())
+    assert [row["kind"] for row in card["scores"]] == ["source", "source", "ensemble", "merged"]
+    assert all(row["score"]["nyuv2"] <= 1 for row in card["scores"])
 
 
 # -- regressions --------------------------------------------------------------------------------------------------------------

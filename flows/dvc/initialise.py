@@ -8,6 +8,8 @@ from pathlib import Path
 
 from dvc.repo import Repo
 
+from stages.plan import paths
+
 __all__ = ["CONFIG", "initialise"]
 
 CONFIG = """[core]
@@ -24,6 +26,6 @@ def initialise(folder: Path, with_git: bool, below_git: bool) -> None:
     """Make ``.dvc`` in a folder; ``below_git``: whether a folder above it is the one that git keeps."""
     with contextlib.redirect_stdout(io.StringIO()):  # a welcome that says nothing of mergeline
         Repo.init(str(folder), no_scm=not with_git, subdir=with_git and below_git)
-    config = folder / ".dvc" / "config"
+    config = folder / paths.DVC_CONFIG
     scm = "" if with_git else "    no_scm = true\n"
     config.write_text(CONFIG.replace("[cache]", f"{scm}[cache]"), encoding="utf-8")

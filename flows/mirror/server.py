@@ -29,7 +29,7 @@ START_SECONDS = 180.0
 def server_environment(root: Path, url: str | None = None) -> dict[str, str]:
     """The environment in which Prefect uses this benchmark's home, and a server if ``url`` is given."""
     environment = dict(os.environ)
-    environment.setdefault("PREFECT_HOME", str(root / ".prefect"))
+    environment.setdefault("PREFECT_HOME", str(root / paths.PREFECT))
     environment |= {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",

@@ -164,4 +164,5 @@ CCA = Matcher(
     "full",
     CcaOptions,
     _match,
+    mixes=lambda options: True,
 )

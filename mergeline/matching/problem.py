@@ -86,7 +86,8 @@ class Matcher:
     ``moments``: "none", those between models ("cross"), or also within each model ("full").
     ``options``: a frozen dataclass; its fields are the keys that params.yaml may set. ``judged``: for a method with
     options that ``Problem.judge`` chooses, whether some given options are such. ``widths``: which it can do: models and a
-    merged network of "equal" widths, models of different ones and the width of one of the "models", or "any".
+    merged network of "equal" widths, models of different ones and the width of one of the "models", or "any". ``mixes``: whether,
+    with some options, its maps mix the units of a model, which no norm over units commutes with.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Matcher:
     match: Callable[[Problem, Any], Matching]
     judged: Callable[[Any], bool] | None = None
     widths: Widths = "equal"
+    mixes: Callable[[Any], bool] | None = None
 
     def needs_judge(self, options: Any) -> bool:
         """Whether these options leave a choice to the judge."""

@@ -214,4 +214,5 @@ TRANSPORT = Matcher(
     TransportOptions,
     _matched,
     widths="models",
+    mixes=lambda options: options.regularization > 0,
 )

@@ -68,7 +68,7 @@ def stage_code(name: str) -> dict[str, str]:
     plugins |= _plugins_of(closure)
     own = {module: _module_hash(module) for module in sorted(closure)}
     if stage == "report":
-        own["its template"] = hashlib.sha256((packaged(paths.TEMPLATES) / TEMPLATE).read_bytes()).hexdigest()[:16]
+        own["stages.report.page, its template"] = hashlib.sha256((packaged(paths.TEMPLATES) / TEMPLATE).read_bytes()).hexdigest()[:16]
     return own | {key: digest for plugin in sorted(plugins) for key, digest in _package_hashes(plugin).items()}
 
 
@@ -151,7 +151,8 @@ def planning_files() -> list[Path]:
 
 def installed_code(root: Path) -> str | None:
     """The text of :data:`stages.plan.paths.CODE` for a benchmark that does not hold mergeline's code; None for one that does."""
-    if str(paths.CODE) not in (root / paths.PIPELINE_FILE).read_text(encoding="utf-8"):
+    pipeline = root / paths.PIPELINE_FILE
+    if not pipeline.is_file() or str(paths.CODE) not in pipeline.read_text(encoding="utf-8"):
         return None
     digest = hashlib.sha256("".join(_hash_of(path.read_text(encoding="utf-8")) for path in planning_files()).encode())
     return json_text({"mergeline": version("mergeline"), "code": digest.hexdigest()})

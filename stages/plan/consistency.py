@@ -24,7 +24,8 @@ from mergeline.pruning_options import READ_LABELS
 from mergeline.readings import SMALLEST_BATCH
 from mergeline.tasks import TASKS, Adapter
 from stages.plan.expansion import architecture_lists, expand_cells, narrowed_cells, pruned_cells
-from stages.plan.keys import INITIALIZATION, UNCHANGED, Edge
+from stages.plan.keys import INITIALIZATION, UNCHANGED, Edge, Merge
+from stages.plan.methods import resolve
 from stages.plan.params import Compression, MergeSeries, Method, Narrowing, Params, Training, WithOptions
 from stages.plan.recipes import WITHOUT_MOMENTUM, recipe_settings
 
@@ -460,12 +461,29 @@ def _kinds(params: Params) -> Iterator[str]:
         yield f"similarity.encoder: the samples of {first} are {kind}, which {encoder} does not read; set {choice}"
 
 
+def _mixing(params: Params, name: str, merges: Iterable[Merge]) -> Iterator[str]:
+    """Methods whose maps mix units, for architectures whose norms compare these."""
+    found: dict[tuple[str, str], str] = {}
+    for merge in merges:
+        method = resolve(params, merge.method)
+        for architecture in {edge.architecture for edge in merge.edges}:
+            compares = ARCHITECTURES[architecture].compares
+            if compares and method.matcher.mixes is not None and method.matcher.mixes(method.options):
+                found[str(merge.method), architecture] = compares
+    for (cell, architecture), compares in found.items():
+        yield (
+            f"merges.{name}.methods: {cell} mixes units, which the {compares}s of {architecture} compare with each other; "
+            "choose permute, weight, zip of two models or transport without regularization"
+        )
+
+
 def _cells(params: Params) -> Iterator[str]:
     """Faults that only show once cells are made: too few seeds, recipes and imports of models that nothing uses."""
     used = {cell.edge for cell in (*pruned_cells(params), *narrowed_cells(params))}
     for name, series in params.merges.items():
         merges = expand_cells(params, {name: series})
         used |= {edge for merge in merges for edge in merge.edges}
+        yield from _mixing(params, name, merges)
         if not merges:
             yield (
                 f"merges.{name}: makes no merge at all; models of one task need two seeds at least "

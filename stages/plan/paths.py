@@ -51,6 +51,7 @@ DVC_RUNNING = DVC / "tmp" / "rwlock"
 # -- notes that are no results; safe to delete when nothing runs
 LOGS = PurePosixPath("logs")
 SCRATCH = PurePosixPath(".mergeline")
+PREFECT = PurePosixPath(".prefect")
 TEMPORARY = SCRATCH / "tmp"
 TIMINGS = SCRATCH / "timings"
 PROGRESS = SCRATCH / "progress"
