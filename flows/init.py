@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import Any
@@ -62,7 +62,8 @@ class Setup:
 
     profile: str
     folders: Sequence[Folder] = ()
-    models: Sequence[Model] = field(default_factory=tuple)
+    models: Sequence[Model] = ()
+    input_size: int | None = None
 
 
 def folders_of(roots: Sequence[Path]) -> list[Folder]:
@@ -200,7 +201,9 @@ def _filled(text: str, target: Path, setup: Setup) -> tuple[str, list[str]]:
     params["tasks"] = tasks
     names = [folder.name for folder in setup.folders]
     params["merges"] = _series(params, names)
-    params["model"]["input_size"] = next(size for side, size in SIZES if median(f.side for f in setup.folders) <= side)
+    params["model"]["input_size"] = setup.input_size or next(
+        size for side, size in SIZES if median(f.side for f in setup.folders) <= side
+    )
     params["report"]["title"] = f"Merging networks of {', '.join(names)}"
     notes = [
         f"{own.name}: {len(own.classes)} classes, {own.images} images of about {own.side} pixels, from {own.root}"

@@ -30,6 +30,10 @@ def init(
     profile: Annotated[
         str | None, typer.Option(help="The parameters to start from: demo, or own where there are --images.")
     ] = None,
+    input_size: Annotated[
+        int | None,
+        typer.Option(help="Pixels a side that networks read: 32, 64 or 224; by default by the images' sizes."),
+    ] = None,
 ) -> int:
     """Make a benchmark in an empty folder: params.yaml, the pipeline, git and DVC. Then: cd FOLDER && mergeline run.
 
@@ -42,8 +46,8 @@ def init(
     from stages.plan.loading import load_params
     from stages.plan.pipelines import make_plan
 
-    models = _models(checkpoint or [])
-    setup = Setup(profile or ("own" if images else "demo"), folders_of(images or []), models)
+    models = _models(checkpoint or [], input_size)
+    setup = Setup(profile or ("own" if images else "demo"), folders_of(images or []), models, input_size)
     notes = make_benchmark(folder, setup)
     for line in notes:
         out.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -61,7 +65,7 @@ def init(
     return DONE
 
 
-def _models(places: list[str]) -> list[Model]:
+def _models(places: list[str], input_size: int | None) -> list[Model]:
     """What checkpoints are, found from their tensors."""
     if not places:
         return []
@@ -70,7 +74,7 @@ def _models(places: list[str]) -> list[Model]:
 
     found = []
     for place in places:
-        own = own_model(place, None, None, None).architecture
+        own = own_model(place, None, input_size, None).architecture
         if ":" in own.name:
             raise input_error(
                 f"--checkpoint {place} is a {own.name}, and a benchmark's networks are of mergeline's architectures; merge it by "

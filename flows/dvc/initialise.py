@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import logging
 from pathlib import Path
 
 from dvc.repo import Repo
@@ -24,8 +23,13 @@ CONFIG = """[core]
 
 def initialise(folder: Path, with_git: bool, below_git: bool) -> None:
     """Make ``.dvc`` in a folder; ``below_git``: whether a folder above it is the one that git keeps."""
-    with contextlib.redirect_stdout(io.StringIO()):  # a welcome that says nothing of mergeline
+    logger = logging.getLogger("dvc")
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # no welcome, which says nothing of mergeline
+    try:
         Repo.init(str(folder), no_scm=not with_git, subdir=with_git and below_git)
+    finally:
+        logger.setLevel(level)
     config = folder / paths.DVC_CONFIG
     scm = "" if with_git else "    no_scm = true\n"
     config.write_text(CONFIG.replace("[cache]", f"{scm}[cache]"), encoding="utf-8")
