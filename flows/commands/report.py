@@ -17,8 +17,12 @@ __all__ = ["papers", "refresh", "report", "serve"]
 
 def report(
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="A new .zip with the page, its figures and tables, all rows, params.yaml and dvc.lock."),
+    ] = None,
 ) -> int:
-    """Print the headline table and where the report is."""
+    """Print the headline table and where the report is. The page alone can be mailed: it loads nothing."""
     from flows.workspace import find_root
 
     root = find_root()
@@ -27,11 +31,33 @@ def report(
         raise input_error(f"{page} is not there yet; make it: mergeline run")
     _print_tables([tables / "merges_same_task.csv", tables / "merges_task_pairs.csv"])
     out.print(f"report: {page}", highlight=False, soft_wrap=True)
+    if bundle is not None:
+        out.print(f"bundle: {_bundled(root, bundle)}", highlight=False, soft_wrap=True)
     if open_page:
         import webbrowser
 
         webbrowser.open(page.as_uri())
     return DONE
+
+
+def _bundled(root: Path, target: Path) -> Path:
+    """A zip of what was reported, with times that are always the same."""
+    import zipfile
+
+    from stages.formats.files import writing
+    from stages.own_models import check_target
+
+    if target.suffix != ".zip":
+        raise input_error(f"{target}: a bundle's name ends in .zip")
+    check_target(target)
+    chosen = [root / paths.PARAMS, root / paths.LOCK_FILE, root / paths.PAGE, root / paths.RESULTS]
+    chosen += [path for folder in (paths.FIGURES, paths.TABLES, paths.MEASURED) for path in (root / folder).rglob("*")]
+    with writing(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(path for path in chosen if path.is_file()):
+            entry = zipfile.ZipInfo(path.relative_to(root).as_posix(), (1980, 1, 1, 0, 0, 0))
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, path.read_bytes())
+    return target
 
 
 def _print_tables(files: list[Path]) -> None:

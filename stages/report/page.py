@@ -24,8 +24,10 @@ from stages.plan.pipelines import Plan, make_plan
 from stages.plan.recipes import recipe_settings
 from stages.report import papers as reference
 from stages.report.catalogue import ALL_FIGURES
+from stages.report.downloads import address_of, rows_of
 from stages.report.figures import FigureData
 from stages.report.findings import sentences
+from stages.report.glossary import glossary
 from stages.report.plot import figure_data
 from stages.report.rows import score_word
 from stages.report.stage_graph import stage_graph
@@ -33,7 +35,7 @@ from stages.report.tables import TABLES
 
 __all__ = ["run"]
 
-PACKAGES = ("torch", "numpy", "scipy", "pyarrow", "dvc", "prefect", "matplotlib")
+PACKAGES = ("mergeline", "torch", "numpy", "scipy", "pyarrow", "dvc", "prefect", "matplotlib")
 
 
 def run(context: Any, cell: str) -> None:
@@ -53,8 +55,11 @@ def run(context: Any, cell: str) -> None:
         params=yaml.safe_dump(params.model_dump(mode="json") | _recipes(params, plan), sort_keys=False),
         findings=sentences(data),
         audit=read_json(context.path(paths.AUDIT)),
-        figures=_figures(root, data.word),
-        tables=_tables(data),
+        repeat=_repeat(root),
+        words=glossary(params, plan),
+        figures=(figures := _figures(root, data.word)),
+        sources=_sources(root, [figure["source"] for figure in figures]),
+        tables=_tables(root, data),
         data_hashes=_data_hashes(data),
         graph=stage_graph(plan, list(params.tasks)),
         timings=timings,
@@ -63,6 +68,28 @@ def run(context: Any, cell: str) -> None:
     )
     with writing(context.path(paths.PAGE)) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _repeat(root: Path) -> list[str]:
+    """The commands that make this page again, from the code of its commit."""
+    commit = _git(root, "rev-parse", "--short=12", "HEAD")
+    return [*([f"git checkout {commit}"] if commit else []), "mergeline run"]
+
+
+def _sources(root: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Every file that figures are drawn from, with its rows."""
+    found = []
+    for name in dict.fromkeys(names):
+        path = root / paths.ARTIFACTS / name
+        if path.suffix == ".parquet" and path.is_file():
+            file = f"{Path(name).stem}.csv.gz"
+            found.append({"name": name, "id": anchor(name), "file": file, **rows_of(path)})
+    return found
+
+
+def anchor(name: str) -> str:
+    """Where a file's rows stand in the page."""
+    return "rows-" + re.sub(r"[^a-z0-9]+", "-", name.lower())
 
 
 def _recipes(params: Params, plan: Plan) -> dict[str, dict[str, Any]]:
@@ -82,6 +109,8 @@ def _recipes(params: Params, plan: Plan) -> dict[str, dict[str, Any]]:
 
 def _facts(root: Path, data: FigureData, timings: list[dict[str, Any]]) -> list[tuple[str, str]]:
     commit = _git(root, "rev-parse", "--short=12", "HEAD") or "no commit"
+    date = _git(root, "show", "--no-patch", "--format=%cs", "HEAD")
+    dated = f" of {date}" if date else ""
     dirty = (
         " with changes that are not committed" if _git(root, "status", "--porcelain", "--untracked-files=no") else ""
     )
@@ -93,7 +122,7 @@ def _facts(root: Path, data: FigureData, timings: list[dict[str, Any]]) -> list[
     return [
         ("merges", f"{len(merges)} of {len(edges)} edge models"),
         *((f"{kind} networks", str(len(cells))) for kind, cells in smaller.items() if cells),
-        ("commit", commit + dirty),
+        ("commit", commit + dated + dirty),
         ("machine", f"{platform.machine()}, {os.cpu_count()} cores, {_device()}, Python {platform.python_version()}"),
         ("versions", versions),
         *_judged(data),
@@ -164,7 +193,8 @@ def _figures(root: Path, word: str) -> list[dict[str, Any]]:
                 {
                     "name": spec.name, "title": _worded(spec.title, word), "caption": _worded(spec.caption, word),
                     "rows": spec.rows,
-                    "wide": _width(svg) > COLUMN, "table": spec.table, "source": spec.source, "svg": _inline(svg),
+                    "wide": _width(svg) > COLUMN, "table": spec.table, "source": spec.source, "rows_at": anchor(spec.source),
+                    "svg": _inline(svg),
                 }
             )  # fmt: skip
     return found
@@ -187,7 +217,7 @@ def _inline(svg: str) -> str:
     return svg.replace("#4a4a4a", "currentColor")
 
 
-def _tables(data: FigureData) -> list[dict[str, Any]]:
+def _tables(root: Path, data: FigureData) -> list[dict[str, Any]]:
     found = []
     for spec in TABLES:
         header, lines = spec.make(data)
@@ -195,11 +225,22 @@ def _tables(data: FigureData) -> list[dict[str, Any]]:
             found.append(
                 {
                     "name": spec.name, "title": spec.title, "caption": _worded(spec.caption, data.word),
-                    "header": header, "lines": lines,
+                    "header": header, "lines": lines, "files": _files(root, spec.name),
                     "words": [_words(column) for column in zip(*lines, strict=True)],
                 }
             )  # fmt: skip
     return found
+
+
+def _files(root: Path, name: str) -> list[dict[str, str]]:
+    """A table's own files, to be taken out of the page."""
+    kinds = {"CSV": ("csv", "text/csv"), "Markdown": ("md", "text/markdown")}
+    found = {word: (root / paths.TABLES / f"{name}.{ending}", kind) for word, (ending, kind) in kinds.items()}
+    return [
+        {"word": word, "file": path.name, "address": address_of(path.read_bytes(), kind)}
+        for word, (path, kind) in found.items()
+        if path.is_file()
+    ]
 
 
 def _words(column: Sequence[Any]) -> bool:
