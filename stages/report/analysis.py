@@ -26,6 +26,7 @@ from stages.report.rows import (
 )
 
 __all__ = [
+    "LEAST_POINTS",
     "Correlation",
     "Deviation",
     "PairResult",
@@ -121,6 +122,10 @@ class Deviation(_OfCombination):
     value: float
     low: float
     high: float
+
+
+LEAST_POINTS = 5
+"""Points from which on a correlation is worth saying: of four, none can be told from chance."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 from cycler import cycler
 
 from stages.report.analysis import (
+    LEAST_POINTS,
     Deviation,
     PairResult,
     Sample,
@@ -213,7 +214,7 @@ def _deviation(found: Sequence[Deviation], x: Sequence[float], label: str) -> Fi
             )  # fmt: skip
     axes.axhline(0, color=GRAY, lw=1, ls="--")
     found_correlation = spearman(x, [d.value for d in found])
-    if np.isfinite(found_correlation.rho):
+    if np.isfinite(found_correlation.rho) and found_correlation.n >= LEAST_POINTS:
         axes.set_title(
             f"Spearman {found_correlation.rho:+.2f}, p = {found_correlation.p_value:.2f}, n = {found_correlation.n}",
             fontsize=9,

@@ -10,6 +10,7 @@ import numpy as np
 
 from stages.plan.keys import UNCHANGED, Narrowed, Pruned
 from stages.report.analysis import (
+    LEAST_POINTS,
     Correlation,
     Deviation,
     Paired,
@@ -52,6 +53,10 @@ def _of_score(rows: Iterable[Row]) -> str:
     return "" if word == "accuracy" else f"a {word} of " if word == "score" else f"an {word} of "
 
 
+LEAST_RUNS = 3
+"""Paired runs from which on an interval says something; of two, Student's is hundreds of times their spread."""
+
+
 def _rows(data: FigureData, tasks: str) -> list[Row]:
     return [row for row in data.rows if row["tasks"] == tasks]
 
@@ -61,7 +66,7 @@ def _points(value: float) -> str:
 
 
 def _interval(paired: Paired) -> str:
-    if math.isnan(paired.low):
+    if math.isnan(paired.low) or paired.n < LEAST_RUNS:
         return f"n = {paired.n}, too few for an interval"
     return f"95 % interval {100 * paired.low:+.1f} to {100 * paired.high:+.1f}, paired over {paired.n} runs"
 
@@ -92,7 +97,7 @@ def _against_average(data: FigureData, task: str) -> Iterator[str]:
         if not paired.n or data.method == "identity":
             continue
         mean, plain = (100 * float(np.mean([v[k] for k in aligned if k in averaged])) for v in (aligned, averaged))
-        verdict = "" if paired.evident else ", no evidence of a difference"
+        verdict = "" if paired.evident or paired.n < LEAST_RUNS else ", no evidence of a difference"
         yield (
             f"Merging two {task} models {name}, {data.method} reaches {_of_score(_rows(data, task))}{mean:.1f} %, "
             f"plain averaging {plain:.1f} %: {_points(paired.difference)} ({_interval(paired)}){verdict}."
@@ -112,7 +117,7 @@ def _against_homogeneous(data: FigureData, tasks: str, label: str) -> Iterator[s
             f"On {label}, merges of different {difference} differ from the mean of the homogeneous ones by "
             f"{counted}{data.method}); {_intervals(found)}."
         )
-        if difference == "depths":
+        if difference == "depths" and len(found) >= LEAST_POINTS:
             correlation = spearman([d.size_mismatch for d in found], values)
             yield f"Deviation against size mismatch on {label}: {_correlation(correlation)}."
 
@@ -206,11 +211,12 @@ def _task_pairs(data: FigureData) -> Iterator[str]:
         for row in data.similarities
         if row["similarity"] is not None
     }
-    with_similarity = [d for d in found if frozenset(d.combination.tasks) in known]
-    if with_similarity:
-        correlation = spearman(
-            [known[frozenset(d.combination.tasks)] for d in with_similarity], [d.value for d in with_similarity]
-        )
+    by_pair: dict[frozenset[str], list[float]] = {}
+    for d in found:
+        by_pair.setdefault(frozenset(d.combination.tasks), []).append(d.value)
+    pairs = [pair for pair in by_pair if pair in known]  # one point for each: its combinations share one similarity
+    if len(pairs) >= LEAST_POINTS:
+        correlation = spearman([known[pair] for pair in pairs], [float(np.mean(by_pair[pair])) for pair in pairs])
         yield f"That deviation against the tasks' similarity: {_correlation(correlation)}."
 
 
