@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
 from flows.commands.care import doctor, prune, verify
-from flows.commands.console import with_exit_codes
+from flows.commands.console import out, with_exit_codes
 from flows.commands.diagnosis import diagnose
 from flows.commands.merging import merge, show
 from flows.commands.models import methods, normalizations, placements, tasks
@@ -36,6 +38,23 @@ COMMANDS = (
     init, run, status, check, plan, verify, doctor, prune, report, refresh, serve, papers,
     merge, show, diagnose, tasks, methods, normalizations, placements,
 )  # fmt: skip
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        out.print(f"mergeline {version('mergeline')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    asked: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
+
+
 for _command in COMMANDS:
     app.command()(with_exit_codes(_command))
 

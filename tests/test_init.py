@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import zipfile
@@ -115,6 +116,35 @@ def test_outside_of_a_benchmark_init_is_named(
         app(["status"])
     assert ended.value.code == 2
     assert "make one: mergeline init DIR" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--cron", "boo"), "--cron 'boo' is no schedule"),
+        (("--cron", "0 3 * *"), "is no schedule"),
+        (("--port", "70000"), "a port is a number from 1 to 65535"),
+        (("--port", "{taken}"), "cannot be had"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused_before_a_server_starts(
+    words: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(SystemExit) as ended:
+            app(["serve", *(word.format(taken=other.getsockname()[1]) for word in words)])
+    assert ended.value.code == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app(["--version"])
+    assert not ended.value.code
+    assert capsys.readouterr().out.startswith("mergeline 0.")
 
 
 # -- from an installed package --------------------------------------------------------------------------------------------------

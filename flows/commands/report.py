@@ -158,4 +158,30 @@ def serve(
         raise input_error("--cron and --interval: choose one")
     if profile:
         profile_path(root, profile)
+    _check_schedule(cron, port)
     return serve_benchmark(root, cron, interval, port, jobs, profile, lambda line: out.print(line, highlight=False))
+
+
+def _check_schedule(cron: str | None, port: int) -> None:
+    """Refuse what no server could be started with, before one is."""
+    import socket
+
+    if cron is not None:
+        from prefect.client.schemas.schedules import CronSchedule
+
+        try:
+            CronSchedule(cron=cron)
+        except ValueError:
+            raise input_error(
+                f'--cron {cron!r} is no schedule: five fields, minute to day of the week, like "0 3 * * 1" (Mondays at three)'
+            ) from None
+    if not 0 < port < 65536:
+        raise input_error(f"--port {port}: a port is a number from 1 to 65535")
+    with socket.socket() as asked:
+        asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            asked.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise input_error(
+                f"--port {port} cannot be had ({error.strerror}); is a server running already? choose another"
+            ) from None

@@ -96,6 +96,7 @@ def _execute(
     from flows.display import make_display, print_outcome
     from flows.mirror.mirror import Mirror
     from flows.running import run as running
+    from stages.plan import paths
 
     mirror = Mirror(root, now=prefect is True) if prefect is not False else None
     listeners: list[Any] = [mirror] if mirror is not None else []
@@ -114,6 +115,9 @@ def _execute(
     print_outcome(show, outcome)
     if outcome.cancelled:
         return 128 + (running.STOPPED[0] if running.STOPPED else 2)
+    page = root / paths.PAGE
+    if outcome.ok and page.is_file():
+        show.print(f"report: {page}; its table: mergeline report", highlight=False, soft_wrap=True)
     return DONE if outcome.ok else FAILED
 
 
