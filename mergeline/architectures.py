@@ -316,7 +316,7 @@ def build(architecture: Architecture, seed: int | None = None, initialization: s
 
 def known_names() -> str:
     """The architectures in words: those of more channels are not named one by one."""
-    narrow = [name for name, design in ARCHITECTURES.items() if design.multiplier == 1]
+    narrow = [name for name, design in ARCHITECTURES.items() if design.multiplier == 1 and not design.any_size]
     wider = next((name for name, design in ARCHITECTURES.items() if design.multiplier == 2), "")
     return ", ".join(narrow) + (f"; and wider ones such as {wider}" if wider else "")
 

@@ -18,7 +18,7 @@ from mergeline.architectures import ARCHITECTURES, Design, known_names
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["LIBRARIES", "ForeignError", "learn", "library_names"]
+__all__ = ["LIBRARIES", "ForeignError", "design_of", "learn", "library_names"]
 
 LIBRARIES = ("torchvision", "timm")
 """Libraries whose networks are made by their names; any other name before the colon is a module with a function in it."""
@@ -39,8 +39,12 @@ def learn(name: str, *, code: bool = True) -> None:
     ------
     ForeignError: no such library, network, module or function.
     """
-    if name in ARCHITECTURES:
-        return
+    if name not in ARCHITECTURES:
+        ARCHITECTURES[name] = design_of(name, code=code)
+
+
+def design_of(name: str, *, code: bool = True) -> Design:
+    """What makes the networks of a name, without making it an architecture; as for :func:`learn`."""
     library, colon, own = name.partition(":")
     if not colon or not library or not own:
         near = difflib.get_close_matches(name, list(ARCHITECTURES), 1)
@@ -57,7 +61,7 @@ def learn(name: str, *, code: bool = True) -> None:
         raise ForeignError(
             f"{name} is a function, and none is called because a file names it; name the architecture yourself"
         )
-    ARCHITECTURES[name] = Design(name, make, any_size=True, family=name)
+    return Design(name, make, any_size=True, family=name)
 
 
 def library_names(library: str) -> list[str]:

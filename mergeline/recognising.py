@@ -11,8 +11,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mergeline.architectures import ARCHITECTURES, INPUT_SIZES, Architecture, build
-from mergeline.foreign import learn, library_names
+from mergeline.architectures import ARCHITECTURES, INPUT_SIZES, Architecture, Design
+from mergeline.foreign import design_of, learn, library_names
 
 __all__ = ["recognise"]
 
@@ -60,7 +60,7 @@ def _prefixes(names: Sequence[str]) -> Iterator[str]:
 
 
 def _sized(name: str, sizes: tuple[int, ...]) -> list[tuple[str, int]]:
-    if ARCHITECTURES[name].any_size:
+    if _design(name).any_size:
         return [(name, 224 if len(sizes) > 1 else sizes[0])]
     return [(name, size) for size in sizes if size in INPUT_SIZES]
 
@@ -85,8 +85,16 @@ def _described(name: str, size: int, shapes: Shapes) -> Architecture | None:
     if len(classes) != 1:
         return None
     count = classes.pop()
-    width = 1.0 if ARCHITECTURES[name].any_size else _width(name, size, own, shapes)
-    return Architecture(name, count, width, size) if _shapes(name, size, width, count) == shapes else None
+    width = 1.0 if _design(name).any_size else _width(name, size, own, shapes)
+    if _shapes(name, size, width, count) != shapes:
+        return None
+    learn(name)
+    return Architecture(name, count, width, size)
+
+
+def _design(name: str) -> Design:
+    """Of an architecture, or of another library's network, which only becomes one when it is found to be meant."""
+    return ARCHITECTURES[name] if name in ARCHITECTURES else design_of(name)
 
 
 def _width(name: str, size: int, own: Shapes, shapes: Shapes) -> float:
@@ -108,11 +116,13 @@ def _differing(first: Shapes, second: Shapes) -> list[tuple[str, int]]:
 @cache
 def _shapes(name: str, size: int, width: float, classes: int) -> Shapes | None:
     """The shapes of a network's tensors; None where it cannot be built so."""
-    learn(name)
+    design = _design(name)
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchvision warns of how it draws weights, and none are drawn here
-            network = build(Architecture(name, classes, width, size))
+            if design.check is not None:
+                design.check(Architecture(name, classes, width, size))
+            network = design.make(num_classes=classes, width=width, input_size=size)
     except (ValueError, RuntimeError, TypeError, NotImplementedError):
         return None
     return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items() if not key.endswith(SKIPPED)}

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import fields
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, Protocol, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Generic, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["Named", "PluginError", "Registry", "entry_and_options"]
+__all__ = ["Named", "PluginError", "Registry", "entry_and_options", "options_of"]
 
 
 class Named(Protocol):
@@ -27,6 +29,7 @@ class PluginError(ValueError):
 
 
 T = TypeVar("T", bound=Named)
+Options = TypeVar("Options")
 
 
 class Registry(MutableMapping[str, T], Generic[T]):
@@ -130,9 +133,47 @@ def entry_and_options(
     """
     if name not in entries:
         raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(entries)}")
-    options = entries[name].options
-    known = [field.name for field in fields(options)]
-    for key in given or {}:
+    try:
+        return entries[name], options_of(entries[name].options, given or {})
+    except ValueError as error:
+        raise ValueError(f"{kind} {name!r} {error}") from None
+
+
+def options_of(kind: type[Options], given: Mapping[str, object]) -> Options:
+    """Options (a dataclass) with some of them given.
+
+    Raises
+    ------
+    ValueError: an option that there is not, or a value of another type than it has: a text in place of a switch, say.
+    """
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    types = get_type_hints(kind)
+    for key, value in given.items():
         if key not in known:
-            raise ValueError(f"{kind} {name!r} has no option {key!r}; options: {', '.join(known) or 'none'}")
-    return entries[name], options(**(given or {}))
+            near = get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"has no option {key!r}; {hint}options: {', '.join(known) or 'none'}")
+        if not _is(value, types[key]):
+            raise ValueError(f"option {key} is {value!r}, and takes {_said(types[key])}")
+    return kind(**given)
+
+
+def _is(value: object, kind: Any) -> bool:
+    """Whether a value is of a type, as they are written for options; a whole number is a number, and a switch is none."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return any(_is(value, one) for one in get_args(kind))
+    if kind in (int, float):
+        return isinstance(value, int | float if kind is float else int) and not isinstance(value, bool)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _said(kind: Any) -> str:
+    """A type in words."""
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(_said, get_args(kind)))
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", NoneType: "nothing"}
+    return words.get(kind, getattr(kind, "__name__", str(kind)))

@@ -440,3 +440,38 @@ def test_methods_that_mix_units_are_refused_where_norms_compare_them(method: dic
     assert any(
         f"{words} mixes units, which the layer norms of vit4 compare with each other" in line for line in lines
     ), lines
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (
+            ["methods", "zip"],
+            {"options": {"compatible": "no; touch x #"}},
+            "compatible is 'no; touch x #', and takes true or false",
+        ),
+        (["methods", "zip"], {"options": {"alpha": "0.5"}}, "alpha is '0.5', and takes a number"),
+        (["methods", "zip"], {"options": {"beta": True}}, "beta is True, and takes a number"),
+        (
+            ["methods", "dual_permute"],
+            {"options": {"balance": "gird"}},
+            "balance is 'gird', and takes a number or 'grid'",
+        ),
+        (["methods", "weight"], {"options": {"restarts": 1.5}}, "restarts is 1.5, and takes a whole number"),
+        (["methods", "x; touch y"], {"use": "permute"}, "should match pattern"),
+        (["methods", "$(touch y)"], {"use": "permute"}, "should match pattern"),
+    ],
+)
+def test_nothing_but_names_and_numbers_comes_into_commands(path: list[str], value: Any, words: str) -> None:
+    params = changed(path, value)
+    params["statistics"]["moments"] = "full"
+    for series in params["merges"].values():
+        series.pop("methods", None)
+    lines = faults(params)
+    assert any(words in line for line in lines), lines
+
+
+@pytest.mark.parametrize("stop", ["layer1; touch x", "a b", "`x`", "${x}"])
+def test_a_stop_is_a_name_too(stop: str) -> None:
+    params = changed(["merges", next(iter(bench_values()["merges"])), "stops"], [stop])
+    assert any("cannot be a cell's name" in line for line in faults(params))

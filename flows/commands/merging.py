@@ -204,6 +204,7 @@ def _options(kind: str, name: str | None, flag: str, entries: list[str]) -> dict
     """The options of an entry of a registry from ``key=value`` entries."""
     from mergeline.matching import MATCHERS
     from mergeline.normalization import NORMALIZATIONS
+    from mergeline.registry import options_of
     from stages.formats import yaml12
 
     options: dict[str, Any] = {}
@@ -218,8 +219,8 @@ def _options(kind: str, name: str | None, flag: str, entries: list[str]) -> dict
         return {}
     registry: Mapping[str, Any] = MATCHERS if kind == "method" else NORMALIZATIONS
     try:
-        registry[name].options(**options)
-    except (TypeError, ValueError) as error:
+        options_of(registry[name].options, options)
+    except ValueError as error:
         raise input_error(f"{flag}: {error}") from None
     return options
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from mergeline.normalization import NORMALIZATIONS
 from mergeline.pruning_options import OPTIONS as PRUNERS
 from mergeline.pruning_options import READ_LABELS
 from mergeline.readings import SMALLEST_BATCH
+from mergeline.registry import options_of
 from mergeline.tasks import TASKS, Adapter
 from stages.plan.expansion import architecture_lists, expand_cells, narrowed_cells, pruned_cells
 from stages.plan.keys import INITIALIZATION, UNCHANGED, Edge, Merge
@@ -71,6 +73,8 @@ def _unknown(path: str, value: str, allowed: Iterable[str]) -> list[str]:
     names = list(allowed)
     if value in names:
         return []
+    if allowed is ARCHITECTURES:  # without other libraries' networks, which a benchmark does not have
+        names = [name for name in names if not ARCHITECTURES[name].any_size]
     said = known_names() if allowed is ARCHITECTURES else ", ".join(names)
     return [f"{path}: unknown {value!r}{suggestion(value, names)}; allowed: {said}"]
 
@@ -160,8 +164,8 @@ def _option(
         return
     for value in values:
         try:
-            kind(**{key: value})
-        except (TypeError, ValueError) as error:
+            options_of(kind, {key: value})
+        except ValueError as error:
             yield f"{path}: {error}"
 
 
@@ -477,13 +481,27 @@ def _mixing(params: Params, name: str, merges: Iterable[Merge]) -> Iterator[str]
         )
 
 
+SAFE = re.compile(r"[A-Za-z0-9_.+=-]+")
+"""What the names of cells are made of: they stand in commands, which plain DVC gives to a shell."""
+
+
+def _unsafe(path: str, cells: Iterable[object]) -> Iterator[str]:
+    """Cells whose names would be more than names."""
+    wrong = next((str(cell) for cell in cells if not SAFE.fullmatch(str(cell))), None)
+    if wrong is not None:
+        yield f"{path}: {wrong!r} cannot be a cell's name; in methods, options and stops use letters, digits and . _ + = - alone"
+
+
 def _cells(params: Params) -> Iterator[str]:
     """Faults that only show once cells are made: too few seeds, recipes and imports of models that nothing uses."""
-    used = {cell.edge for cell in (*pruned_cells(params), *narrowed_cells(params))}
+    compressed = (*pruned_cells(params), *narrowed_cells(params))
+    yield from _unsafe("pruning and narrowing", compressed)
+    used = {cell.edge for cell in compressed}
     for name, series in params.merges.items():
         merges = expand_cells(params, {name: series})
         used |= {edge for merge in merges for edge in merge.edges}
         yield from _mixing(params, name, merges)
+        yield from _unsafe(f"merges.{name}", merges)
         if not merges:
             yield (
                 f"merges.{name}: makes no merge at all; models of one task need two seeds at least "

@@ -7,6 +7,7 @@ from typing import Any
 
 from mergeline.matching import MATCHERS, Matcher
 from mergeline.normalization import NORMALIZATIONS
+from mergeline.registry import options_of
 from stages.plan.keys import CellError, Choice, known
 from stages.plan.params import Method, Params
 
@@ -44,7 +45,7 @@ def resolve(params: Params, cell: Choice) -> ResolvedMethod:
     matcher = MATCHERS[known("method", used, [*params.methods, *MATCHERS])]
     fixed = (declared.options if declared is not None else None) or {}
     try:
-        options = matcher.options(**{**fixed, **dict(cell.options)})
+        options: Any = options_of(matcher.options, {**fixed, **dict(cell.options)})
     except (TypeError, ValueError) as error:
         raise CellError(f"{str(cell)!r}: {error}") from error
     return ResolvedMethod(matcher, options, declared)
@@ -60,6 +61,7 @@ def normalization_options(params: Params, choice: Choice) -> Any:
     normalizer = NORMALIZATIONS[known("normalisation", choice.name, NORMALIZATIONS)]
     declared = params.normalize.get(choice.name)
     try:
-        return normalizer.options(**{**(declared.options if declared is not None else {}), **dict(choice.options)})
+        own = declared.options if declared is not None else {}
+        return options_of(normalizer.options, {**own, **dict(choice.options)})
     except (TypeError, ValueError) as error:
         raise CellError(f"{str(choice)!r}: {error}") from error
