@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,7 +47,9 @@ class Data:
 
     @property
     def label(self) -> str:
-        return self.root.name if self.root is not None and self.source == "folder" else self.source
+        """What a head on these data is called: letters, digits, _ and - alone, as parts of a network are."""
+        folder = self.root is not None and self.source == "folder"
+        return re.sub(r"[^A-Za-z0-9_-]+", "-", self.root.resolve().name if folder and self.root else self.source)
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,8 @@ class Merged:
     scores: list[dict[str, Any]]
     report: Mapping[str, Any]
     parameters: int
+    doubts: tuple[str, ...] = ()
+    """What is odd of the sources, now that they have been scored."""
 
 
 def prepare_merge(request: Request) -> Prepared:
@@ -175,8 +181,11 @@ def _tasks(request: Request, size: int) -> dict[str, PreparedTask]:
     read = {data: own_task(data.source, data.root, size) for data in dict.fromkeys(request.data)}
     tasks: dict[str, PreparedTask] = {}
     for data in request.data:
-        count = sum(name.partition("-")[0] == data.label for name in tasks)
-        tasks[data.label if not count else f"{data.label}-{count + 1}"] = read[data]
+        name, count = data.label, 1
+        while name in tasks:
+            count += 1
+            name = f"{data.label}-{count}"
+        tasks[name] = read[data]
     return tasks
 
 
@@ -234,7 +243,8 @@ def merge_files(prepared: Prepared, say: Callable[[str], None] = lambda text: No
             f"{request.target}: this network is of no plain class (layers kept, or biases added); write a .safetensors file"
         )
     _save(prepared, result, architecture)
-    return Merged(prepared, architecture, plain, scores, result.report, parameters(result.model))
+    doubts = tuple(_doubts(prepared, scores))
+    return Merged(prepared, architecture, plain, scores, result.report, parameters(result.model), doubts)
 
 
 def _scores(prepared: Prepared, merged: nn.Module) -> list[dict[str, Any]]:
@@ -258,6 +268,24 @@ def _scores(prepared: Prepared, merged: nn.Module) -> list[dict[str, Any]]:
         scores[head] = _score(logits[head] if isinstance(logits, dict) else logits, task)
     rows.append({"network": str(prepared.request.target), "kind": "merged", "score": scores})
     return rows
+
+
+def _doubts(prepared: Prepared, scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Sources that know nothing of the images: prepared in another way, or classes in another order."""
+    for row in scores:
+        for head, value in row["score"].items():
+            task = prepared.tasks[head]
+            if row["kind"] != "source" or task.target != "classes":
+                continue
+            labels = task.part("test")[1]
+            usual = np.bincount(labels).max() / len(labels)
+            if value <= usual + 0.02:
+                names = f"{', '.join(task.classes[:4])}{', ...' if task.n_classes > 4 else ''}"
+                yield (
+                    f"{row['network']} is right on {100 * value:.1f} % of {head}, and whoever always says its most frequent class "
+                    f"on {100 * usual:.1f} %: were images prepared otherwise (--mean, --std, --input-size), or classes in another "
+                    f"order than {names}?"
+                )
 
 
 def _score(logits: Tensor, task: PreparedTask) -> float:

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mergeline.architectures import Architecture
+from mergeline.architectures import ARCHITECTURES, Architecture
 from mergeline.foreign import LIBRARIES
 from mergeline.metrics import MAIN
 from stages.errors import InputError
@@ -94,7 +94,7 @@ def card_of(merged: Merged) -> dict[str, Any]:
             "images": merged.report["images"], "without_partner": merged.report["without_partner"],
         },
         "scores": merged.scores,
-        "warnings": list(prepared.warnings),
+        "warnings": [*prepared.warnings, *merged.doubts],
         "versions": {name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
         "command": command_of(request),
     }  # fmt: skip
@@ -156,8 +156,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
         *[f"**{warning}.**" for warning in card["warnings"]],
         "## How to load it",
         f"```python\n{_loading(card)}\n```",
-        f"Images are brought to {card['preprocessing']['size']} pixels a side, their values to 0 to 1, less "
-        f"{_numbers(card['preprocessing']['mean'])}, divided by {_numbers(card['preprocessing']['std'])}, by channel.",
+        _inputs(card),
         "## What it was made from",
         _table(["file", "architecture", "SHA-256", "as read"], _source_rows(card)),
         _table(["images", "source", "licence", "training", "test", "classes"], _data_rows(card)),
@@ -217,6 +216,17 @@ def _loading(card: Mapping[str, Any]) -> str:
     else:
         read = f'import torch\nmodel.load_state_dict(torch.load("{card["file"]}", weights_only=True))'
     return f"{made}\n{read}\nmodel.eval()"
+
+
+def _inputs(card: Mapping[str, Any]) -> str:
+    own = card["preprocessing"]
+    name = card["architecture"]["name"]
+    if name in ARCHITECTURES and ARCHITECTURES[name].reads == "texts":
+        return f"Texts are {own['size']} tokens each, filled up with 0."
+    return (
+        f"Images are brought to {own['size']} pixels a side, their values to 0 to 1, less {_numbers(own['mean'])}, divided by "
+        f"{_numbers(own['std'])}, by channel."
+    )
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from mergeline.preserving import PreserveFirst
 from stages.formats.measurements import read_measurement
 from stages.formats.merged import load_merged, save_merged
 from stages.formats.models import read_model, save_edge
+from stages.merge_files import Data
 
 WIDTH = 0.0625
 
@@ -380,6 +382,24 @@ def test_the_same_network_twice_is_warned_of(
     words = ("a.pth", "a.pth", "--data", "folder", "--root", "birds", "--out", str(tmp_path / "x.pth"))
     assert run_merge(theirs, monkeypatch, *words, "--dry") == 0
     assert "are the same network" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_source_that_knows_nothing_of_the_images_is_doubted(
+    theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """These networks never trained."""
+    out = tmp_path / "x.safetensors"
+    assert (
+        run_merge(theirs, monkeypatch, "a.pth", "b.pth", "--data", "folder", "--root", "birds", "--out", str(out)) == 0
+    )
+    assert "classes in another order than birds0, birds1, birds2?" in " ".join(capsys.readouterr().err.split())
+    assert json.loads(out.with_suffix(".json").read_text())["warnings"]
+
+
+@pytest.mark.parametrize("name", ["my.birds v2", "birds"])
+def test_heads_are_called_by_names_that_networks_may_have(name: str) -> None:
+    data = [Data("folder", Path("a") / name), Data("folder", Path("b") / name)]
+    assert {own.label for own in data} == {re.sub(r"[. ]", "-", name)}
 
 
 def test_a_function_of_ones_own_makes_the_network(

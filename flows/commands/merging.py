@@ -265,6 +265,8 @@ def _say_merged(merged: Merged, card: Mapping[str, Any], markdown: Path, as_json
     if as_json:
         print(json.dumps(dict(card), indent=2))
         return
+    for doubt in merged.doubts:
+        err.print(f"[bold yellow]warning:[/] {doubt}", highlight=False, soft_wrap=True)
     heads = list(merged.prepared.tasks)
     table = Table("", *(f"{own['head']}, {own['metric']}" for own in card["data"]))
     table.columns[0].overflow = "fold"
