@@ -21,7 +21,7 @@ from PIL import Image
 
 from mergeline.tasks import TASKS, RawTask, TaskError, prepare
 from mergeline.tasks.listing import unread
-from mergeline.tasks.own_images import OwnImages
+from mergeline.tasks.own_images import Depth, OwnImages, _Extremes, _top_of_whole
 from mergeline.tasks.task import class_split, parted
 from stages.inputs.walk import walk
 
@@ -129,12 +129,8 @@ def test_values_that_no_rule_fits_are_refused_with_their_range(
 
 @given(st.lists(st.integers(0, 65535), min_size=1, max_size=30))
 def test_scaling_keeps_order_and_is_never_all_black(values: list[int]) -> None:
-    from mergeline.tasks.own_images import _Extremes, _top_of_whole
-
     found = _Extremes()
     found.add(Path("a.png"), min(values), max(values))
-    from mergeline.tasks.own_images import Depth
-
     scaled = Depth(_top_of_whole(found, [])).scaled(np.array(sorted(values)))
     assert (np.diff(scaled.astype(int)) >= 0).all()
     assert scaled.max() >= min(63, max(values))
@@ -159,6 +155,16 @@ def test_colour_of_16_bits_is_read_and_dark_one_refused(tmp_path: Path) -> None:
     assert OwnImages([dark, bright])[0][0, 0].tolist() == [15, 7, 0]
     with pytest.raises(TaskError, match=rf"{dark}: .*no value above 3855 of 65535.*bring them to 8 bits"):
         read(dark)
+
+
+def test_16_bits_a_pixel_are_no_16_bits_a_channel(tmp_path: Path) -> None:
+    path = tmp_path / "a.bmp"
+    pixels = struct.pack("<2H", 0b00001_000010_00001, 0)
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, len(pixels), 0, 0, 0, 0)
+    masks = struct.pack("<3I", 0xF800, 0x7E0, 0x1F)
+    offset = 14 + len(header) + len(masks)
+    path.write_bytes(b"BM" + struct.pack("<IHHI", offset + len(pixels), 0, 0, offset) + header + masks + pixels)
+    assert read(path)[0].tolist() == [[8, 8, 8], [0, 0, 0]]
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
@@ -348,11 +354,11 @@ def test_fingerprints_are_of_what_is_read(tmp_path: Path) -> None:
     assert found == {f"{name}/{i}.png" for name in ("cat", "dog") for i in range(4)}
 
 
-@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12))
-def test_hidden_names_are_known_in_any_case(name: str) -> None:
+@given(st.text(max_size=12), st.sampled_from(["__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"]), st.randoms())
+def test_hidden_names_are_known_in_any_case(name: str, left: str, case: Any) -> None:
     assert unread(f".{name}")
-    assert unread(f"._{name}")
-    assert unread(name) == (name.startswith(".") or unread(name.upper().lower()) or unread(name.lower()))
+    assert unread("".join(case.choice([letter.upper(), letter.lower()]) for letter in left))
+    assert not unread(f"cat{name}")
 
 
 def test_other_files_are_counted_and_named(tmp_path: Path) -> None:
@@ -584,6 +590,22 @@ def test_a_prepared_task_says_what_was_found(tmp_path: Path) -> None:
         "left out: files that are no images (1: cat/a.txt)",
         "images of more than 8 bits (1) have values up to 60000: 0 to 65535 becomes 0 to 255",
     )
+
+
+def test_images_with_masks_are_not_turned_but_refused(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i in range(4):
+        save(tmp_path / "images" / f"{i}.tif", flat(40000, np.uint16, (4, 4)), **({"exif": exif} if i == 3 else {}))
+        save(tmp_path / "masks" / f"{i}.png", np.array([[0, 1]] * 2, np.uint8).repeat(2, 0).repeat(2, 1))
+    save(tmp_path / "images" / ".hidden.png", flat(1))
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    adapter = TASKS["masks"]
+    with pytest.raises(TaskError, match=r"images/3\.tif is to be turned, as its EXIF data say.*save it upright"):
+        prepare("masks", adapter.load(adapter.find(tmp_path)), 4)
+    save(tmp_path / "images" / "3.tif", flat(65535, np.uint16, (4, 4)))
+    task = prepare("masks", adapter.load(adapter.find(tmp_path)), 4)
+    assert sorted(task.inputs[:, 0, 0, 0].tolist()) == [156, 156, 156, 255]
 
 
 def call(*words: object) -> int:

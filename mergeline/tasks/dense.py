@@ -179,5 +179,5 @@ VOC = Adapter(
 )  # fmt: skip
 MASKS = Adapter(
     "masks", f"one's own images with the class of every pixel: {_OWN_LAYOUT}",
-    partial(_find, "masks", _OWN_LAYOUT, ("images", "masks", "classes.txt")), _load_masks, target="pixels", unread=unread,
+    partial(_find, "masks", _OWN_LAYOUT, ("images", "masks", "classes.txt")), _load_masks, target="pixels", own=True, unread=unread,
 )  # fmt: skip

@@ -76,7 +76,7 @@ def _is_cut(image: Image.Image) -> bool:
         return False
     tiles = [tile[3] for tile in getattr(image, "tile", ())]
     modes = [arguments if isinstance(arguments, str) else arguments and arguments[0] for arguments in tiles]
-    return any(isinstance(mode, str) and ";16" in mode for mode in modes)
+    return any(isinstance(mode, str) and mode.endswith(("16B", "16L", "16N")) for mode in modes)  # no 16 bits a pixel
 
 
 def _measured(paths: Sequence[Path]) -> Depth:

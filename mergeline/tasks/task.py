@@ -266,7 +266,7 @@ class Adapter:
     kind: Kind = "images"
     target: Target = "classes"
     own: bool = False
-    """Whether the data are the user's own, in a folder of which much is to be said; ``load`` only lists files then."""
+    """Whether the data are the user's own and ``load`` only lists files: what is wrong with them is known before any work."""
     unread: Callable[[str], bool] = reads_all
     """Whether a file or folder below those that were found is never read, by its name."""
 
