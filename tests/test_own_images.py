@@ -438,7 +438,10 @@ def test_validation_images_are_trained_on_where_there_are_test_images(tmp_path: 
 def test_what_lies_beside_a_split_is_said(tmp_path: Path) -> None:
     for part in ("train", "test", "unlabelled"):
         classes(tmp_path / part)
+    for place in (tmp_path, tmp_path / "train"):
+        save(place / "lost.png", flat(1))
     assert "folders beside the split's (1: unlabelled)" in said(load(tmp_path))
+    assert "images in no class folder (2: lost.png, train/lost.png)" in said(load(tmp_path))
     assert set(TASKS["folder"].find(tmp_path)) == {"train", "test"}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def load_folder(files: Mapping[str, Path]) -> RawTask:
     train, test = found, dict[str, Images]()
     if split:
         train, test = _train_and_test(files, found, notes)
-        listing.left_out |= _beside(top, files)
+        _leave_out_beside(listing, top, files.values())
     if listing.left_out:
         notes.append(f"left out: {told(listing.left_out)}")
     return _raw(train, test, top, notes)
@@ -126,12 +126,14 @@ def _classes(listing: Listing, folder: Path) -> Images:
     return found
 
 
-def _beside(top: Path, files: Mapping[str, Path]) -> dict[str, list[str]]:
+def _leave_out_beside(listing: Listing, top: Path, parts: Collection[Path]) -> None:
     """What lies beside the folders of a split and has images."""
     folders, images = Listing(top, OWN_SUFFIXES).inside(top)
-    names = [path.name for path in folders if path not in files.values() and _holds_images(path)]
-    found = {"folders beside the split's": names, "images in no class folder": [path.name for path in images]}
-    return {reason: names for reason, names in found.items() if names}
+    for folder in folders:
+        if folder not in parts and _holds_images(folder):
+            listing.leave_out("folders beside the split's", folder)
+    for image in images:
+        listing.leave_out("images in no class folder", image)
 
 
 def _train_and_test(
