@@ -15,6 +15,7 @@ from typing import Any
 
 from flows.editing import profile_path
 from mergeline.tasks import TASKS, TaskError
+from mergeline.tasks.task import parted
 from stages.errors import InputError
 from stages.formats.files import write_bytes
 from stages.plan import paths
@@ -36,13 +37,15 @@ SAMPLED = 50
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of images that becomes a task. ``side``: the median of the images' shorter sides, in pixels."""
+    """A folder of images that becomes a task. ``side``: the median of the images' shorter sides, in pixels; ``notes``:
+    what there is to say of it."""
 
     name: str
     root: Path
     classes: tuple[str, ...]
     images: int
     side: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,24 +74,23 @@ def folders_of(roots: Sequence[Path]) -> list[Folder]:
 
     Raises
     ------
-    InputError: no folder, no images in it, or one class alone; names it and the layout.
+    InputError: no folder, no images in it, one class alone, or a class with one image; names it and the fix.
     """
     found: list[Folder] = []
     for root in roots:
         try:
-            raw = TASKS["folder"].load(TASKS["folder"].find(root))
+            found.append(_folder(root, _name(root, [own.name for own in found])))
         except TaskError as error:
             raise InputError(f"--images {root}: {error}") from None
-        if len(raw.classes) < 2:
-            raise InputError(
-                f"--images {root}: its images are of {len(raw.classes)} class; a task needs two, a folder of images for each"
-            )
-        step = max(1, len(raw.samples) // SAMPLED)
-        sides = [min(raw.samples[place].shape[:2]) for place in range(0, len(raw.samples), step)]
-        found.append(
-            Folder(_name(root, [own.name for own in found]), root, raw.classes, len(raw.samples), int(median(sides)))
-        )
     return found
+
+
+def _folder(root: Path, name: str) -> Folder:
+    raw = TASKS["folder"].load(TASKS["folder"].find(root))
+    parted(name, raw)
+    step = max(1, len(raw.samples) // SAMPLED)
+    sides = [min(raw.samples[place].shape[:2]) for place in range(0, len(raw.samples), step)]
+    return Folder(name, root, raw.classes, len(raw.samples), int(median(sides)), raw.said)
 
 
 def _name(root: Path, taken: Sequence[str]) -> str:
@@ -209,6 +211,7 @@ def _filled(text: str, target: Path, setup: Setup) -> tuple[str, list[str]]:
         f"{own.name}: {len(own.classes)} classes, {own.images} images of about {own.side} pixels, from {own.root}"
         for own in setup.folders
     ]
+    notes += [f"{own.name}: {note}" for own in setup.folders for note in own.notes]
     if setup.models:
         notes += _import(params, target, setup)
     text_out = io.StringIO()

@@ -17,6 +17,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from mergeline.checkpoint_names import split_part
 from mergeline.pretrained_files import local_place
+from mergeline.tasks import TASKS, TaskError
+from mergeline.tasks.task import parted
+from stages.errors import InputError
 from stages.formats.files import write_bytes
 from stages.inputs import places
 from stages.inputs.changes import difference
@@ -39,6 +42,7 @@ __all__ = [
     "look",
     "missing_faults",
     "missing_notices",
+    "own_data",
 ]
 
 FIRST = "noted for the first time"
@@ -222,6 +226,31 @@ def missing_faults(
         if pipeline is None or must_run or (users and missing.here):
             faults.append(str(missing))
     return faults
+
+
+def own_data(root: Path, params: Params, seen: Look, names: Collection[str]) -> list[str]:
+    """What there is to say of some tasks' data, those that are the user's own and here, a line each; they are listed, not read.
+
+    Raises
+    ------
+    InputError: data that make no task, as they are laid out; names them and the fix.
+    """
+    lines, faults = [], []
+    for name in names:
+        task = params.tasks[name]
+        adapter = TASKS[task.source or name]
+        if not adapter.own or str(places.task(name)) in seen.missing:
+            continue
+        try:
+            raw = adapter.load(adapter.find(None if task.root is None else root / task.root))
+            parted(name, raw, classes=task.classes, test_fraction=task.test_fraction, n_classes=task.n_classes)
+        except TaskError as error:
+            faults.append(f"tasks.{name}: {error}")
+        else:
+            lines += [f"tasks.{name}: {note}" for note in raw.notes]
+    if faults:
+        raise InputError("\n".join(faults))
+    return lines
 
 
 def missing_notices(seen: Look, pipeline: Pipeline | None) -> list[str]:

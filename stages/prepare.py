@@ -19,6 +19,8 @@ def run(context: Context, cell: str) -> None:
     name = known("task", cell, context.params.tasks)
     with unchanged(context.root, task_input(context.root, context.params, name)):
         prepared = _prepared(context, name)
+    for note in prepared.notes:
+        print(f"{cell}: {note}")
     write_task(context.path(paths.task(cell)), prepared)
 
 

@@ -424,3 +424,11 @@ def test_a_function_of_ones_own_makes_the_network(
     ARCHITECTURES.pop("my_networks:small")
     with pytest.raises(ForeignError, match="none is called because a file names it"):
         load_merged(out)
+
+
+def test_what_is_left_out_of_the_images_is_said(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note = own / "data" / "class0" / "note.txt"
+    note.write_text("no image")
+    assert call(own, "vgg11", tmp_path / "merged.safetensors", "--dry") == 0
+    note.unlink()
+    assert "left out: files that are no images (1: class0/note.txt)" in capsys.readouterr().out

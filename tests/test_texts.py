@@ -158,6 +158,7 @@ def test_the_packages_of_one_source_stay_together(tmp_path: Path) -> None:
         ("packages", {}, r"dumpavail is missing.*apt-cache dumpavail > dumpavail"),
         ("packages", {"dumpavail": "Package: a\n"}, "names no package with a description"),
         ("texts", {}, r"holds no texts. Expected below it: <class>/<text>.txt"),
+        ("texts", {"a/b.txt": "text"}, r"holds texts of 1 class \(a\); a task needs two"),
         ("texts", {"texts.csv": "text,label\nhello,\n"}, r"texts.csv, row 1: has no label"),
         ("texts", {"texts.csv": "words,label\nhello,a\n"}, r"texts.csv, row 1: has no text"),
         ("texts", {"texts.csv": "text,label\n"}, r"texts.csv has no row"),
@@ -169,9 +170,20 @@ def test_data_of_another_layout_are_refused_with_the_fix(
     name: str, files: dict[str, str], message: str, tmp_path: Path
 ) -> None:
     for path, content in files.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(content, encoding="utf-8")
     with pytest.raises(TaskError, match=message):
         texts(name, tmp_path)
+
+
+def test_ones_own_texts_have_every_class_in_both_parts(tmp_path: Path) -> None:
+    rows = [f"text {number},{'rare' if number < 2 else 'often'}" for number in range(60)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    task = prepare("texts", texts("texts", tmp_path), 32)
+    assert np.bincount(task.labels[task.test]).tolist() == [14, 1]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows[1:]]), encoding="utf-8")
+    with pytest.raises(TaskError, match="class 'rare' has 1 text, and it takes two"):
+        prepare("texts", texts("texts", tmp_path), 32)
 
 
 def test_texts_in_no_known_encoding_are_refused(tmp_path: Path) -> None:

@@ -237,7 +237,8 @@ def _say_prepared(prepared: Prepared, quiet: bool) -> None:
         out.print("; ".join([said, *own.notes]), highlight=False, soft_wrap=True, markup=False)
     for head, task in prepared.tasks.items():
         counts = f"{int((~task.test).sum())} training and {int(task.test.sum())} test images, {task.n_classes} classes"
-        out.print(f"{head}: {task.source}, {counts}", highlight=False, soft_wrap=True, markup=False)
+        for said in (f"{task.source}, {counts}", *task.notes):
+            out.print(f"{head}: {said}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _say_plan(prepared: Prepared, as_json: bool) -> int:

@@ -25,7 +25,7 @@ def check() -> int:
     params = load_params(root / paths.PARAMS)
     plan = make_plan(params)
     seen = look(root, params, write=False)
-    running.check_inputs(root, params, seen)
+    notes = running.check_inputs(root, params, seen)
     written, removed = running.plan_files(root, params, write=False)
     out.print(
         f"params.yaml is valid: {len(plan.edges)} edge models, {len(plan.ensembles)} sets of sources, {len(plan.merges)} merges, "
@@ -37,6 +37,8 @@ def check() -> int:
             f"pipelines/ differs ({len(written)} to write, {len(removed)} to remove): mergeline plan",
             highlight=False,
         )
+    for line in notes:
+        out.print(line, highlight=False, soft_wrap=True, markup=False)
     for line in data_lines(root, seen, Pipeline(root)):
         out.print(f"{line}: mergeline run", highlight=False, soft_wrap=True)
     return DONE

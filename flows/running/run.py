@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from flows.doctor import check_cache_type
 from flows.dvc.freshness import is_fresh, note_fresh, stamps
 from flows.dvc.locks import heal
-from flows.inputs import Look, explained, forget_rewritten, look, missing_faults, missing_notices
+from flows.inputs import Look, explained, forget_rewritten, look, missing_faults, missing_notices, own_data
 from flows.running.events import Listener
 from mergeline.checkpoint_names import split_part
 from stages.formats.files import json_text, write_json
@@ -56,7 +56,7 @@ class Preparation:
     healed: list[str] = field(default_factory=list)
     """What was put right before: damaged lock files."""
     notices: list[str] = field(default_factory=list)
-    """What should be known beside: data that are not here."""
+    """What should be known beside: data that are not here, and how one's own are read."""
 
 
 def plan_files(root: Path, params: Params, write: bool = True) -> tuple[list[Path], list[Path]]:
@@ -98,10 +98,10 @@ def prepare(
     forget_rewritten(root, seen, pipeline)
     stale = pipeline.stale(chosen, force, predicted_code(root, pipeline) | seen.predicted)
     stale = explained(root, seen, pipeline, stale)
-    check_inputs(root, params, seen, pipeline, {} if pulling else stale, chosen)
+    notes = check_inputs(root, params, seen, pipeline, {} if pulling else stale, chosen)
     if write and not stale and len(chosen) == len(pipeline.stages):
         note_fresh(root, before)
-    notices = missing_notices(seen, pipeline)
+    notices = [*missing_notices(seen, pipeline), *notes]
     return Preparation(params, pipeline, stale, len(chosen) - len(stale), written, removed, healed, notices)
 
 
@@ -175,21 +175,23 @@ def check_inputs(
     pipeline: Pipeline | None = None,
     stale: Mapping[str, Sequence[Reason]] | None = None,
     chosen: Collection[str] = (),
-) -> None:
+) -> list[str]:
     """Whether the data and checkpoints that stale stages need are there, before any of them runs, and the data that were.
 
-    With ``pipeline`` None: all that the parameters name.
+    With ``pipeline`` None: all that the parameters name. Returns what there is to say of the user's own data, a line each.
 
     Raises
     ------
-    ParamsError: data are missing or damaged, or a checkpoint is missing or does not fit; names the file and the fix.
+    InputError: data are missing, damaged or make no task, or a checkpoint is missing or does not fit; names the file and the fix.
     """
     names = None
     if pipeline is not None and stale is not None:
         names = {pipeline.stages[address].name for address in stale}
     if faults := missing_faults(seen, pipeline, stale or {}, chosen):
         raise ParamsError("\n".join(faults))
+    notes = own_data(root, params, seen, [task for task in params.tasks if names is None or f"prepare@{task}" in names])
     _check_models(root, params, names)
+    return notes
 
 
 def _check_models(root: Path, params: Params, names: set[str] | None) -> None:

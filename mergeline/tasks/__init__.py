@@ -9,13 +9,13 @@ from mergeline.tasks.folders import (
     DTD,
     EUROSAT,
     FASHION,
-    FOLDER,
     IMAGENET,
     INFOGRAPH,
     MNIST,
     NABIRDS,
     SVHN,
 )
+from mergeline.tasks.own_folder import FOLDER
 from mergeline.tasks.packaged import DIGITS, FONTDIGITS, LANDCOVER, LETTERS, OPTDIGITS
 from mergeline.tasks.task import Adapter, PreparedTask, RawTask, RawTexts, TaskError, prepare
 from mergeline.tasks.texts import PACKAGES, SPAM, TEXTS, TWEETS, VERSES

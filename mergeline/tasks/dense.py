@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mergeline.kinds import UNLABELLED
-from mergeline.tasks.folders import IMAGE_SUFFIXES, ImageFiles, needs
+from mergeline.tasks.folders import needs
+from mergeline.tasks.image_files import ImageFiles
+from mergeline.tasks.listing import unread
+from mergeline.tasks.own_images import OWN_SUFFIXES, OwnImages
 from mergeline.tasks.packaged import BLOCK, LANDCOVER_LICENCE, LANDCOVER_SOURCE, find_landcover, read_landcover
 from mergeline.tasks.task import Adapter, RawMasks, TaskError
 
@@ -96,11 +99,11 @@ class MaskFiles(ImageFiles):
         return np.where(values == VOID, np.int16(UNLABELLED), values)
 
 
-def _masks(images: Sequence[Path], masks: Sequence[Path], **values: object) -> RawMasks:
+def _masks(images: ImageFiles, masks: Sequence[Path], **values: object) -> RawMasks:
     for path in masks:
         if not path.is_file():
             raise TaskError(f"{path} is missing: every image needs its mask")
-    return RawMasks(ImageFiles(images), MaskFiles(masks), np.arange(len(images)), **values)  # type: ignore[arg-type]
+    return RawMasks(images, MaskFiles(masks), np.arange(len(images)), **values)  # type: ignore[arg-type]
 
 
 def _load_voc(files: Mapping[str, Path]) -> RawMasks:
@@ -110,7 +113,7 @@ def _load_voc(files: Mapping[str, Path]) -> RawMasks:
     }
     ids = [name for part in parts.values() for name in part]
     return _masks(
-        [files["JPEGImages"] / f"{name}.jpg" for name in ids],
+        ImageFiles([files["JPEGImages"] / f"{name}.jpg" for name in ids]),
         [files["SegmentationClass"] / f"{name}.png" for name in ids],
         classes=_VOC_CLASSES, licence="Flickr terms (Pascal VOC)", source="Pascal VOC 2012",
         test=np.arange(len(ids)) >= len(parts["train"]),
@@ -124,16 +127,14 @@ def _load_masks(files: Mapping[str, Path]) -> RawMasks:
     )
     root = files["images"].parent
     return _masks(
-        images, [files["masks"] / f"{path.stem}.png" for path in images], classes=classes, licence="the user's own",
-        source=root.name, test=split_of(root, [path.stem for path in images]),
+        OwnImages(images, still=True), [files["masks"] / f"{path.stem}.png" for path in images], classes=classes,
+        licence="the user's own", source=root.name, test=split_of(root, [path.stem for path in images]),
     )  # fmt: skip
 
 
 def own_images(folder: Path, layout: str) -> list[Path]:
     """The images of a folder in the order of their names; TaskError where there are none."""
-    images = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in OWN_SUFFIXES and not unread(path.name))
     if not images:
         raise TaskError(f"{folder} holds no images. Expected layout: {layout}")
     return images
@@ -178,5 +179,5 @@ VOC = Adapter(
 )  # fmt: skip
 MASKS = Adapter(
     "masks", f"one's own images with the class of every pixel: {_OWN_LAYOUT}",
-    partial(_find, "masks", _OWN_LAYOUT, ("images", "masks", "classes.txt")), _load_masks, target="pixels",
+    partial(_find, "masks", _OWN_LAYOUT, ("images", "masks", "classes.txt")), _load_masks, target="pixels", own=True, unread=unread,
 )  # fmt: skip

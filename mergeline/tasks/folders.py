@@ -1,4 +1,4 @@
-"""Tasks that the user downloads: the papers' data sets in their published layouts, and one's own images.
+"""Tasks that the user downloads: the papers' data sets in their published layouts.
 
 Every layout is read as it lies on disk once the official archive is unpacked; ``tasks.<name>.root`` says where.
 """
@@ -11,39 +11,14 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from mergeline.tasks.image_files import IMAGE_SUFFIXES, ImageFiles
 from mergeline.tasks.task import Adapter, RawTask, TaskError
 
-__all__ = ["CUB", "DTD", "EUROSAT", "FASHION", "FOLDER", "IMAGENET", "INFOGRAPH", "MNIST", "NABIRDS", "SVHN"]
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
-
-
-class ImageFiles(Sequence[NDArray[Any]]):
-    """Image files read one at a time, as RGB unless they are gray."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> NDArray[Any]:  # type: ignore[override]
-        path = self.paths[index]
-        try:
-            with Image.open(path) as image:
-                return self.values(image, path)
-        except OSError as error:
-            raise TaskError(f"{path} cannot be read as an image: {error}") from error
-
-    def values(self, image: Image.Image, path: Path) -> NDArray[Any]:
-        """What is read of an open file."""
-        return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+__all__ = ["CUB", "DTD", "EUROSAT", "FASHION", "IMAGENET", "INFOGRAPH", "MNIST", "NABIRDS", "SVHN"]
 
 
 def needs(root: Path | None, task: str, layout: str, *inside: str) -> dict[str, Path]:
@@ -167,21 +142,6 @@ def _load_train_test_folders(train: str, test: str, licence: str, files: Mapping
         ImageFiles(paths + test_paths), labels + test_labels, classes=classes, licence=licence,
         source=str(files[train].parent.name), test=mask,
     )  # fmt: skip
-
-
-def _find_folder(root: Path | None) -> dict[str, Path]:
-    if root is not None and (root / "train").is_dir():
-        return needs(root, "folder", "train/<class>/<image>, test/<class>/<image>", "train", "test")
-    needs(root, "folder", "<class>/<image>, or train/<class>/<image> and test/<class>/<image>", ".")
-    assert root is not None
-    return {"all": root}
-
-
-def _load_folder(files: Mapping[str, Path]) -> RawTask:
-    if "train" in files:
-        return _load_train_test_folders("train", "test", "the user's own", files)
-    classes, paths, labels = class_folders(files["all"])
-    return _independent(ImageFiles(paths), labels, classes=classes, licence="the user's own", source=files["all"].name)
 
 
 def _load_eurosat(files: Mapping[str, Path]) -> RawTask:
@@ -352,12 +312,6 @@ MNIST = Adapter(
         "Set tasks.mnist.root to a folder with torchvision's MNIST/raw in it.",
     ),
     partial(_load_idx, _DIGITS, "MNIST terms (CC BY-SA 3.0 as usually stated)"),
-)
-FOLDER = Adapter(
-    "folder",
-    "one's own images: root/<class>/<image>, or root/train/<class>/<image> and root/test/<class>/<image>",
-    _find_folder,
-    _load_folder,
 )
 SVHN = _adapter(
     "svhn",

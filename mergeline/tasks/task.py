@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -27,9 +27,12 @@ __all__ = [
     "Scale",
     "TaskError",
     "check_file",
+    "class_split",
     "content_hash",
     "origin_split",
+    "parted",
     "prepare",
+    "reads_all",
 ]
 
 
@@ -49,7 +52,8 @@ class RawData(ABC):
     """A data set as its adapter reads it: :class:`RawTask` (images), :class:`RawTexts`, :class:`RawMasks` or :class:`RawValues`.
 
     ``samples``, ``labels``: indexable, as many of each. ``origins``: what must not be split between training and test (one id a
-    sample where samples are independent). ``test``: the official split, or None.
+    sample where samples are independent). ``test``: the official split, or None. ``stratified``: where there is none, each class
+    has samples in both parts; else parts are drawn from all. ``notes``: what there is to say of the data, a sentence each.
     """
 
     samples: Sequence[Any]
@@ -59,10 +63,17 @@ class RawData(ABC):
     licence: str
     source: str
     test: NDArray[np.bool_] | None = None
+    stratified: bool = False
+    notes: tuple[str, ...] = ()
 
     kind: ClassVar[Kind]
     labelled: ClassVar[str]
     """What has a label, in a word."""
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """:attr:`notes`, and what was found out by reading samples."""
+        return (*self.notes, *getattr(self.samples, "notes", ()))
 
     @abstractmethod
     def inputs(self, chosen: Sequence[int], size: int) -> NDArray[Any]:
@@ -108,7 +119,7 @@ class RawTask(RawData):
     labelled = "image"
 
     def inputs(self, chosen: Sequence[int], size: int) -> NDArray[Any]:
-        return resize_all([self.samples[i] for i in chosen], size)
+        return resize_all((self.samples[i] for i in chosen), size)
 
 
 class RawTexts(RawData):
@@ -200,7 +211,7 @@ class PreparedTask:
     ``inputs``: images ``(N, S, S, 1 or 3)`` uint8 (gray images keep one channel; the network is fed three), or texts as token
     numbers ``(N, S)`` int32, filled up with 0. ``labels``: ``(N,)`` int64, or of every pixel ``(N, S, S)`` int16; values of
     pixels float32, scaled by ``scale``, NaN for none. ``classes``: their names; that of the value alone. ``test``: ``(N,)`` bool.
-    ``hash``: sha256 of inputs, labels and split.
+    ``hash``: sha256 of inputs, labels and split. ``notes``: what there is to say of how they were read.
     """
 
     name: str
@@ -212,6 +223,7 @@ class PreparedTask:
     source: str
     hash: str = field(default="")
     scale: Scale | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def n_classes(self) -> int:
@@ -231,6 +243,11 @@ class PreparedTask:
         return self.inputs[mask], self.labels[mask]
 
 
+def reads_all(name: str) -> bool:
+    """:attr:`Adapter.unread` of most data: no file is passed over."""
+    return False
+
+
 @dataclass(frozen=True)
 class Adapter:
     """How to find and read one data set.
@@ -248,6 +265,10 @@ class Adapter:
     options: Mapping[str, Any] = field(default_factory=dict)
     kind: Kind = "images"
     target: Target = "classes"
+    own: bool = False
+    """Whether the data are the user's own and ``load`` only lists files: what is wrong with them is known before any work."""
+    unread: Callable[[str], bool] = reads_all
+    """Whether a file or folder below those that were found is never read, by its name."""
 
 
 def check_file(path: Path, sha256: str | None, fix: str) -> Path:
@@ -276,6 +297,32 @@ def origin_split(origins: NDArray[np.int64], fraction: float, seed: int = 0) -> 
     return np.isin(origins, unique[chosen])
 
 
+def class_split(name: str, raw: RawData, fraction: float, classes: Sequence[int] | None = None) -> NDArray[np.bool_]:
+    """A fixed test mask of about ``fraction`` of each class's origins, at least one, and at least one left to train on.
+
+    A class's part does not depend on the others. An origin of several classes is one of its first sample's.
+
+    Raises
+    ------
+    TaskError: one of ``classes`` (all by default) has fewer than two origins; names it.
+    """
+    labels = np.asarray(raw.labels, dtype=np.int64)
+    unique, first = np.unique(raw.origins, return_index=True)
+    test = []
+    for label, word in enumerate(raw.classes):
+        own = unique[labels[first] == label]
+        if len(own) < 2:
+            if classes is None or label in classes:
+                raise TaskError(
+                    f"task {name!r}: class {word!r} has {len(own)} {raw.labelled}, and it takes two, one to train on and one to "
+                    f"test on: add some, or leave the class out (tasks.{name}.classes, or take it away)"
+                )
+            continue
+        count = min(max(1, round(len(own) * fraction)), len(own) - 1)
+        test.append(own[np.random.default_rng(0).permutation(len(own))[:count]])
+    return np.isin(raw.origins, np.concatenate(test))
+
+
 def content_hash(inputs: NDArray[Any], labels: NDArray[Any], test: NDArray[np.bool_]) -> str:
     """sha256 over shapes and bytes of inputs, labels and split."""
     digest = hashlib.sha256()
@@ -283,6 +330,25 @@ def content_hash(inputs: NDArray[Any], labels: NDArray[Any], test: NDArray[np.bo
         digest.update(f"{array.shape}{array.dtype.str}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def parted(
+    name: str,
+    raw: RawData,
+    *,
+    classes: Sequence[int] | None = None,
+    test_fraction: float = 0.25,
+    n_classes: int | None = None,
+) -> NDArray[np.bool_]:
+    """Which samples are tested on, of a data set that is checked without reading them: see :func:`prepare`."""
+    _check_counts(name, raw, n_classes)
+    if classes is not None:
+        _check_classes(name, raw, classes)
+    if raw.test is not None:
+        return np.asarray(raw.test, dtype=bool)
+    if raw.stratified:
+        return class_split(name, raw, test_fraction, classes)
+    return origin_split(raw.origins, test_fraction)
 
 
 def prepare(
@@ -310,12 +376,9 @@ def prepare(
     TaskError: labels out of range, a wrong number of classes, no sample in a part, values that are all the same; names the task
         and the numbers.
     """
-    _check_counts(name, raw, n_classes)
-    if classes is not None:
-        _check_classes(name, raw, classes)
+    test = parted(name, raw, classes=classes, test_fraction=test_fraction, n_classes=n_classes)
     names = raw.classes if classes is None else tuple(raw.classes[c] for c in classes)
     groups = raw.groups(name, classes)
-    test = origin_split(raw.origins, test_fraction) if raw.test is None else np.asarray(raw.test, dtype=bool)
     chosen = np.sort(
         np.concatenate(
             [
@@ -332,7 +395,7 @@ def prepare(
     labels, scale = raw.scaled(name, labels, test, names)
     inputs = raw.inputs(chosen.tolist(), size)
     digest = content_hash(inputs, labels, test)
-    return PreparedTask(name, inputs, labels, test, names, raw.licence, raw.source, digest, scale)
+    return PreparedTask(name, inputs, labels, test, names, raw.licence, raw.source, digest, scale, raw.said)
 
 
 def _check_counts(name: str, raw: RawData, n_classes: int | None) -> None:
@@ -390,8 +453,8 @@ def _stratified(indices: NDArray[np.int64], labels: NDArray[np.int64], limit: in
     return shuffled[np.argsort(rank, kind="stable")[:limit]]
 
 
-def resize_all(images: Sequence[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
-    """All images at ``size`` x ``size``: ``(N, size, size, C)``, C = 1 only if every image is gray."""
+def resize_all(images: Iterable[NDArray[np.uint8]], size: int) -> NDArray[np.uint8]:
+    """All images at ``size`` x ``size``, one after the other: ``(N, size, size, C)``, C = 1 only if every image is gray."""
     resized = [_resize(image, size) for image in images]
     if any(image.ndim == 3 for image in resized):
         resized = [image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2) for image in resized]

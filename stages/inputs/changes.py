@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from mergeline.tasks.folders import IMAGE_SUFFIXES
+from mergeline.tasks.own_images import OWN_SUFFIXES
 from stages.inputs.fingerprint import Fingerprint, listed
 
 __all__ = ["difference"]
@@ -72,7 +72,7 @@ def _in_words(files: _Files) -> Iterator[str]:
     renamed = [f"{old} -> {new}" for old, new in files.renamed]
     parts = {"added": files.added, "deleted": files.removed, "changed": files.changed, "renamed": renamed}
     every = [*files.added, *files.removed, *files.changed, *(name for pair in files.renamed for name in pair)]
-    kind = "image" if all(PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES for name in every) else "file"
+    kind = "image" if all(PurePosixPath(name).suffix.lower() in OWN_SUFFIXES for name in every) else "file"
     for what, names in parts.items():
         if names:
             counted = f"{len(names):,} {kind}{'s' if kind and len(names) > 1 else ''}" if kind else f"{len(names):,}"

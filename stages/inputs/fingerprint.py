@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from mergeline.tasks.task import reads_all
 from stages.errors import InputError
 from stages.inputs.notes import Known, Noted, Notes
 from stages.inputs.packages import package_of
@@ -65,8 +66,9 @@ def read_fingerprint(text: str) -> Fingerprint | None:
 
 
 def take(
-    notes: Notes, files: Mapping[str, Path], base: Path | None, told: Told | None = None, anew: bool = False
-) -> Fingerprint:
+    notes: Notes, files: Mapping[str, Path], base: Path | None, told: Told | None = None, anew: bool = False,
+    unread: Callable[[str], bool] = reads_all,
+) -> Fingerprint:  # fmt: skip
     """The fingerprint of some files and folders as they are now.
 
     Parameters
@@ -74,13 +76,14 @@ def take(
     base: what names are relative to; see :func:`stages.inputs.walk.walk`.
     told: told how far hashing is, where there is something to hash.
     anew: hash every file, whatever is known.
+    unread: which files and folders below those are passed over, by their names.
 
     Raises
     ------
     InputError: a file cannot be read, or changes while it is; names it.
     """
     try:
-        found = list(walk(files, base))
+        found = list(walk(files, base, unread))
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {os.strerror(error.errno or 0)}") from error
     known: dict[str, Known] = {}

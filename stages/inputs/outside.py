@@ -7,7 +7,7 @@ and weights in packages that training starts from, which the code names by their
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from typing import Protocol
 from mergeline.encoder_files import encoder_files, text_encoder_files, vocabulary_file
 from mergeline.encoder_names import EncoderError
 from mergeline.tasks import TASKS, TaskError
+from mergeline.tasks.task import reads_all
 from mergeline.tokens import TokenError
 from stages.errors import InputError, StageError
 from stages.inputs import places
@@ -38,13 +39,15 @@ class _Finder(Protocol):
 @dataclass(frozen=True)
 class Outside:
     """``place``: the file of its fingerprint; ``key``: in params.yaml, what names it; ``label``: what its data are of; ``find``:
-    its files; ``base``: the folder that their names are relative to, if the user named one."""
+    its files; ``base``: the folder that their names are relative to, if the user named one; ``unread``: what below them is
+    passed over, by its name."""
 
     place: PurePosixPath
     key: str
     label: str
     find: _Finder
     base: Path | None = None
+    unread: Callable[[str], bool] = reads_all
 
     def fingerprint(self, notes: Notes, told: Told | None = None, anew: bool = False) -> Fingerprint:
         """As it is now.
@@ -58,7 +61,7 @@ class Outside:
             files = self.find()
         except (TaskError, EncoderError, TokenError) as error:
             raise MissingInputError(f"{self.key}: {error}") from error
-        found = take(notes, files, self.base, told, anew)
+        found = take(notes, files, self.base, told, anew, self.unread)
         if files and not found.files:
             raise MissingInputError(
                 f"{self.key}: {', '.join(sorted({str(path) for path in files.values()}))} holds no files"
@@ -90,7 +93,8 @@ def task_input(root: Path, params: Params, name: str) -> Outside:
         files = adapter.find(base)
         return {**files, "vocabulary": vocabulary_file()} if adapter.kind == "texts" else files
 
-    return Outside(places.task(name), f"tasks.{name}", f"task {name}", find, base)
+    unread = TASKS[task.source or name].unread
+    return Outside(places.task(name), f"tasks.{name}", f"task {name}", find, base, unread)
 
 
 def md5_of(text: str) -> str:

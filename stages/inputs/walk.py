@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import marshal
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from mergeline.tasks.listing import leads_back
+from mergeline.tasks.task import reads_all
 
 __all__ = ["BESIDE", "Folder", "Stamp", "signature", "stamp_of", "walk"]
 
@@ -18,6 +24,8 @@ Stamp = tuple[int, int, int, int]
 
 BESIDE = ".."
 """The folder of files that lie outside of the place that is walked, such as the vocabulary of texts."""
+NOWHERE = (errno.ENOENT, errno.ELOOP)
+"""Errors at links to nothing, or to themselves."""
 THREADS = 8
 """Listing waits for the file system: on a network's one most of the time."""
 
@@ -37,8 +45,10 @@ def stamp_of(path: str) -> Stamp | None:
     """A file's stamp; None if there is none."""
     try:
         return _stamp(os.stat(path))  # noqa: PTH116
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        if error.errno in NOWHERE:
+            return None
+        raise
 
 
 def _stamp(status: os.stat_result) -> Stamp:
@@ -52,16 +62,16 @@ def signature(stamps: Mapping[str, Stamp | None]) -> str:
     ).hexdigest()  # version 2: equal values, equal bytes
 
 
-def walk(files: Mapping[str, Path], base: Path | None) -> Iterator[Folder]:
+def walk(files: Mapping[str, Path], base: Path | None, unread: Callable[[str], bool] = reads_all) -> Iterator[Folder]:
     """All that lies at and below some places, each folder once; those without files only where they are empty.
 
     Names are relative to ``base``, so that they are the same wherever a copy lies; what is not below it goes by its key, as all
-    does where ``base`` is None. Links are followed.
+    does where ``base`` is None. Links are followed. What lies in folders and is ``unread``, by its name, is passed over.
     """
     folders = {key: path for key, path in files.items() if path.is_dir()}
     for key, path in folders.items():
         if not any(other != path and path.is_relative_to(other) for other in folders.values()):
-            yield from _below(str(path), _name(key, path, base))
+            yield from _below(str(path), _name(key, path, base), unread)
     single: dict[str, dict[str, str]] = {}
     for key, path in files.items():
         if key not in folders and not any(path.is_relative_to(folder) for folder in folders.values()):
@@ -78,13 +88,17 @@ def _name(key: str, path: Path, base: Path | None) -> str:
     return path.relative_to(base).as_posix() if path.is_relative_to(base) else f"{BESIDE}/{key}"
 
 
-def _below(top: str, name: str) -> Iterator[Folder]:
+def _below(top: str, name: str, unread: Callable[[str], bool]) -> Iterator[Folder]:
     with ThreadPoolExecutor(THREADS) as pool:
-        level = [(top, name)]
+        level = [_Place(top, name, (os.path.realpath(top),))]
         while level:
-            deeper: list[tuple[str, str]] = []
-            for (path, own), (stamps, inner) in zip(level, pool.map(_list, [path for path, _ in level]), strict=True):
-                deeper += [(os.path.join(path, entry), _joined(own, entry)) for entry in inner]  # noqa: PTH118
+            deeper: list[_Place] = []
+            for place, (stamps, inner) in zip(level, pool.map(partial(_list, unread), level), strict=True):
+                path, own = place.path, place.name
+                deeper += [
+                    _Place(os.path.join(path, entry), _joined(own, entry), above)  # noqa: PTH118
+                    for entry, above in inner.items()
+                ]
                 if stamps or not inner:
                     yield Folder(own, path, _Inside(path, stamps), stamps)
             level = deeper
@@ -92,6 +106,14 @@ def _below(top: str, name: str) -> Iterator[Folder]:
 
 def _joined(folder: str, name: str) -> str:
     return name if folder == "." else f"{folder}/{name}"
+
+
+class _Place(NamedTuple):
+    """A folder; ``above``: the real folders that it was reached through, in one of which each folder above it lies."""
+
+    path: str
+    name: str
+    above: tuple[str, ...]
 
 
 class _Inside(Mapping[str, str]):
@@ -110,31 +132,29 @@ class _Inside(Mapping[str, str]):
         return len(self._names)
 
 
-def _list(folder: str) -> tuple[dict[str, Stamp | None], list[str]]:
-    """The stamps of a folder's files, and the names of the folders in it."""
+def _list(unread: Callable[[str], bool], place: _Place) -> tuple[dict[str, Stamp | None], dict[str, tuple[str, ...]]]:
+    """The stamps of a folder's files, and of each folder in it the real folders that it is reached through."""
     stamps: dict[str, Stamp | None] = {}
-    inner = []
-    with os.scandir(folder) as entries:
+    inner = {}
+    with os.scandir(place.path) as entries:
         for entry in entries:
-            if entry.is_dir():
-                if not (entry.is_symlink() and _leads_up(entry.path)):
-                    inner.append(entry.name)
+            if unread(entry.name):
                 continue
             try:
                 status = entry.stat()
-            except FileNotFoundError:
+            except OSError as error:
+                if error.errno not in NOWHERE:
+                    raise
                 stamps[entry.name] = None
                 continue
             if stat.S_ISREG(status.st_mode):
                 stamps[entry.name] = _stamp(status)
-    return stamps, sorted(inner)
-
-
-def _leads_up(link: str) -> bool:
-    """Whether a link to a folder leads to one that it lies in: following it would never end."""
-    target = Path(os.path.realpath(link))
-    return target in _parents(link)
-
-
-def _parents(path: str) -> Iterable[Path]:
-    return Path(os.path.realpath(os.path.dirname(path)), "x").parents  # noqa: PTH120
+            elif stat.S_ISDIR(status.st_mode):
+                above = place.above
+                if entry.is_symlink():
+                    above = (*above, os.path.realpath(place.path))
+                    if leads_back(entry.path, above):
+                        continue
+                    above = (*above, os.path.realpath(entry.path))
+                inner[entry.name] = above
+    return stamps, dict(sorted(inner.items()))
