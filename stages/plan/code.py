@@ -67,10 +67,9 @@ def stage_code(name: str) -> dict[str, str]:
     closure = module_closure(roots)
     plugins |= _plugins_of(closure)
     own = {module: _module_hash(module) for module in sorted(closure)}
-    if stage == "report":
-        own["stages.report.page, its template"] = hashlib.sha256(
-            (packaged(paths.TEMPLATES) / TEMPLATE).read_bytes()
-        ).hexdigest()[:16]
+    template = packaged(paths.TEMPLATES) / TEMPLATE
+    if stage == "report" and template.is_file():
+        own["stages.report.page, its template"] = hashlib.sha256(template.read_bytes()).hexdigest()[:16]
     return own | {key: digest for plugin in sorted(plugins) for key, digest in _package_hashes(plugin).items()}
 
 
