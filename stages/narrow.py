@@ -33,7 +33,6 @@ def run(context: Context, cell: str) -> None:
         made = narrow(
             context.place(model), narrowed.share, narrowed.method, list(batches(images, settings.batch_size)),
             narrowed.normalize, options=settings.options, normalize_options=after.options,
-            places=context.params.statistics.places,
             calibration=task_batches(context, task, after) if normalizer.reads_images else None,
             seed=derive_seed(context.params.seed, "narrow", narrowed.edge),
         )  # fmt: skip

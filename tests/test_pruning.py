@@ -533,7 +533,9 @@ def test_sparsity_must_lie_in_its_range(sparsity: Any) -> None:
 def test_unknown_names_are_answered_with_what_there_is() -> None:
     with pytest.raises(ValueError, match="'optimal'; known: magnitude, magnitude_layer, fisher, woodfisher, wanda"):
         prune(network(), 0.5, "optimal")
-    with pytest.raises(ValueError, match="no option 'damp'; options: samples, minibatch, damping, block"):
+    with pytest.raises(
+        ValueError, match=r"no option 'damp'; did you mean 'damping'\? options: samples, minibatch, damping, block"
+    ):
         prune(network(), 0.5, "woodfisher", batches(), {"damp": 1})
     with pytest.raises(ValueError, match="no option 'samples'; options: none"):
         prune(network(), 0.5, "magnitude", None, {"samples": 1})
