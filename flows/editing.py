@@ -16,7 +16,7 @@ from stages.plan import paths
 from stages.plan.loading import parse_params
 from stages.plan.packaged import packaged
 
-__all__ = ["apply_settings", "profile_path", "profiles", "use_profile"]
+__all__ = ["apply_settings", "params_editor", "profile_path", "profiles", "use_profile"]
 
 
 def profiles(root: Path) -> dict[str, Path]:
@@ -56,6 +56,17 @@ def use_profile(root: Path, name: str) -> Path | None:
     return kept
 
 
+def params_editor() -> Any:
+    """What reads and writes parameter files with their comments, in the form that people write them."""
+    from ruamel.yaml import YAML
+
+    editor = YAML()
+    editor.preserve_quotes = True
+    editor.width = 4096
+    editor.indent(mapping=2, sequence=4, offset=2)
+    return editor
+
+
 def apply_settings(root: Path, settings: Sequence[str]) -> Path | None:
     """Set values in ``params.yaml`` (``train.epochs=3``, ``seeds=[0,1]``); the path of the copy that is kept.
 
@@ -63,13 +74,8 @@ def apply_settings(root: Path, settings: Sequence[str]) -> Path | None:
     ------
     InputError: not ``key=value``, a key without a section, or a result that is not valid. Then nothing is changed.
     """
-    from ruamel.yaml import YAML
-
     target = root / paths.PARAMS
-    editor = YAML()
-    editor.preserve_quotes = True
-    editor.width = 4096
-    editor.indent(mapping=2, sequence=4, offset=2)
+    editor = params_editor()
     text = target.read_text(encoding="utf-8")
     data = editor.load(text)
     for setting in settings:

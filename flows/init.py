@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import Any
 
-from flows.editing import profile_path
+from flows.editing import params_editor, profile_path
 from mergeline.tasks import TASKS, TaskError
 from mergeline.tasks.task import parted
 from stages.errors import InputError
@@ -185,13 +185,9 @@ def _loaded(text: str) -> Any:
 
 def _filled(text: str, target: Path, setup: Setup) -> tuple[str, list[str]]:
     """A profile's parameters with one's own tasks, and checkpoints in place of edge models."""
-    from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
 
-    editor = YAML()
-    editor.preserve_quotes = True
-    editor.width = 4096
-    editor.indent(mapping=2, sequence=4, offset=2)
+    editor = params_editor()
     params = editor.load(text)
     tasks = CommentedMap()
     for folder in setup.folders:

@@ -71,7 +71,8 @@ class Design:
     if that is known. ``family``: its architectures differ in their blocks and their ``multiplier`` alone, which is how many times
     the channels there are. ``reads``: what its inputs are. ``tells``: what its outputs are of, "pixels" also where these have
     values. ``recipe``: settings of a training (fields of :class:`mergeline.training.Recipe`) where its networks need others than
-    usual. ``any_size``: whether it takes other sizes of input than :data:`INPUT_SIZES`.
+    usual. ``foreign``: another library's, or a function's (:mod:`mergeline.foreign`): its inputs have any size,
+    and it is no architecture of a benchmark.
     """
 
     name: str
@@ -85,7 +86,7 @@ class Design:
     reads: Kind = "images"
     tells: Target = "classes"
     recipe: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    any_size: bool = False
+    foreign: bool = False
 
 
 def _wider(design: Design, times: int) -> Design:
@@ -274,7 +275,7 @@ class Architecture:
                 f"architecture {self.name!r}: needs num_classes >= 1 and width > 0, "
                 f"got num_classes={self.num_classes}, width={self.width}"
             )
-        if self.input_size not in INPUT_SIZES and not ARCHITECTURES[self.name].any_size:
+        if self.input_size not in INPUT_SIZES and not ARCHITECTURES[self.name].foreign:
             raise ValueError(f"input size {self.input_size} has no stem; known: {', '.join(map(str, INPUT_SIZES))}")
         check = ARCHITECTURES[self.name].check
         if check is not None:
@@ -316,7 +317,7 @@ def build(architecture: Architecture, seed: int | None = None, initialization: s
 
 def known_names() -> str:
     """The architectures in words: those of more channels are not named one by one."""
-    narrow = [name for name, design in ARCHITECTURES.items() if design.multiplier == 1 and not design.any_size]
+    narrow = [name for name, design in ARCHITECTURES.items() if design.multiplier == 1 and not design.foreign]
     wider = next((name for name, design in ARCHITECTURES.items() if design.multiplier == 2), "")
     return ", ".join(narrow) + (f"; and wider ones such as {wider}" if wider else "")
 

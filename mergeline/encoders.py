@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mergeline.checkpoints import read_checkpoint
 from mergeline.encoder_files import LITE0_INSTALL, lite0_file
 from mergeline.encoder_names import DINOV2, LITE0, MINILM, EncoderError, describe_encoder
 from mergeline.models.bert import SentenceBert
@@ -24,7 +25,7 @@ from mergeline.moments import MomentAccumulator
 from mergeline.pretrained import bert_shape, bert_weights
 from mergeline.pretrained_files import PACKAGED, PretrainedError
 from mergeline.similarity import Gaussian
-from mergeline.weights import WeightsError, read_weights
+from mergeline.weights import WeightsError
 
 __all__ = ["Encoder", "TextEncoder", "embed", "load_encoder"]
 
@@ -133,10 +134,9 @@ def _checked_hash(path: Path, expected: str | None) -> str:
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
     try:
-        state = read_weights(path)
+        return read_checkpoint(path).state
     except WeightsError as error:
         raise EncoderError(str(error)) from error
-    return state["model"] if isinstance(state.get("model"), dict) else state
 
 
 class _LastBlock(nn.Module):

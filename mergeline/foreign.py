@@ -61,7 +61,7 @@ def design_of(name: str, *, code: bool = True) -> Design:
         raise ForeignError(
             f"{name} is a function, and none is called because a file names it; name the architecture yourself"
         )
-    return Design(name, make, any_size=True, family=name)
+    return Design(name, make, foreign=True, family=name)
 
 
 def library_names(library: str) -> list[str]:

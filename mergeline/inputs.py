@@ -5,7 +5,7 @@ A sample's kind shows in its array: images are ``(N, H, W, C)`` uint8, texts ``(
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mergeline.images import augment, normalize
+from mergeline.images import MEAN, STD, augment, normalize
 from mergeline.kinds import Kind
 
 __all__ = ["augmented", "batches", "example_input", "network_input", "to_device"]
@@ -24,16 +24,22 @@ def to_device(values: NDArray[Any], device: torch.device | str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
 
-def network_input(samples: Tensor) -> Tensor:
+def network_input(samples: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
     """Images as ``(N, 3, H, W)`` float32 (:func:`mergeline.images.normalize`), texts as ``(N, T)`` int64."""
-    return normalize(samples) if _images(samples) else samples.long()
+    return normalize(samples, mean, std) if _images(samples) else samples.long()
 
 
-def batches(samples: Tensor, size: int, device: torch.device | str | None = None) -> Iterator[Tensor]:
+def batches(
+    samples: Tensor,
+    size: int,
+    device: torch.device | str | None = None,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> Iterator[Tensor]:
     """Batches of :func:`network_input` in order; the last may be smaller."""
     for begin in range(0, len(samples), size):
         batch = samples[begin : begin + size]
-        yield network_input(batch if device is None else batch.to(device, non_blocking=True))
+        yield network_input(batch if device is None else batch.to(device, non_blocking=True), mean, std)
 
 
 def augmented(samples: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mergeline.checkpoints import read_checkpoint
 from mergeline.models.bert import BertShape, SentenceBert
 from mergeline.pretrained_files import PretrainedError, weights_file
-from mergeline.weights import WeightsError, read_weights
+from mergeline.weights import WeightsError
 
 __all__ = ["bert_shape", "bert_weights", "start_from"]
 
@@ -86,6 +87,6 @@ def _shape(state: Mapping[str, Tensor], name: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return read_weights(path)
+        return read_checkpoint(path).state
     except WeightsError as error:
         raise PretrainedError(str(error)) from error

@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mergeline.architectures import ARCHITECTURES, INPUT_SIZES, Architecture, Design
 from mergeline.foreign import design_of, learn, library_names
 
-__all__ = ["recognise"]
+__all__ = ["recognise", "without_memory"]
 
 Shapes = dict[str, tuple[int, ...]]
 SKIPPED = "num_batches_tracked"
@@ -60,14 +61,14 @@ def _prefixes(names: Sequence[str]) -> Iterator[str]:
 
 
 def _sized(name: str, sizes: tuple[int, ...]) -> list[tuple[str, int]]:
-    if _design(name).any_size:
+    if _design(name).foreign:
         return [(name, 224 if len(sizes) > 1 else sizes[0])]
     return [(name, size) for size in sizes if size in INPUT_SIZES]
 
 
 def _candidates(sizes: tuple[int, ...]) -> Iterator[tuple[str, int]]:
     for name, design in ARCHITECTURES.items():
-        if design.multiplier == 1 and not design.any_size:
+        if design.multiplier == 1 and not design.foreign:
             yield from _sized(name, sizes)
     if importlib.util.find_spec("torchvision") is not None:
         for own in library_names("torchvision"):
@@ -85,7 +86,7 @@ def _described(name: str, size: int, shapes: Shapes) -> Architecture | None:
     if len(classes) != 1:
         return None
     count = classes.pop()
-    width = 1.0 if _design(name).any_size else _width(name, size, own, shapes)
+    width = 1.0 if _design(name).foreign else _width(name, size, own, shapes)
     if _shapes(name, size, width, count) != shapes:
         return None
     learn(name)
@@ -118,11 +119,38 @@ def _shapes(name: str, size: int, width: float, classes: int) -> Shapes | None:
     """The shapes of a network's tensors; None where it cannot be built so."""
     design = _design(name)
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchvision warns of how it draws weights, and none are drawn here
-            if design.check is not None:
-                design.check(Architecture(name, classes, width, size))
-            network = design.make(num_classes=classes, width=width, input_size=size)
-    except (ValueError, RuntimeError, TypeError, NotImplementedError):
+        if design.check is not None:
+            design.check(Architecture(name, classes, width, size))
+        network = without_memory(partial(design.make, num_classes=classes, width=width, input_size=size))
+    except (ValueError, RuntimeError, TypeError):  # a width, a size or a number of classes that it does not have
         return None
     return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items() if not key.endswith(SKIPPED)}
+
+
+def without_memory(make: Callable[[], nn.Module]) -> nn.Module:
+    """A network with parameters that have shapes and no values."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchvision warns of how it draws weights, and none are drawn here
+        try:
+            with torch.device("meta"):
+                return make()
+        except RuntimeError:  # it counts its layers with tensors, which then must have values
+            with _parameters_on_meta():
+                return make()
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """A block in which modules let go of the values of their parameters as they get them; other tensors keep theirs."""
+    register = nn.Module.register_parameter
+
+    def emptied(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, parameter)
+        if parameter is not None:
+            module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    nn.Module.register_parameter = emptied  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]

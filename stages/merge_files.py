@@ -20,10 +20,11 @@ from mergeline.evaluation import ensemble_logits, parameters, pixel_logits, scor
 from mergeline.images import MEAN, STD
 from mergeline.kinds import OF_PIXELS
 from mergeline.metrics import MAIN
+from mergeline.normalization import NORMALIZATIONS
 from mergeline.spaces import Places, SpaceError
 from mergeline.tasks.task import PreparedTask
 from stages.errors import InputError
-from stages.formats.files import file_hash, writing
+from stages.formats.files import writing
 from stages.formats.merged import save_merged
 from stages.own_models import OwnModel, Preprocessing, check_target, logits_of, own_model, own_task, some_images
 
@@ -152,7 +153,7 @@ def prepare_merge(request: Request) -> Prepared:
         head, task = list(tasks.items())[model if len(tasks) > 1 else 0]
         wanted = OF_PIXELS[0] if task.target in OF_PIXELS else task.target
         tells = ARCHITECTURES[own.architecture.name].tells
-        if tells != wanted and not ARCHITECTURES[own.architecture.name].any_size:
+        if tells != wanted and not ARCHITECTURES[own.architecture.name].foreign:
             raise InputError(f"{own.place}: {own.architecture.name} tells {tells}, and {head} has {task.target}")
         if own.architecture.num_classes != task.n_classes:
             raise InputError(
@@ -193,15 +194,15 @@ def _normalization(request: Request, models: Sequence[OwnModel]) -> str:
     """What was asked for; by default "reset" for networks with batch norms, and "repair" for others."""
     if request.normalize is not None:
         return request.normalize
-    normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in models[0].network.modules())
-    return "reset" if normed else "repair"
+    idle = NORMALIZATIONS["reset"].idle
+    return "repair" if idle is not None and idle(models[0].network) else "reset"
 
 
 def _warnings(models: Sequence[OwnModel]) -> tuple[str, ...]:
     seen: dict[str, str] = {}
     found = []
     for own in models:
-        name = f"{file_hash(own.file)}{own.place.partition('#')[2]}"
+        name = f"{own.sha256}{own.place.partition('#')[2]}"
         if name in seen:
             found.append(f"{own.place} and {seen[name]} are the same network: their merge is that network")
         seen[name] = own.place
@@ -298,7 +299,7 @@ def _topology(prepared: Prepared, result: MergeResult) -> Architecture:
     architectures = [own.architecture for own in prepared.models]
     if prepared.several or len(set(architectures)) == 1:
         return architectures[0]
-    if not any(ARCHITECTURES[own.name].any_size for own in architectures):
+    if not any(ARCHITECTURES[own.name].foreign for own in architectures):
         return replace(architectures[0], name=deepest([own.name for own in architectures]))
     return next((own for own in architectures if _is_plain(result, own)), architectures[0])
 

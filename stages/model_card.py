@@ -72,7 +72,7 @@ def card_of(merged: Merged) -> dict[str, Any]:
         "sources": [
             {
                 "file": own.place,
-                "sha256": file_hash(own.file),
+                "sha256": own.sha256,
                 "architecture": _described(own.architecture),
                 "notes": list(own.notes),
             }

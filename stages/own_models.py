@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mergeline.architectures import ARCHITECTURES, Architecture, build, known_names
+from mergeline.architectures import Architecture, build
 from mergeline.checkpoint_names import split_part
 from mergeline.checkpoints import Checkpoint, fitted, read_checkpoint
 from mergeline.evaluation import predict
 from mergeline.foreign import ForeignError, learn
-from mergeline.images import MEAN, STD, normalize
-from mergeline.inputs import network_input, to_device
+from mergeline.images import MEAN, STD
+from mergeline.inputs import batches, example_input, to_device
 from mergeline.recognising import recognise
 from mergeline.tasks import TASKS, prepare
 from mergeline.tasks.task import PreparedTask, TaskError
 from mergeline.weights import WeightsError
 from stages.errors import InputError
+from stages.formats.files import file_hash
 
 __all__ = [
     "OwnModel",
@@ -46,9 +48,7 @@ class Preprocessing:
 
     def batches(self, samples: Tensor, size: int) -> Iterator[Tensor]:
         """Batches of what networks read, of images ``(N, H, W, C)`` uint8 or texts ``(N, T)``."""
-        for begin in range(0, len(samples), size):
-            batch = samples[begin : begin + size]
-            yield normalize(batch, self.mean, self.std) if batch.dim() == 4 else network_input(batch)
+        return batches(samples, size, mean=self.mean, std=self.std)
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,19 @@ class OwnModel:
     def file(self) -> Path:
         return split_part(self.place)[0]
 
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file."""
+        return file_hash(self.file)
+
 
 def check_architectures(names: Iterable[str]) -> None:
-    """Refuse an architecture that is not known (InputError)."""
-    for name in names:
-        if name not in ARCHITECTURES:
-            raise InputError(f"unknown architecture {name!r}; known: {known_names()}")
+    """Refuse an architecture that is not known (InputError); other libraries' become known."""
+    try:
+        for name in names:
+            learn(name)
+    except ForeignError as error:
+        raise InputError(str(error)) from None
 
 
 def check_target(target: Path) -> None:
@@ -143,21 +150,30 @@ def _architecture(
             f"{place} is of no known architecture (its tensors: {first}, ...); say what makes it by --architecture: "
             "torchvision:NAME, timm:NAME, or package.module:function"
         )
-    raise InputError(_misfit(checkpoint, place, name, input_size, width))
+    return _as_named(checkpoint, name, input_size, width)
 
 
-def _misfit(checkpoint: Checkpoint, place: str, name: str, input_size: int | None, width: float | None) -> str:
-    """Why a checkpoint is not of an architecture, and of which one it is, if that is known."""
-    others = recognise(checkpoint.state, input_size)
-    better = f"; it fits {others[0].name}" if others else ""
+def _as_named(checkpoint: Checkpoint, name: str, input_size: int | None, width: float | None) -> Architecture:
+    """The architecture that was named, though its number of classes is not to be seen in the tensors: a function may have one
+    of its own.
+
+    Raises
+    ------
+    InputError: why the checkpoint is not of it, and of which one it is, if that is known.
+    """
     try:
-        size = input_size or 224
-        fitted(checkpoint, build(Architecture(name, 2, width or 1.0, size)).state_dict())
+        named = Architecture(name, 2, width or 1.0, input_size or 224)
+        network = build(named).eval()
+        fitted(checkpoint, network.state_dict())
+        with torch.no_grad():
+            outputs = network(example_input(named.reads, named.input_size, 1))
+        return replace(named, num_classes=outputs.shape[1])
     except WeightsError as error:
-        return f"{error}; read as {name}{better}"
+        others = recognise(checkpoint.state, input_size)
+        better = f"; it fits {others[0].name}" if others else ""
+        raise InputError(f"{error}; read as {name}{better}") from None
     except (ValueError, TypeError) as error:
-        return f"{name} cannot be built: {error}"
-    return f"{place} does not fit {name}{better}"
+        raise InputError(f"{name} cannot be built: {error}") from None
 
 
 def _built(checkpoint: Checkpoint, architecture: Architecture) -> tuple[nn.Module, tuple[str, ...]]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mergeline.tasks import TASKS, PreparedTask, prepare
 from stages.context import Context
+from stages.fingerprints.outside import task_input, unchanged
 from stages.formats.tasks import write_task
-from stages.inputs.outside import task_input, unchanged
 from stages.plan import paths
 from stages.plan.keys import known
 

@@ -32,7 +32,7 @@ from stages.report.example_figures import examples
 from stages.report.rows import method_label
 from tests.conftest import bench_values
 from tests.planted import permuted
-from tests.test_stages import SCRATCH, Bench, alone, content, listening, opened, run, run_bench
+from tests.test_stages import Bench, reads_and_repeats, run_bench
 
 TINY = Architecture("r17-seg", 3, 1 / 16, 32)
 
@@ -308,12 +308,7 @@ def test_pixels_are_scored_by_every_stage(bench: Bench) -> None:
 @pytest.mark.parametrize("stage", ["train", "predict", "curve", "examples", "evaluate"])
 def test_a_stage_reads_what_it_declares_and_repeats_exactly(stage: str, bench: Bench, tmp_path: Path) -> None:
     own = next(cell for cell in bench.stages if cell.stage == stage)
-    with alone(bench, own, tmp_path) as root:
-        with listening() as events:
-            assert run(own.stage, own.cell) == 0
-        assert content(root, own.outs) == content(bench.root, own.outs)
-        read, _ = opened(root, events)
-    assert {file for file in read if not file.startswith((SCRATCH, "data"))} <= {*own.deps, "params.yaml"}
+    reads_and_repeats(bench, own, tmp_path)
 
 
 @pytest.mark.slow

@@ -363,7 +363,7 @@ def test_other_data_are_refused_with_what_they_must_be(data: Any) -> None:
         merge([mlp(), mlp()], data, "permute", "none")
 
 
-def test_inputs_by_name_and_outputs_by_name() -> None:
+def test_fingerprints_by_name_and_outputs_by_name() -> None:
     class Named(nn.Module):
         def __init__(self) -> None:
             super().__init__()

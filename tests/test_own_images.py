@@ -23,7 +23,7 @@ from mergeline.tasks import TASKS, RawTask, TaskError, prepare
 from mergeline.tasks.listing import unread
 from mergeline.tasks.own_images import Depth, OwnImages, _Extremes, _top_of_whole
 from mergeline.tasks.task import class_split, parted
-from stages.inputs.walk import walk
+from stages.fingerprints.walk import walk
 
 Pixels = NDArray[Any]
 

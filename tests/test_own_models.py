@@ -20,6 +20,7 @@ from mergeline.evaluation import flops
 from mergeline.foreign import ForeignError
 from mergeline.heads import trace_network
 from mergeline.preserving import PreserveFirst
+from mergeline.recognising import recognise
 from stages.formats.measurements import read_measurement
 from stages.formats.merged import load_merged, save_merged
 from stages.formats.models import read_model, save_edge
@@ -394,6 +395,34 @@ def test_a_source_that_knows_nothing_of_the_images_is_doubted(
     )
     assert "classes in another order than birds0, birds1, birds2?" in " ".join(capsys.readouterr().err.split())
     assert json.loads(out.with_suffix(".json").read_text())["warnings"]
+
+
+def test_networks_that_count_their_layers_with_tensors_are_known_too() -> None:
+    torchvision = pytest.importorskip("torchvision")
+    state = torchvision.models.regnet_x_400mf(num_classes=3).state_dict()
+    assert [(own.name, own.num_classes) for own in recognise(state, 32, ["torchvision:regnet_x_400mf"])] == [
+        ("torchvision:regnet_x_400mf", 3)
+    ]
+
+
+def test_a_function_may_have_a_number_of_classes_of_its_own(
+    theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fixed_networks.py").write_text(
+        "from torch import nn\n"
+        "def three():\n"
+        "    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)]\n"
+        "    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), *head)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = importlib.import_module("fixed_networks").three
+    for seed in range(2):
+        torch.save(made().state_dict(), tmp_path / f"{seed}.pth")
+    files = [str(tmp_path / f"{seed}.pth") for seed in range(2)]
+    given = ("-a", "fixed_networks:three", "--data", "folder", "--out", str(tmp_path / "m.pth"))
+    assert run_merge(theirs, monkeypatch, *files, *given, "--root", "cars") == 2
+    assert "tells 3 classes apart, and cars has 2" in " ".join(capsys.readouterr().err.split())
+    assert run_merge(theirs, monkeypatch, *files, *given, "--root", "birds") == 0
 
 
 @pytest.mark.parametrize("name", ["my.birds v2", "birds"])

@@ -13,10 +13,10 @@ import yaml
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
-from stages.inputs import places
-from stages.inputs.fingerprint import read_fingerprint
-from stages.inputs.notes import open_notes
-from stages.inputs.outside import outside_inputs
+from stages.fingerprints import places
+from stages.fingerprints.fingerprint import read_fingerprint
+from stages.fingerprints.notes import open_notes
+from stages.fingerprints.outside import outside_inputs
 from stages.plan import paths
 from stages.plan.code import code_names
 from stages.plan.expansion import base_edge

@@ -485,7 +485,7 @@ def test_weights_that_others_stand_for_become_plain() -> None:
     assert same(before, dict(model.state_dict()))
 
 
-def test_inputs_may_be_several_or_named() -> None:
+def test_fingerprints_may_be_several_or_named() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -612,7 +612,7 @@ def test_labels_must_be_there(method: str, data: Any, message: str) -> None:
         prune(network(), 0.5, method, data, {"samples": 2, "minibatch": 2})
 
 
-def test_inputs_must_be_finite() -> None:
+def test_fingerprints_must_be_finite() -> None:
     with pytest.raises(ValueError, match="saliencies that are not finite"):
         prune(network(), 0.5, "wanda", [INPUTS * float("inf")])
     with pytest.raises(ValueError, match="data must be batches"):

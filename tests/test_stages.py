@@ -249,6 +249,16 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return run_bench(tmp_path_factory.mktemp("bench"), bench_params())
 
 
+def reads_and_repeats(bench: Bench, own: StageCell, folder: Path) -> None:
+    """A stage, run again by itself, writes the same bytes, and opens nothing but what it declares."""
+    with alone(bench, own, folder) as root:
+        with listening() as events:
+            assert run(own.stage, own.cell) == 0
+        assert content(root, own.outs) == content(bench.root, own.outs)
+        read, _ = opened(root, events)
+    assert {file for file in read if not file.startswith((SCRATCH, "data"))} <= {*own.deps, "params.yaml"}
+
+
 def ordered(stages: list[StageCell]) -> Iterator[StageCell]:
     """The stages so that each comes after those that make its inputs."""
     made: set[str] = set()

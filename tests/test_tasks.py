@@ -166,7 +166,7 @@ def raw_task(
 
 
 @pytest.mark.parametrize("size", [8, 32, 64, 5])
-def test_images_come_out_at_any_size(size: int) -> None:
+def test_images_come_out_at_foreign(size: int) -> None:
     task = prepare("toy", raw_task(), size)
     assert task.inputs.shape == (60, size, size, 1)
 

@@ -52,7 +52,7 @@ from stages.report.tables import TABLES
 from tests.conftest import bench_values
 from tests.small_report import ROOT
 from tests.test_dense import own_masks
-from tests.test_stages import SCRATCH, Bench, alone, content, listening, opened, run, run_bench
+from tests.test_stages import Bench, reads_and_repeats, run_bench
 
 TINY = Architecture("r17-seg", 1, 1 / 16, 32)
 
@@ -375,12 +375,7 @@ def test_a_network_of_values_merged_with_itself_is_itself(bench: Bench) -> None:
 @pytest.mark.parametrize("stage", ["prepare", "train", "predict", "examples", "evaluate", "evaluate-ensemble"])
 def test_a_stage_of_values_reads_what_it_declares_and_repeats_exactly(stage: str, bench: Bench, tmp_path: Path) -> None:
     own = next(cell for cell in bench.stages if cell.stage == stage and "heights" in cell.cell)
-    with alone(bench, own, tmp_path) as root:
-        with listening() as events:
-            assert run(own.stage, own.cell) == 0
-        assert content(root, own.outs) == content(bench.root, own.outs)
-        read, _ = opened(root, events)
-    assert {file for file in read if not file.startswith((SCRATCH, "data"))} <= {*own.deps, "params.yaml"}
+    reads_and_repeats(bench, own, tmp_path)
 
 
 @pytest.mark.slow

@@ -21,10 +21,10 @@ def verify(
 
     Exit code 1 if something is wrong (and was not repaired), or if data changed since results were made of them.
     """
+    from flows.data import data_lines, look
     from flows.dvc.pipeline import Pipeline
     from flows.dvc.verify import repair as repair_faults
     from flows.dvc.verify import verify as find_faults
-    from flows.inputs import data_lines, look
     from flows.workspace import find_root, run_lock
     from stages.plan.loading import load_params
 

@@ -14,8 +14,8 @@ __all__ = ["check", "plan"]
 
 def check() -> int:
     """Check params.yaml, the data and the checkpoints it names, and that pipelines/ matches it. Changes nothing."""
+    from flows.data import data_lines, look
     from flows.dvc.pipeline import Pipeline
-    from flows.inputs import data_lines, look
     from flows.running import run as running
     from flows.workspace import find_root
     from stages.plan.loading import load_params
@@ -48,7 +48,7 @@ def plan(
     show: Annotated[bool, typer.Option("--show", help="Print the cells, and write nothing.")] = False,
 ) -> int:
     """Write pipelines/ from params.yaml and the data (mergeline run does it by itself)."""
-    from flows.inputs import look
+    from flows.data import look
     from flows.running import run as running
     from flows.workspace import find_root, run_lock
     from stages.plan.loading import load_params

@@ -39,8 +39,8 @@ def init(
 
     Example: [bold]mergeline init birds-and-cars --images data/birds --images data/cars[/]
     """
+    from flows.data import look
     from flows.init import Setup, folders_of, make_benchmark
-    from flows.inputs import look
     from flows.running import run as running
     from stages.plan import paths
     from stages.plan.loading import load_params

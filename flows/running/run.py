@@ -14,10 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from flows.data import Look, explained, forget_rewritten, look, missing_faults, missing_notices, own_data
 from flows.doctor import check_cache_type
 from flows.dvc.freshness import is_fresh, note_fresh, stamps
 from flows.dvc.locks import heal
-from flows.inputs import Look, explained, forget_rewritten, look, missing_faults, missing_notices, own_data
 from flows.running.events import Listener
 from mergeline.checkpoint_names import split_part
 from stages.formats.files import json_text, write_json

@@ -74,7 +74,7 @@ def _unknown(path: str, value: str, allowed: Iterable[str]) -> list[str]:
     if value in names:
         return []
     if allowed is ARCHITECTURES:  # without other libraries' networks, which a benchmark does not have
-        names = [name for name in names if not ARCHITECTURES[name].any_size]
+        names = [name for name in names if not ARCHITECTURES[name].foreign]
     said = known_names() if allowed is ARCHITECTURES else ", ".join(names)
     return [f"{path}: unknown {value!r}{suggestion(value, names)}; allowed: {said}"]
 

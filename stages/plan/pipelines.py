@@ -21,8 +21,8 @@ from mergeline.kinds import Target
 from mergeline.normalization import NORMALIZATIONS
 from mergeline.pretrained_files import local_place
 from mergeline.tasks import TASKS
+from stages.fingerprints import places
 from stages.formats.files import write_bytes
-from stages.inputs import places
 from stages.plan import paths
 from stages.plan.code import installed_code
 from stages.plan.expansion import base_edge, expand_cells, measured_merges, narrowed_cells, pruned_cells

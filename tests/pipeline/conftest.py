@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,25 +159,35 @@ def make_benchmark(root: Path, params: str = MICRO) -> Workspace:
     return workspace
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A micro benchmark that ran to its end, planned and committed. Not to be changed: copy it (``benchmark``)."""
-    workspace = make_benchmark(tmp_path_factory.mktemp("finished") / "benchmark")
+def finish(workspace: Workspace) -> Workspace:
+    """Run a benchmark to its end and commit it."""
     workspace.run()
     workspace.git("add", "-A")
     workspace.git("commit", "-qm", "a finished benchmark")
     return workspace
 
 
-@pytest.fixture
-def benchmark_copy(finished: Workspace, tmp_path: Path) -> Iterator[Workspace]:
-    """A finished micro benchmark of the test's own; whatever the test did, nothing of it runs on."""
-    target = tmp_path / "benchmark"
+@contextmanager
+def copied(finished: Workspace, target: Path) -> Iterator[Workspace]:
+    """A copy of a finished benchmark, which nothing runs in any more at the end."""
     shutil.copytree(finished.root, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "fresh.json"))
     workspace = Workspace(target)
     yield workspace
     for process in workspace.processes():
         process.kill()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A micro benchmark that ran to its end, planned and committed. Not to be changed: copy it (``benchmark``)."""
+    return finish(make_benchmark(tmp_path_factory.mktemp("finished") / "benchmark"))
+
+
+@pytest.fixture
+def benchmark_copy(finished: Workspace, tmp_path: Path) -> Iterator[Workspace]:
+    """A finished micro benchmark of the test's own; whatever the test did, nothing of it runs on."""
+    with copied(finished, tmp_path / "benchmark") as workspace:
+        yield workspace
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flows.data import forget_rewritten, look
 from flows.dvc.hashes import SMALL_FILE
 from flows.dvc.pipeline import Pipeline
-from flows.inputs import forget_rewritten, look
 from stages.plan.loading import parse_params
 from tests.conftest import bench_values
-from tests.pipeline.conftest import MICRO, Workspace, make_benchmark, output_files
+from tests.pipeline.conftest import MICRO, Workspace, copied, finish, make_benchmark, output_files
 from tests.pipeline.test_incremental import ran
 
 pytestmark = pytest.mark.slow
@@ -52,21 +52,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     draw_task(workspace.root / "data/birds")
     draw_task(workspace.root / "data/fish", 1000)
     workspace.write(".gitignore", (workspace.root / ".gitignore").read_text() + "/data/\n")
-    workspace.run()
-    workspace.git("add", "-A")
-    workspace.git("commit", "-qm", "a finished benchmark")
-    return workspace
+    return finish(workspace)
 
 
 @pytest.fixture
 def folders(made: Workspace, tmp_path: Path) -> Iterator[Workspace]:
-    target = tmp_path / "benchmark"
-    shutil.copytree(made.root, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "fresh.json"))
-    workspace = Workspace(target)
-    assert "nothing to do" in workspace.run().stdout, "a copy has the same fingerprints"
-    yield workspace
-    for process in workspace.processes():
-        process.kill()
+    with copied(made, tmp_path / "benchmark") as workspace:
+        assert "nothing to do" in workspace.run().stdout, "a copy has the same fingerprints"
+        yield workspace
 
 
 def rewrite_unseen(path: Path, data: bytes) -> None:

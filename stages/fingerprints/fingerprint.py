@@ -17,9 +17,9 @@ from pathlib import Path
 
 from mergeline.tasks.task import reads_all
 from stages.errors import InputError
-from stages.inputs.notes import Known, Noted, Notes
-from stages.inputs.packages import package_of
-from stages.inputs.walk import Folder, Stamp, signature, stamp_of, walk
+from stages.fingerprints.notes import Known, Noted, Notes
+from stages.fingerprints.packages import package_of
+from stages.fingerprints.walk import Folder, Stamp, signature, stamp_of, walk
 
 __all__ = ["Fingerprint", "Told", "listed", "read_fingerprint", "take"]
 
@@ -73,7 +73,7 @@ def take(
 
     Parameters
     ----------
-    base: what names are relative to; see :func:`stages.inputs.walk.walk`.
+    base: what names are relative to; see :func:`stages.fingerprints.walk.walk`.
     told: told how far hashing is, where there is something to hash.
     anew: hash every file, whatever is known.
     unread: which files and folders below those are passed over, by their names.

@@ -20,13 +20,13 @@ from mergeline.pretrained_files import local_place
 from mergeline.tasks import TASKS, TaskError
 from mergeline.tasks.task import parted
 from stages.errors import InputError
+from stages.fingerprints import places
+from stages.fingerprints.changes import difference
+from stages.fingerprints.fingerprint import Fingerprint, read_fingerprint
+from stages.fingerprints.notes import Notes, open_notes
+from stages.fingerprints.outside import MissingInputError, Outside, md5_of, outside_inputs
+from stages.fingerprints.walk import Stamp, walk
 from stages.formats.files import write_bytes
-from stages.inputs import places
-from stages.inputs.changes import difference
-from stages.inputs.fingerprint import Fingerprint, read_fingerprint
-from stages.inputs.notes import Notes, open_notes
-from stages.inputs.outside import MissingInputError, Outside, md5_of, outside_inputs
-from stages.inputs.walk import Stamp, walk
 from stages.plan.params import Params
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from stages.inputs import places
-from stages.inputs.walk import Stamp
+from stages.fingerprints import places
+from stages.fingerprints.walk import Stamp
 
 __all__ = ["Known", "Noted", "Notes", "open_notes"]
 

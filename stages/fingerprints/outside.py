@@ -20,9 +20,9 @@ from mergeline.tasks import TASKS, TaskError
 from mergeline.tasks.task import reads_all
 from mergeline.tokens import TokenError
 from stages.errors import InputError, StageError
-from stages.inputs import places
-from stages.inputs.fingerprint import Fingerprint, Told, take
-from stages.inputs.notes import Notes, open_notes
+from stages.fingerprints import places
+from stages.fingerprints.fingerprint import Fingerprint, Told, take
+from stages.fingerprints.notes import Notes, open_notes
 from stages.plan.params import Params
 
 __all__ = ["MissingInputError", "Outside", "md5_of", "outside_inputs", "task_input", "unchanged"]

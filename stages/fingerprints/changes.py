@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from mergeline.tasks.own_images import OWN_SUFFIXES
-from stages.inputs.fingerprint import Fingerprint, listed
+from stages.fingerprints.fingerprint import Fingerprint, listed
 
 __all__ = ["difference"]
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from mergeline.encoder_names import EncoderError
 from stages.errors import InputError, StageError
-from stages.inputs import fingerprint as fingerprints
-from stages.inputs import places
-from stages.inputs.changes import difference
-from stages.inputs.fingerprint import Fingerprint, listed, read_fingerprint, take
-from stages.inputs.notes import Notes, open_notes
-from stages.inputs.outside import MissingInputError, md5_of, outside_inputs, task_input, unchanged
-from stages.inputs.packages import package_of
-from stages.inputs.walk import walk
+from stages.fingerprints import fingerprint as fingerprints
+from stages.fingerprints import places
+from stages.fingerprints.changes import difference
+from stages.fingerprints.fingerprint import Fingerprint, listed, read_fingerprint, take
+from stages.fingerprints.notes import Notes, open_notes
+from stages.fingerprints.outside import MissingInputError, md5_of, outside_inputs, task_input, unchanged
+from stages.fingerprints.packages import package_of
+from stages.fingerprints.walk import walk
 from stages.plan.loading import parse_params
 from tests.conftest import bench_values
 
@@ -278,7 +278,7 @@ def test_damaged_notes_cost_reading_again_and_no_more(tmp_path: Path) -> None:
 
 
 def test_old_fingerprints_go_the_last_are_kept(notes: Notes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.inputs.notes.KEPT", 2)
+    monkeypatch.setattr("stages.fingerprints.notes.KEPT", 2)
     root = tmp_path / "data"
     found = []
     for index in range(6):
