@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.markdown import Markdown
-from rich.table import Table
 
 from flows.commands.console import DONE, Json, err, input_error, out
 
@@ -142,6 +140,8 @@ def merge(
 
 def show(file: Annotated[Path, typer.Argument(help="A network that mergeline merge wrote, or its card.")]) -> int:
     """Print the card of a merged network: what made it, how well it does, how to load it and how to make it again."""
+    from rich.markdown import Markdown
+
     from stages.model_card import read_card
 
     text = read_card(file)
@@ -266,6 +266,8 @@ def _say_merged(merged: Merged, card: Mapping[str, Any], markdown: Path, as_json
     if as_json:
         print(json.dumps(dict(card), indent=2))
         return
+    from rich.table import Table
+
     for doubt in merged.doubts:
         err.print(f"[bold yellow]warning:[/] {doubt}", highlight=False, soft_wrap=True)
     heads = list(merged.prepared.tasks)
