@@ -27,6 +27,7 @@ from stages.report.rows import (
 
 __all__ = [
     "LEAST_POINTS",
+    "LEAST_RUNS",
     "Correlation",
     "Deviation",
     "PairResult",
@@ -124,6 +125,8 @@ class Deviation(_OfCombination):
     high: float
 
 
+LEAST_RUNS = 3
+"""Runs from which on an interval says something: of two, Student's is many times their spread."""
 LEAST_POINTS = 5
 """Points from which on a correlation is worth saying: of four, none can be told from chance."""
 
@@ -244,14 +247,14 @@ def deviations(results: Iterable[PairResult], method: str) -> list[Deviation]:
 
 
 def _welch_interval(first: Sample, others: Sequence[Sample]) -> tuple[float, float]:
-    """95 % interval of ``mean(first) - mean of the others' means`` (Welch); NaN where a sample has one run.
+    """95 % interval of ``mean(first) - mean of the others' means`` (Welch); NaN where a sample has fewer than :data:`LEAST_RUNS`.
 
     A bootstrap over two or three runs covers the truth in only 70 to 80 of 100 cases.
     """
     from scipy.stats import t as student
 
     samples = [first, *others]
-    if any(sample.n < 2 for sample in samples):
+    if any(sample.n < LEAST_RUNS for sample in samples):
         return float("nan"), float("nan")
     value = first.mean - float(np.mean([other.mean for other in others]))
     shares = [1.0, *([1 / len(others)] * len(others))]

@@ -11,6 +11,7 @@ import numpy as np
 from stages.plan.keys import UNCHANGED, Narrowed, Pruned
 from stages.report.analysis import (
     LEAST_POINTS,
+    LEAST_RUNS,
     Correlation,
     Deviation,
     Paired,
@@ -51,10 +52,6 @@ def _of_score(rows: Iterable[Row]) -> str:
     """What the percents of some rows are of, where that is no accuracy."""
     word = score_word(rows)
     return "" if word == "accuracy" else f"a {word} of " if word == "score" else f"an {word} of "
-
-
-LEAST_RUNS = 3
-"""Paired runs from which on an interval says something; of two, Student's is hundreds of times their spread."""
 
 
 def _rows(data: FigureData, tasks: str) -> list[Row]:
