@@ -54,6 +54,7 @@ SCRATCH = PurePosixPath(".mergeline")
 PREFECT = PurePosixPath(".prefect")
 TEMPORARY = SCRATCH / "tmp"
 TIMINGS = SCRATCH / "timings"
+WORK = SCRATCH / "work.json"
 PROGRESS = SCRATCH / "progress"
 CHECKPOINTS = SCRATCH / "checkpoints"
 PROCESSES = SCRATCH / "processes"
