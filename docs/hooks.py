@@ -27,7 +27,9 @@ def commands() -> Iterator[str]:
         rows = [own for own in command.params if own.name != "help" and not getattr(own, "hidden", False)]
         if rows:
             yield from ("| argument or option | | default |", "|---|---|---|")
-            yield from (f"| {_names(own)} | {_cell(getattr(own, 'help', '') or '')} | {_default(own)} |" for own in rows)
+            yield from (
+                f"| {_names(own)} | {_cell(getattr(own, 'help', '') or '')} | {_default(own)} |" for own in rows
+            )
         yield ""
 
 
@@ -54,12 +56,20 @@ def _names(parameter: Any) -> str:
     words = [*parameter.opts, *parameter.secondary_opts]
     value = _value(parameter)
     several = " (repeatable)" if getattr(parameter, "multiple", False) else ""
-    return ", ".join(f"`{word} {value}`" if value and word.startswith("--") else f"`{word}`" for word in words) + several
+    return (
+        ", ".join(f"`{word} {value}`" if value and word.startswith("--") else f"`{word}`" for word in words) + several
+    )
 
 
 def _default(parameter: Any) -> str:
     value = parameter.default
-    if callable(value) or value is None or value is False or value in ((), [], "") or "Sentinel" in type(value).__name__:
+    if (
+        callable(value)
+        or value is None
+        or value is False
+        or value in ((), [], "")
+        or "Sentinel" in type(value).__name__
+    ):
         return "required" if parameter.required else ""
     return f"`{value}`"
 
