@@ -249,6 +249,7 @@ class Shell:
             "PYTHONPATH": os.pathsep.join((str(ROOT), *self.installed)),
             "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
+            "OMP_NUM_THREADS": "1",
             "GIT_EDITOR": "sh -c 'echo results > \"$0\"'",
             **{
                 f"GIT_{who}_{what}": "somebody@example.org"
@@ -257,7 +258,7 @@ class Shell:
             },
         }
         ended = subprocess.run(
-            list(words), cwd=self.here, env=environment, capture_output=True, text=True, timeout=240, check=False
+            list(words), cwd=self.here, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
         assert ended.returncode == 0 or not check, f"{' '.join(words)}: {ended.stdout}{ended.stderr}"
         if ended.returncode:
@@ -348,6 +349,7 @@ def test_what_a_page_says_runs(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_what_pages_about_whole_benchmarks_say_runs(
     tmp_path: Path, module: types.ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -476,6 +478,19 @@ def test_links_lead_somewhere(page: str) -> None:
         if anchor and "docs/reference" not in target.as_posix():
             name = target.relative_to(ROOT).as_posix()
             assert anchor in anchors(name), f"{page}: {link}; there are {sorted(anchors(name))}"
+
+
+def test_sources_name_sections_of_pages_that_there_are() -> None:
+    for layer in ("mergeline", "stages", "flows", "tests"):
+        for path in (ROOT / layer).rglob("*.py"):
+            text = " ".join(path.read_text(encoding="utf-8").split())
+            for page, section in re.findall(r'\bdocs/([\w/]+\.md)(?:, "([^"]+)")?', text):
+                target = f"docs/{page}"
+                assert target in PAGES, f"{path} names {target}"
+                if section and layer != "tests":
+                    assert f"# {section}\n" in (ROOT / target).read_text(), (
+                        f"{path}: {target} has no section {section!r}"
+                    )
 
 
 def configuration() -> dict[str, Any]:
