@@ -330,12 +330,35 @@ def test_a_space_on_both_axes_of_a_tensor_is_looked_at_until_it_rests() -> None:
 def test_going_back_to_a_snapshot_gives_the_same_weights() -> None:
     spaces, states = various()
     weights = AlignedWeights(spaces, *states)
-    before = [tensor.clone() for tensor in weights.own]
+    numbers = range(len(weights.layout))
+    before = [weights.own(number).clone() for number in numbers]
     snapshot = weights.snapshot()
     weights.restore(random_start(spaces, np.random.default_rng(0)))
-    assert not all(torch.equal(a, b) for a, b in zip(before, weights.own, strict=True))
+    assert not all(torch.equal(before[number], weights.own(number)) for number in numbers)
     weights.restore(snapshot)
-    assert all(torch.equal(a, b) for a, b in zip(before, weights.own, strict=True))
+    assert all(torch.equal(before[number], weights.own(number)) for number in numbers)
+
+
+def test_kept_products_and_the_followed_objective_are_those_made_anew() -> None:
+    """Whatever moved since: few units, all of them, many times over, or back to where they were."""
+    spaces, states = various()
+    weights = AlignedWeights(spaces, *states)
+    rng = np.random.default_rng(3)
+    start = weights.snapshot()
+    for turn in range(40):
+        for together in spaces.together():
+            if rng.random() < 0.5:
+                weights.settle(together)
+        if turn % 5 == 4:
+            weights.restore(random_start(spaces, rng) if turn % 2 else start)
+        fresh = AlignedWeights(spaces, *states, start=weights.index)
+        assert weights.objective() == pytest.approx(fresh.objective(), rel=1e-5)
+        for space in spaces.movable:
+            assert np.allclose(weights.product(space.name), fresh.product(space.name), rtol=1e-4, atol=1e-4)
+            few = np.sort(rng.permutation(space.size)[: max(1, space.size // 3)])
+            assert np.allclose(
+                weights.product(space.name, few), fresh.product(space.name)[np.ix_(few, few)], rtol=1e-4, atol=1e-4
+            )
 
 
 def test_the_states_are_left_alone() -> None:

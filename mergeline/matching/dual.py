@@ -178,7 +178,7 @@ class AlignedUnits(AlignedWeights):
             if space in self.activations
         )
         if self.balance:
-            pairs = [a * b for a, b in zip(self.reference, self.own, strict=True)]
+            pairs = [a * self.own(number) for number, a in enumerate(self.reference)]
             for space, index in self.index.items():
                 own = self.own_spreads[space].take(index)
                 matched = _correlation(self._sums(space, pairs), self.spreads[space], own)

@@ -153,6 +153,10 @@ def neighbours(layout: Sequence[Panel]) -> dict[str, set[str]]:
 class AlignedWeights:
     """The weights of the reference and those of one other model, permuted to it as far as is known.
 
+    The products of a space's weights depend on where its neighbours stand, and on nothing else: they are kept, and when units of
+    a neighbour have moved, the products of these units alone are put in place of what they were (a difference of as low a rank as
+    units have moved). The objective is followed from gain to gain.
+
     Parameters
     ----------
     spaces: the spaces of both.
@@ -171,34 +175,46 @@ class AlignedWeights:
         self.layout = panels(spaces, [reference, own])
         self.reference = [arrange(panel, spaces, reference) for panel in self.layout]
         self.original = [arrange(panel, spaces, own) for panel in self.layout]
-        self.own = list(self.original)
         self.index: dict[str, Index] = {space.name: np.arange(space.size) for space in spaces.movable}
         self.places: dict[str, list[tuple[int, int]]] = {name: [] for name in self.index}
         for number, panel in enumerate(self.layout):
             for side, space in enumerate(panel.spaces):
                 self.places[space].append((number, side))
+        self._kept: dict[str, _Products] = {}
+        self._value: float | None = None
         self.restore(start or {})
+
+    def own(self, number: int) -> Tensor:
+        """A panel of the other model as its units are permuted now."""
+        tensor = self.original[number]
+        for side, space in enumerate(self.layout[number].spaces):
+            tensor = _chosen(tensor, 1 + side, self.index[space])
+        return tensor
 
     def product(self, space: str, among: Index | None = None) -> Float64:
         """``sum over axes of W_reference . W_own'``, ``(units, units)``, as the units are permuted now; ``among``: of these
         units alone."""
+        if among is not None:
+            return self._product_among(space, among)
+        kept = self._kept.get(space)
+        if kept is None or not kept.follow(self):
+            kept = self._kept[space] = _Products.of(self, space)
+        return kept.total[:, self.index[space]]
+
+    def _product_among(self, space: str, among: Index) -> Float64:
         import torch
 
         total: Tensor | None = None
-        chosen = None if among is None else torch.from_numpy(among)
         for number, side in self.places[space]:
-            a, b = self.reference[number], self.own[number]
-            if chosen is not None:
-                a, b = (tensor.index_select(1 + side, chosen.to(tensor.device)) for tensor in (a, b))
+            a = _chosen(self.reference[number], 1 + side, among)
+            b = _chosen(self.original[number], 1 + side, self.index[space][among])
+            other = self.layout[number].spaces[1 - side :][:1] if len(self.layout[number].spaces) == 2 else ()
+            for name in other:
+                b = _chosen(b, 2 - side, self.index[name])
             if total is None:
-                total = torch.zeros(a.shape[1 + side], a.shape[1 + side], device=a.device)
-            if side == 0:
-                for rows, own_rows in zip(a, b, strict=True):
-                    total.addmm_(rows, own_rows.T)
-            else:
-                total.addmm_(a.flatten(0, 1).T, b.flatten(0, 1))
-        size = self.spaces[space].size if among is None else len(among)
-        return np.zeros((size, size)) if total is None else total.double().cpu().numpy()
+                total = torch.zeros(len(among), len(among), device=a.device)
+            _add_product(total, a, b, side)
+        return np.zeros((len(among),) * 2) if total is None else total.double().cpu().numpy()
 
     def norms(self, space: str) -> tuple[Float64, Float64]:
         """The norms of the weights of the reference's units, and of the other's as they are permuted now, ``(units,)`` each."""
@@ -206,10 +222,10 @@ class AlignedWeights:
 
         sums = [torch.zeros(self.spaces[space].size, dtype=torch.float64) for _ in range(2)]
         for number, side in self.places[space]:
-            for total, panel in zip(sums, (self.reference[number], self.own[number]), strict=True):
+            for total, panel in zip(sums, (self.reference[number], self.original[number]), strict=True):
                 total += panel.double().square().sum((0, 2 - side)).cpu()
         first, second = (total.sqrt().numpy() for total in sums)
-        return first, second
+        return first, second[self.index[space]]
 
     def similarity(self, space: str) -> Float64:
         """What an assignment of the space's units should make large, ``(units, units)``, as they are permuted now."""
@@ -219,7 +235,11 @@ class AlignedWeights:
         """The inner product of all weights of the two networks, each counted once."""
         import torch
 
-        return sum(float((a * b).sum(dtype=torch.float64)) for a, b in zip(self.reference, self.own, strict=True))
+        if self._value is None:
+            self._value = sum(
+                float((a * self.own(number)).sum(dtype=torch.float64)) for number, a in enumerate(self.reference)
+            )
+        return self._value
 
     def settle(self, together: Together) -> bool:
         """Give a space, or several with common bundles, the best assignment while all others stay; whether that changed
@@ -251,7 +271,11 @@ class AlignedWeights:
         steps = match_bundled([matrix], bundles, movable)
         if not self._gain([matrix], steps):
             return False
-        self.move(space.name, steps[0])
+        before, step = self._value, steps[0]
+        self.move(space.name, step)
+        if before is not None and space.name not in _neighbours(self, space.name):
+            # Its products are linear in its own map: the objective is known without multiplying all weights again.
+            self._value = before + float((matrix[np.arange(len(step)), step] - np.diagonal(matrix)).sum())
         return True
 
     @staticmethod
@@ -265,12 +289,8 @@ class AlignedWeights:
 
     def move(self, space: str, step: Index) -> None:
         """Permute the units of a space, as they are now, by ``step``."""
-        import torch
-
         self.index[space] = self.index[space][step]
-        for number, side in self.places[space]:
-            own = self.own[number]
-            self.own[number] = own.index_select(1 + side, torch.from_numpy(step).to(own.device))
+        self._value = None
 
     def snapshot(self) -> dict[str, Index]:
         """Where every space stands, for :meth:`restore`."""
@@ -281,6 +301,93 @@ class AlignedWeights:
         for space, target in index.items():
             if not np.array_equal(target, self.index[space]):
                 self.move(space, np.argsort(self.index[space])[target])
+
+
+def _chosen(tensor: Tensor, axis: int, index: Index) -> Tensor:
+    import torch
+
+    return tensor.index_select(axis, torch.from_numpy(index).to(tensor.device))
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, side: int) -> None:
+    """Add the inner products of the rows (side 0), or of the columns (side 1), of ``(rest, rows, columns)``."""
+    if side == 0:
+        for rows, own_rows in zip(a, b, strict=True):
+            total.addmm_(rows, own_rows.T)
+    else:
+        total.addmm_(a.flatten(0, 1).T, b.flatten(0, 1))
+
+
+@dataclass
+class _Products:
+    """The products of one space's weights, the other model's units in their own order, and where its neighbours stood for them."""
+
+    space: str
+    total: Float64
+    stood: dict[str, Index]
+    """By neighbour."""
+    changed: float = 0.0
+    """How often, all in all, a neighbour's products were exchanged: what rounding has added up."""
+
+    @classmethod
+    def of(cls, weights: AlignedWeights, space: str) -> _Products:
+        """All of them, from the start."""
+        import torch
+
+        size = weights.spaces[space].size
+        stood = {name: weights.index[name] for name in _neighbours(weights, space)}
+        total: Tensor | None = None
+        for number, side in weights.places[space]:
+            a, b = weights.reference[number], weights.original[number]
+            spaces = weights.layout[number].spaces
+            if len(spaces) == 2:
+                b = _chosen(b, 2 - side, stood[spaces[1 - side]])
+            if total is None:
+                total = torch.zeros(size, size, device=a.device)
+            _add_product(total, a, b, side)
+        return cls(space, np.zeros((size, size)) if total is None else total.double().cpu().numpy(), stood)
+
+    def follow(self, weights: AlignedWeights) -> bool:
+        """Exchange the products of what has moved; false where all of them had better be made again."""
+        import torch
+
+        moved = {
+            name: np.flatnonzero(weights.index[name] != then)
+            for name, then in self.stood.items()
+            if weights.index[name] is not then
+        }
+        moved = {name: units for name, units in moved.items() if len(units)}
+        self.changed += sum(len(units) / len(self.stood[name]) for name, units in moved.items()) / max(
+            1, len(self.stood)
+        )
+        if self.changed > MOST_CHANGES:
+            return False
+        difference: Tensor | None = None
+        for number, side in weights.places[self.space] if moved else ():
+            spaces = weights.layout[number].spaces
+            other = spaces[1 - side] if len(spaces) == 2 else ""
+            if other not in moved:
+                continue
+            units, original = moved[other], weights.original[number]
+            now = _chosen(original, 2 - side, weights.index[other][units])
+            now -= _chosen(original, 2 - side, self.stood[other][units])
+            if difference is None:
+                difference = torch.zeros(self.total.shape, device=original.device)
+            _add_product(difference, _chosen(weights.reference[number], 2 - side, units), now, side)
+        if difference is not None:
+            self.total += difference.double().cpu().numpy()
+        self.stood.update({name: weights.index[name] for name in moved})
+        return True
+
+
+MOST_CHANGES = 4.0
+"""Exchanges of all products after which they are made anew, so that rounding does not add up."""
+
+
+def _neighbours(weights: AlignedWeights, space: str) -> set[str]:
+    found = (weights.layout[number].spaces for number, _ in weights.places[space])
+    pairs = [(spaces, side) for spaces, (_, side) in zip(found, weights.places[space], strict=True) if len(spaces) == 2]
+    return {spaces[1 - side] for spaces, side in pairs}
 
 
 # -- sweeps ------------------------------------------------------------------------------------------------------------
