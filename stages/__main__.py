@@ -13,14 +13,16 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from stages.errors import PASSING
+from stages.loaded_code import LoadedCode
 from stages.plan import paths
 from stages.registry import STAGES
 
-__all__ = ["DISK_FULL", "TRANSIENT", "main", "run_stage"]
+__all__ = ["DISK_FULL", "TRANSIENT", "loaded_code", "main", "run_stage"]
 
 DISK_FULL = 74
 TRANSIENT = 75
@@ -32,6 +34,7 @@ def run_stage(name: str, cell: str) -> None:
     from stages.plan.loading import load_params
 
     root = root_of()
+    code = loaded_code()
     entry = STAGES[name]
     params = load_params(root / paths.PARAMS)
     start = time.perf_counter()
@@ -46,8 +49,16 @@ def run_stage(name: str, cell: str) -> None:
         torch.set_num_threads(params.compute.threads)
         context = Context(root, params)
     function: Callable[[Any, str], None] = getattr(importlib.import_module(entry.module), entry.function)
+    code.settle()
     function(context, cell)
+    code.check(name, cell)
     _write_timing(root, name, cell, time.perf_counter() - start)
+
+
+@cache
+def loaded_code() -> LoadedCode:
+    """Of this process; in a worker it begins before the worker's modules are loaded (``flows.running.preload``)."""
+    return LoadedCode()
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 the stage failed, 2 bad input, 74 the disk is full, 75 out of memory or an I/O error."""
     _limit_threads()
+    loaded_code()
     from mergeline.registry import PluginError
     from mergeline.tasks.task import TaskError
     from stages.errors import StageError

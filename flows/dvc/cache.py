@@ -109,8 +109,8 @@ class StageCache:
         if out.hash_info.isdir:
             out.checkout(force=True)
             return
-        _copy(Path(out.cache.oid_to_path(out.hash_info.value)), Path(path))
-        self._hashes.remember(path, out.hash_info)
+        written = _copy(Path(out.cache.oid_to_path(out.hash_info.value)), Path(path))
+        self._hashes.remember(path, out.hash_info, written)
 
     def save_run(self, stage: Any, entry: Any) -> None:
         """Note in the run cache what a stage made of its inputs."""
@@ -160,7 +160,9 @@ def _without_outs(entry: Any) -> Any:
     return {key: value for key, value in plain_values(entry).items() if key != "outs"}
 
 
-def _copy(source: Path, target: Path) -> None:
-    """A reflink where the file system has it, else a copy; never a link, which an edit would pass on to the cache."""
+def _copy(source: Path, target: Path) -> os.stat_result:
+    """A reflink where the file system has it, else a copy; never a link, which an edit would pass on to the cache. Returns the
+    copy's status from before it took its place, where others may write to it."""
     with writing(target) as temporary:
         shutil.copyfile(source, temporary)
+        return temporary.stat()

@@ -30,7 +30,7 @@ from dvc.stage.serialize import to_single_stage_lockfile
 from dvc_data.hashfile.hash_info import HashInfo
 
 from flows.dvc.cache import StageCache
-from flows.dvc.hashes import Hashes, stamp_of
+from flows.dvc.hashes import Hashes, stamps_below
 from flows.dvc.lock_entries import LockEntries
 from flows.dvc.stage import InputsChanged, MissingOutput, PipelineError, PipelineStage, Reason, Snapshot
 from flows.dvc.staleness import stage_reasons
@@ -225,11 +225,11 @@ class Pipeline:
                     raise PipelineError(f"{dep}: the parameter {missing[0]} is missing, and {stage.name} needs it")
                 params[dep.fs_path] = values
                 continue
+            stamps[dep.fs_path] = stamps_below(dep.fs_path)  # first: what is written after this is seen at the end
             found = self._hashes.of(dep)
             if found is None:
                 raise PipelineError(f"{self._relative(dep)} is missing, and {stage.name} needs it")
             hashes[dep.fs_path] = found
-            stamps[dep.fs_path] = stamp_of(dep.fs_path)
         return Snapshot(hashes, stamps, params)
 
     def clear_outputs(self, address: str) -> None:
@@ -293,9 +293,10 @@ class Pipeline:
             if isinstance(dep, ParamsDependency):
                 changed = self._hashes.parameters(dep) != snapshot.params[dep.fs_path]
             else:
-                changed = os.path.isdir(dep.fs_path) or stamp_of(dep.fs_path) != snapshot.stamps[dep.fs_path]  # noqa: PTH112
-                if changed:
-                    found = self._hashes.of(dep)
+                # Written to, and as it was again: the stage may have read what stood there in between.
+                changed = stamps_below(dep.fs_path) != snapshot.stamps[dep.fs_path]
+                if not changed and os.path.isdir(dep.fs_path):  # noqa: PTH112
+                    found = self._hashes.of(dep)  # what lies behind links in it has no stamp
                     changed = found is None or found[1] != snapshot.hashes[dep.fs_path][1]
             if changed:
                 raise InputsChanged(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -21,6 +22,7 @@ from flows.dvc.locks import heal
 from flows.running.events import Listener
 from mergeline.checkpoint_names import split_part
 from stages.formats.files import json_text, write_json
+from stages.loaded_code import STAMPS_VARIABLE, Stamp, stamps_of, write_stamps
 from stages.plan import paths
 from stages.plan.loading import ParamsError, load_params
 from stages.plan.params import Params
@@ -57,6 +59,8 @@ class Preparation:
     """What was put right before: damaged lock files."""
     notices: list[str] = field(default_factory=list)
     """What should be known beside: data that are not here, and how one's own are read."""
+    code: dict[str, Stamp | None] = field(default_factory=dict)
+    """The stamps of all code, from before it was hashed."""
 
 
 def plan_files(root: Path, params: Params, write: bool = True) -> tuple[list[Path], list[Path]]:
@@ -89,7 +93,9 @@ def prepare(
         if fresh is not None:
             return Preparation(params, None, fresh=fresh, healed=healed, notices=missing_notices(seen, None))
     from flows.dvc.pipeline import Pipeline
+    from stages.plan.code import planning_files
 
+    code = stamps_of(planning_files())
     pipeline = Pipeline(root)
     if not write and (written or removed):
         _foresee(root, params, pipeline)
@@ -102,7 +108,7 @@ def prepare(
     if write and not stale and len(chosen) == len(pipeline.stages):
         note_fresh(root, before)
     notices = [*missing_notices(seen, pipeline), *notes]
-    return Preparation(params, pipeline, stale, len(chosen) - len(stale), written, removed, healed, notices)
+    return Preparation(params, pipeline, stale, len(chosen) - len(stale), written, removed, healed, notices, code)
 
 
 def _drifted(root: Path, params: Params, write: bool) -> tuple[list[Path], list[Path]]:
@@ -243,6 +249,7 @@ def execute(
     if pipeline is None:
         return Outcome()
     kill_orphans(pipeline.root)
+    os.environ[STAMPS_VARIABLE] = str(write_stamps(pipeline.root, preparation.code))
     execution = params.execution
     jobs = jobs or execution.jobs or max(1, available_cores() // params.compute.threads)
     expected = expected_seconds(pipeline.root, pipeline.stages)
