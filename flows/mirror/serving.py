@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.mirror.server import own_server, server_environment, server_note
+from flows.mirror.access import ROOT_VARIABLE, secret_file
+from flows.mirror.server import note_server, own_environment, own_server, server_note
 from flows.running.workers import die_with_parent
-from stages.formats.files import write_json
 from stages.plan import paths
 
 __all__ = ["serve"]
@@ -33,11 +33,12 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     note = server_note(root)
-    note.parent.mkdir(parents=True, exist_ok=True)
     say(f"starting a Prefect server on port {port} (it takes some ten seconds)")
     with own_server(root, port) as (url, server):
-        write_json(note, {"url": url, "pid": os.getpid()})
-        say(f"runs are recorded at {url.removesuffix('/api')}")
+        note_server(root, url)
+        say(
+            f"runs are recorded at {url.removesuffix('/api')}; its pages ask for a password: the line in {secret_file(root)}"
+        )
         runner = None
         try:
             if cron or interval:
@@ -68,7 +69,8 @@ def _start_runner(
     log = root / paths.log("schedule")
     log.parent.mkdir(parents=True, exist_ok=True)
     options = {"folder": str(root), "cron": cron, "interval": interval, "jobs": jobs, "profile": profile}
-    environment = server_environment(root, url)
+    environment = own_environment(root, url)
+    environment[ROOT_VARIABLE] = str(root)
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     environment["PREFECT_LOGGING_LEVEL"] = "INFO"
     with log.open("wb") as stream:

@@ -52,6 +52,8 @@ DVC_RUNNING = DVC / "tmp" / "rwlock"
 LOGS = PurePosixPath("logs")
 SCRATCH = PurePosixPath(".mergeline")
 PREFECT = PurePosixPath(".prefect")
+PREFECT_AUTH = PREFECT / "auth"
+"""User and password of the benchmark's own server."""
 TEMPORARY = SCRATCH / "tmp"
 TIMINGS = SCRATCH / "timings"
 PROGRESS = SCRATCH / "progress"
