@@ -23,6 +23,7 @@ def verify(
     """
     from flows.data import data_lines, look
     from flows.dvc.pipeline import Pipeline
+    from flows.dvc.places import shown
     from flows.dvc.verify import repair as repair_faults
     from flows.dvc.verify import verify as find_faults
     from flows.workspace import find_root, run_lock
@@ -40,16 +41,14 @@ def verify(
         ]
     if as_json:
         entries = [
-            {"path": str(f.path.relative_to(root)), "kind": f.kind, "expected": f.expected, "found": f.found}
-            for f in faults
+            {"path": shown(f.path, root), "kind": f.kind, "expected": f.expected, "found": f.found} for f in faults
         ]
         print(json.dumps({"faults": entries, "repaired": done, "data": data}, indent=2))
     else:
         for fault in faults:
-            out.print(
-                f"[bold red]✗[/] {fault.kind} {fault.path.relative_to(root)}: content is {fault.found}, should be "
-                f"{fault.expected}", highlight=False, soft_wrap=True,
-            )  # fmt: skip
+            what = fault.found if fault.kind == "missing" else f"content is {fault.found}, should be {fault.expected}"
+            place = "cache" if fault.kind == "missing" else fault.kind
+            out.print(f"[bold red]✗[/] {place} {shown(fault.path, root)}: {what}", highlight=False, soft_wrap=True)
         for line in done:
             out.print(f"[green]✓[/] {line}", highlight=False, soft_wrap=True)
         for line in data:

@@ -25,13 +25,13 @@ os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 
 from dvc.dependency.param import ParamsDependency
 from dvc.exceptions import DvcException
-from dvc.repo import Repo
 from dvc.stage.serialize import to_single_stage_lockfile
 from dvc_data.hashfile.hash_info import HashInfo
 
 from flows.dvc.cache import StageCache
 from flows.dvc.hashes import Hashes, stamps_below
 from flows.dvc.lock_entries import LockEntries
+from flows.dvc.opening import open_repo
 from flows.dvc.stage import InputsChanged, MissingOutput, PipelineError, PipelineStage, Reason, Snapshot
 from flows.dvc.staleness import stage_reasons
 
@@ -51,7 +51,7 @@ class Pipeline:
     def __init__(self, root: Path) -> None:
         self.root = root
         try:
-            self.repo = Repo(str(root))
+            self.repo = open_repo(root)
             stages = list(self.repo.index.stages)
             graph = self.repo.index.graph
         except DvcException as error:
@@ -323,6 +323,18 @@ class Pipeline:
                 if "md5" in out:
                     path = os.path.normpath(os.path.join(stage.wdir, out["path"]))  # noqa: PTH118
                     yield address, os.path.relpath(path, self.root), out["md5"]
+
+    def cached_outputs(self) -> Iterator[tuple[str, str, str]]:
+        """The same for outputs that belong in the cache, and that the stages still have."""
+        kept = {
+            (address, self._relative(out))
+            for address in self.stages
+            for out in self._dvc[address].outs
+            if out.use_cache and out.is_in_repo
+        }
+        for address, output, md5 in self.recorded_outputs():
+            if (address, output) in kept:
+                yield address, output, md5
 
     def forget(self, path: Path) -> None:
         """Drop what is remembered of a file's hash, in DVC's state too."""

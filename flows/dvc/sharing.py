@@ -11,6 +11,7 @@ from pathlib import Path
 from dvc.exceptions import DvcException
 
 from flows.dvc.pipeline import Pipeline
+from flows.dvc.verify import missing_objects, repair
 
 __all__ = ["pull", "push"]
 
@@ -64,11 +65,19 @@ def push(pipeline: Pipeline) -> str:
     """Send all results that the locks name, and the run cache; what went, in a sentence."""
     if not pipeline.repo.config["core"].get("remote"):
         return "no DVC remote is configured (dvc remote add -d NAME URL); nothing was sent"
+    repair(pipeline, missing_objects(pipeline))
+    missing = missing_objects(pipeline)
     try:
         with pipeline.locked():
             sent = pipeline.repo.push(run_cache=True)
     except Exception as error:
         return f"warning: the DVC remote cannot be reached ({_short(error)}); nothing is lost here"
+    if missing:
+        first = missing[0].found.removeprefix("missing, of ")
+        return (
+            f"sent {sent} files to the DVC remote; warning: {len(missing)} that the locks name are not in the cache and were not "
+            f"sent, such as that of {first}. Make them: mergeline verify --repair && mergeline run --push"
+        )
     return f"sent {sent} files to the DVC remote"
 
 
