@@ -17,7 +17,7 @@ from flows.dvc.locks import set_aside
 from flows.dvc.pipeline import Pipeline
 from flows.dvc.places import shown
 
-__all__ = ["Fault", "missing_objects", "repair", "verify"]
+__all__ = ["Fault", "md5_of", "missing_objects", "repair", "verify"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def verify(pipeline: Pipeline, told: Callable[[int, int], None] | None = None) -
             jobs.append((path, "output", expected, stage))
     faults = []
     with ThreadPoolExecutor(8) as pool:
-        for count, (job, found) in enumerate(zip(jobs, pool.map(_md5, (job[0] for job in jobs)), strict=True), 1):
+        for count, (job, found) in enumerate(zip(jobs, pool.map(md5_of, (job[0] for job in jobs)), strict=True), 1):
             path, kind, expected, stage = job
             if found != expected:
                 faults.append(Fault(path, kind, expected, found, stage))
@@ -78,7 +78,8 @@ def _files_in(listing: Path) -> list[tuple[str, str]]:
         return []
 
 
-def _md5(path: Path) -> str:
+def md5_of(path: Path) -> str:
+    """The hash of a file's bytes; where it cannot be read, why."""
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "md5").hexdigest()
@@ -128,4 +129,4 @@ def _good_outputs(pipeline: Pipeline, wanted: set[str]) -> dict[str, Path]:
         if expected.endswith(".dir"):
             listing = pipeline.cache.path_of(expected)
             candidates |= {md5: path / name for name, md5 in _files_in(listing) if md5 in wanted}
-    return {md5: path for md5, path in candidates.items() if path.is_file() and _md5(path) == md5}
+    return {md5: path for md5, path in candidates.items() if path.is_file() and md5_of(path) == md5}

@@ -10,17 +10,15 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import MutableMapping
 from pathlib import Path
 
 from stages.errors import InputError
 from stages.plan import paths
 
-__all__ = ["LOOPBACK", "ROOT_VARIABLE", "refuse_other_folder", "secret_file", "secret_of", "spare_loopback"]
+__all__ = ["ROOT_VARIABLE", "refuse_other_folder", "secret_file", "secret_of"]
 
 ROOT_VARIABLE = "MERGELINE_ROOT"
 """The benchmark that a scheduled flow belongs to; it accepts no other."""
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def secret_file(root: Path) -> Path:
@@ -94,12 +92,3 @@ def refuse_other_folder(root: Path) -> None:
         raise InputError(
             f"{root} is not the benchmark that is refreshed here, {served}; serve it by itself: mergeline serve"
         )
-
-
-def spare_loopback(environment: MutableMapping[str, str]) -> None:
-    """Let nothing that goes to this machine itself go through a proxy: it could not be reached there."""
-    if not any(name.lower().endswith("_proxy") for name in environment):
-        return
-    known = [part for name in ("no_proxy", "NO_PROXY") for part in environment.get(name, "").split(",") if part.strip()]
-    value = ",".join(dict.fromkeys([*(part.strip() for part in known), *LOOPBACK]))
-    environment["no_proxy"] = environment["NO_PROXY"] = value

@@ -19,7 +19,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from flows.mirror.access import LOOPBACK, secret_of, spare_loopback
+from flows.loopback import LOOPBACK, spare_loopback
+from flows.mirror.access import secret_of
 from flows.running.guard import start_of
 from flows.running.workers import die_with_parent
 from stages.formats.files import write_json

@@ -150,3 +150,33 @@ def test_what_can_not_be_sent_is_said(made: Workspace, tmp_path: Path) -> None:
     assert (
         "1 that the locks name are not in the cache and were not sent, such as that of folder/two.txt" in ended.stdout
     )
+
+
+@pytest.mark.parametrize("which", ["file", "folder", "protected"])
+def test_a_damaged_object_of_the_remote_is_named_and_left_there(made: Workspace, tmp_path: Path, which: str) -> None:
+    made.write(".gitignore", "/out.txt\n/after.txt\n/folder\n/.mergeline\n/logs\n/mergeline\n/stages\n/flows\n")
+    made.dvc("remote", "add", "-d", "shared", str(tmp_path / "remote"))
+    made.edit("in.txt", "xxx", "yyy")
+    made.run("--push")
+    made.git("add", "-A")
+    made.git("commit", "-qm", "with a remote")
+    target = object_of(made, "out.txt", tmp_path / "remote")
+    if which == "folder":
+        target = next((tmp_path / "remote").rglob("*.dir"))
+    target.chmod(0o644)
+    bad = target.read_bytes()[:-1] + b"!"
+    target.write_bytes(bad)
+    if which == "protected":
+        target.chmod(0o444)
+    second = tmp_path / "second"
+    subprocess.run(["git", "clone", "-q", str(made.root), str(second)], check=True)
+    clone = Workspace(second)
+    for name in ("mergeline", "stages", "flows"):
+        (second / name).symlink_to(made.root / name)
+    text = clone.run("--pull").stdout
+    assert f"{target} in the DVC remote is damaged, of {'folder' if which == 'folder' else 'out.txt'}" in text
+    assert "cannot be reached" not in text
+    assert target.read_bytes() == bad
+    assert (second / "out.txt").read_bytes() == (made.root / "out.txt").read_bytes()
+    assert "after restored" in text, "all else came from the remote"
+    clone.mergeline("verify", check=0)

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from flows.mirror.access import secret_file, secret_of, spare_loopback
+from flows.loopback import spare_loopback
+from flows.mirror.access import secret_file, secret_of
 from flows.mirror.server import is_alive
 from tests.pipeline.conftest import Workspace, wait_for
 from tests.pipeline.test_prefect import _free_port
