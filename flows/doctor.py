@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,11 @@ from functools import partial
 from pathlib import Path
 
 from flows.dvc.locks import find_damage, heal, set_aside
-from flows.dvc.places import cache_folder, cache_setting, run_cache_folder, shown
+from flows.dvc.places import cache_folder, run_cache_folder, setting, shown
 from flows.dvc.run_cache import damaged_entries, empty_folders
 from flows.mirror.server import is_alive, server_note
 from flows.running.workers import kill_orphans, orphans
+from flows.system_errors import closed_folders, full_folders, who_may
 from stages.plan import paths
 
 __all__ = ["Finding", "check_cache_type", "examine"]
@@ -44,6 +46,8 @@ def examine(root: Path) -> Iterator[Finding]:
     yield from _left_processes(root)
     yield from _left_files(root)
     yield from _disk(root)
+    yield from _closed(root)
+    yield from _git(root)
     yield from _versions()
     yield from _server(root)
 
@@ -97,7 +101,7 @@ def _run_cache(root: Path) -> Iterator[Finding]:
 
 def cache_types(root: Path) -> list[str]:
     """DVC's cache.type as configured, the local configuration over the shared one."""
-    value, _ = cache_setting(root, "type", "reflink,copy")
+    value, _ = setting(root, "cache", "type", "reflink,copy")
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
@@ -158,7 +162,31 @@ def _temporary_files(root: Path) -> Iterator[Path]:
             continue
 
 
+def _git(root: Path) -> Iterator[Finding]:
+    if setting(root, "core", "no_scm", "false")[0].lower() in ("true", "1", "yes", "on"):
+        return
+    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+        yield Finding(
+            f"{root} is in no git repository, and DVC is set up for one: no command but doctor works",
+            f"git -C {shlex.quote(str(root))} init, or without git: dvc config core.no_scm true",
+        )
+    elif shutil.which("git") is None:
+        yield Finding(
+            "git is not there: results name no commit, and a refresh has nothing to compare with",
+            "install git (apt install git, brew install git, conda install git), or leave it: runs need none",
+        )
+
+
+def _closed(root: Path) -> Iterator[Finding]:
+    for folder in closed_folders(root)[:1]:
+        yield Finding(f"{folder} may not be written to", who_may(folder))
+
+
 def _disk(root: Path) -> Iterator[Finding]:
+    for folder in full_folders():
+        yield Finding(
+            f"the disk of {folder} is full", "free some space there; mergeline prune --dry-run shows what can go"
+        )
     free = shutil.disk_usage(root).free
     if free < LOW_DISK:
         yield Finding(

@@ -61,15 +61,18 @@ def run_lock(root: Path, wait: bool = False) -> Iterator[None]:
                 if not wait:
                     raise BusyError(_who(path)) from None
                 time.sleep(0.5)
-        stream.seek(0)
-        stream.truncate()
-        json.dump({"pid": os.getpid(), "since": time.time()}, stream)
-        stream.flush()
+        _write(stream.fileno(), json.dumps({"pid": os.getpid(), "since": time.time()}))
         try:
             yield
         finally:
-            stream.seek(0)
-            stream.truncate()
+            _write(stream.fileno(), "")
+
+
+def _write(handle: int, text: str) -> None:
+    """Say who holds the lock. It is held all the same where a full disk takes no more."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, text.encode(), 0)
 
 
 def _who(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any
@@ -40,6 +41,13 @@ def with_exit_codes(function: Callable[..., int | None]) -> Callable[..., None]:
         except BusyError as error:
             say_error(str(error))
             raise typer.Exit(BUSY) from None
+        except (OSError, sqlite3.OperationalError) as error:
+            from flows.system_errors import explained
+
+            if (refused := explained(error)) is None:
+                raise
+            say_error(refused.text)
+            raise typer.Exit(refused.code) from None
         raise typer.Exit(code or DONE)
 
     return wrapped

@@ -49,6 +49,7 @@ def plan(
 ) -> int:
     """Write pipelines/ from params.yaml and the data (mergeline run does it by itself)."""
     from flows.data import look
+    from flows.refusal import restored_if_refused
     from flows.running import run as running
     from flows.workspace import find_root, run_lock
     from stages.plan.loading import load_params
@@ -60,7 +61,7 @@ def plan(
         for stage in make_plan(params).stages:
             print(f"{stage.kind}@{stage.cell}")
         return DONE
-    with run_lock(root):
+    with run_lock(root), restored_if_refused(root):
         written, removed = running.plan_files(root, params)
         seen = look(root, params, write=True)
     out.print(f"pipelines/: {len(written)} files written, {len(removed)} removed", highlight=False)

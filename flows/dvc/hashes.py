@@ -7,7 +7,9 @@ handed to DVC's state, which other commands trust.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import stat
 import time
 from collections.abc import Iterable
@@ -138,7 +140,8 @@ class Hashes:
 
     def save(self) -> None:
         """Hand the hashes to DVC's state, each with what the file's status was before it was hashed."""
-        self._repo.state.save_many(self._unsaved, self._repo.fs)
+        with contextlib.suppress(sqlite3.OperationalError):  # a full disk: the files are hashed again
+            self._repo.state.save_many(self._unsaved, self._repo.fs)
         self._unsaved.clear()
 
     def parameters(self, dep: Any) -> dict[str, Any]:

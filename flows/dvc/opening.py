@@ -13,13 +13,27 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc_data.hashfile import _progress
 
 __all__ = ["damaged_databases", "open_repo", "set_databases_aside"]
 
 ASIDE = ".damaged-"
+
+
+class _Progress(_progress.QueryingProgress):
+    """DVC's bar, which takes braces in the path of the cache for fields to be filled."""
+
+    def __init__(
+        self, iterable: Any = None, total: Any = None, name: str | None = None, phase: str = "Querying"
+    ) -> None:
+        super().__init__(iterable, total, name and name.replace("{", "{{").replace("}", "}}"), phase)
+
+
+_progress.QueryingProgress = _Progress  # type: ignore[misc]
 
 
 def open_repo(root: Path) -> Repo:
@@ -27,7 +41,7 @@ def open_repo(root: Path) -> Repo:
 
     Raises
     ------
-    DvcException: DVC cannot open it.
+    DvcException, OSError, sqlite3.Error: DVC cannot open it.
     """
     repo, error = _opened(root)
     damaged = list(_damaged(repo)) if repo is not None else []
@@ -35,8 +49,8 @@ def open_repo(root: Path) -> Repo:
         if not damaged:
             return repo
         repo.close()
-    if not damaged:
-        raise DvcException(f"DVC cannot open {root}: {error}") from error
+    if not damaged and error is not None:
+        raise error
     set_databases_aside(damaged)
     return Repo(str(root))
 

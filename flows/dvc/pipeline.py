@@ -387,6 +387,8 @@ def _explain(error: Exception) -> str:
             parts.append(text)
         cause = cause.__cause__
     text = ": ".join(parts)
+    if "not a git repository" in text:
+        text += ". Make it one: git init; or use it without git: dvc config core.no_scm true"
     if ".lock" in text:
         text += ". Repair it: mergeline doctor --fix"
     return text

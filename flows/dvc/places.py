@@ -8,16 +8,16 @@ from pathlib import Path
 
 from stages.plan import paths
 
-__all__ = ["cache_folder", "cache_setting", "run_cache_folder", "shown"]
+__all__ = ["cache_folder", "run_cache_folder", "setting", "shown"]
 
 
-def cache_setting(root: Path, key: str, default: str) -> tuple[str, Path]:
-    """A setting of DVC's section ``cache`` and the folder of the file that has it; the local file over the shared one."""
+def setting(root: Path, section: str, key: str, default: str) -> tuple[str, Path]:
+    """A setting of DVC's and the folder of the file that has it; the local file over the shared one."""
     for place in (paths.DVC_LOCAL_CONFIG, paths.DVC_CONFIG):
         parser = configparser.ConfigParser(interpolation=None)
         try:
             parser.read(root / place, encoding="utf-8")
-            value = parser.get("cache", key, fallback="").strip("\"' ")
+            value = parser.get(section, key, fallback="").strip("\"' ")
         except (configparser.Error, UnicodeDecodeError):
             continue  # DVC says what is wrong with it
         if value:
@@ -27,7 +27,7 @@ def cache_setting(root: Path, key: str, default: str) -> tuple[str, Path]:
 
 def cache_folder(root: Path) -> Path:
     """Where DVC keeps its objects, which may be outside of the benchmark."""
-    value, folder = cache_setting(root, "dir", str(root / paths.DVC_CACHE))
+    value, folder = setting(root, "cache", "dir", str(root / paths.DVC_CACHE))
     return folder / value
 
 

@@ -19,6 +19,7 @@ from flows.data import Look, explained, forget_rewritten, look, missing_faults, 
 from flows.doctor import check_cache_type
 from flows.dvc.freshness import is_fresh, note_fresh, stamps
 from flows.dvc.locks import heal
+from flows.refusal import writes_nothing_if_refused
 from flows.running.events import Listener
 from mergeline.checkpoint_names import split_part
 from stages.formats.files import json_text, write_json
@@ -72,6 +73,7 @@ def plan_files(root: Path, params: Params, write: bool = True) -> tuple[list[Pat
     return list(changed), gone
 
 
+@writes_nothing_if_refused
 def prepare(
     root: Path, targets: Sequence[str] = (), force: bool = False, write: bool = True, pulling: bool = False
 ) -> Preparation:

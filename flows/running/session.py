@@ -215,8 +215,11 @@ class Session:
         if result.transient and self._attempts[address] <= self.retries:
             self._attempts[address] += 1
             self._tell(address, "retrying", message=result.cause)
-            self.pipeline.clear_outputs(address)
-            self._launch(address)
+            try:
+                self.pipeline.clear_outputs(address)
+                self._launch(address)
+            except OSError as error:
+                self._end(address, "failed", result.seconds, str(error))
             return
         self.pipeline.clear_outputs(address)
         message = result.cause or f"exit status {result.status}"
