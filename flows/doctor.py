@@ -18,6 +18,7 @@ from flows.dvc.locks import find_damage, heal, set_aside
 from flows.dvc.places import cache_folder, run_cache_folder, setting, shown
 from flows.dvc.run_cache import damaged_entries, empty_folders
 from flows.mirror.server import is_alive, server_note
+from flows.running.guard import end_left, left_behind
 from flows.running.workers import kill_orphans, orphans
 from flows.system_errors import closed_folders, full_folders, who_may
 from stages.plan import paths
@@ -128,6 +129,13 @@ def _left_processes(root: Path) -> Iterator[Finding]:
             f"processes of an earlier run are still there: {', '.join(map(str, left))}",
             "end them",
             lambda: f"ended {len(kill_orphans(root))} processes",
+        )
+    served = left_behind(root / paths.SERVED)
+    if served:
+        yield Finding(
+            f"processes of a schedule that is gone are still there: {', '.join(map(str, served))}",
+            "end them",
+            lambda: f"ended {len(end_left(root / paths.SERVED))} processes",
         )
 
 

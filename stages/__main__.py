@@ -21,6 +21,7 @@ from stages.errors import PASSING
 from stages.loaded_code import LoadedCode
 from stages.plan import paths
 from stages.registry import STAGES
+from stages.starter import end_with_dvc
 
 __all__ = ["DISK_FULL", "TRANSIENT", "loaded_code", "main", "run_stage"]
 
@@ -145,4 +146,5 @@ def _failure_status(error: Exception) -> int:
 
 
 if __name__ == "__main__":
+    end_with_dvc()
     sys.exit(main())

@@ -25,7 +25,7 @@ STAMPS_VARIABLE = "MERGELINE_CODE"
 """Names the file with the stamps that a run took before it looked at the code; without it a stage stands alone."""
 PACKAGES = ("mergeline", "stages")
 HOME = Path(__file__).resolve().parents[1]
-NOT_RESULTS = ("stages", "stages.__main__", "stages.registry", "stages.context", "stages.loaded_code")
+NOT_RESULTS = ("stages", "stages.__main__", "stages.registry", "stages.context", "stages.loaded_code", "stages.starter")
 """Modules that change no result; most are loaded before anything can be looked at."""
 
 

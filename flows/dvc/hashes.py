@@ -107,6 +107,9 @@ class Hashes:
         if stat.S_ISDIR(status.st_mode):
             meta, info = entry._get_hash_meta()
             return meta, info
+        if not stat.S_ISREG(status.st_mode):
+            name = os.path.relpath(path, self._root)
+            raise PipelineError(f"{name} is no regular file, but a pipe, a socket or a device; take it away")
         stamp = _stamp(status)
         known = self._files.get(path)
         if known is None or known[0] != stamp:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flows.mirror.access import ROOT_VARIABLE, secret_file
 from flows.mirror.server import note_server, own_environment, own_server, server_note
+from flows.running import guard
 from flows.running.workers import die_with_parent
 from stages.plan import paths
 
@@ -32,10 +33,33 @@ def serve(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    note = server_note(root)
+    note, started = server_note(root), root / paths.SERVED
+    guard.end_left(started)
+    keeper = guard.start(started, guard.mark_of(os.getpid()))
+    try:
+        return _serve(root, cron, interval, port, jobs, profile, say, stop)
+    finally:
+        note.unlink(missing_ok=True)
+        for pid in guard.noted(started):
+            (started / str(pid)).unlink(missing_ok=True)
+        keeper.kill()
+        keeper.wait()
+
+
+def _serve(
+    root: Path,
+    cron: str | None,
+    interval: float | None,
+    port: int,
+    jobs: int,
+    profile: str | None,
+    say: Callable[[str], None],
+    stop: threading.Event,
+) -> int:
     say(f"starting a Prefect server on port {port} (it takes some ten seconds)")
     with own_server(root, port) as (url, server):
         note_server(root, url)
+        guard.note(root / paths.SERVED, server.pid, guard.mark_of(os.getpid()))
         say(
             f"runs are recorded at {url.removesuffix('/api')}; its pages ask for a password: the line in {secret_file(root)}"
         )
@@ -43,6 +67,7 @@ def serve(
         try:
             if cron or interval:
                 runner = _start_runner(root, url, cron, interval, jobs, profile)
+                guard.note(root / paths.SERVED, runner.pid, guard.mark_of(os.getpid()))
                 say(f"refreshing {f'by cron {cron!r}' if cron else f'every {interval:g} s'}; ends with Ctrl-C")
             while not stop.wait(0.5):
                 if server.poll() is not None:
@@ -52,7 +77,6 @@ def serve(
                     say("the schedule's process ended; see logs/schedule.log")
                     return 1
         finally:
-            note.unlink(missing_ok=True)
             if runner is not None and runner.poll() is None:
                 os.killpg(runner.pid, signal.SIGTERM)
                 try:
