@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | bench | report | clean; needs only python3 (3.11 or newer) and git.
+# make setup | demo | test | lint | docs | bench | report | clean; needs only python3 (3.11 or newer) and git.
 PYTHON ?= python3
 BIN := .venv/bin
 SHELL := /bin/sh
@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS = 1
 # The maps that elevation and nightlights read, which come in an npm package; of its archive these files alone are kept.
 GLOBE = three-globe-2.45.2
 
-.PHONY: setup globe demo test lint bench report clean help
+.PHONY: setup globe demo test lint docs bench report clean help
 
 help:
 	@echo "make setup   install into .venv, with the exact versions of constraints.txt"
@@ -16,6 +16,7 @@ help:
 	@echo "make demo    run the benchmark in params.yaml (the demo by default) and print its table"
 	@echo "make test    run the tests, those in docstrings too"
 	@echo "make lint    check formatting, style and types"
+	@echo "make docs    build the documentation's site, build/site/index.html"
 	@echo "make bench   measure speed (python -m benchmarks --list says of what)"
 	@echo "make report  print the headline table and where the report is"
 	@echo "make clean   remove what runs made (results too; the data caches of DVC stay)"
@@ -52,6 +53,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "docs: build/site/index.html"
+
 bench: setup
 	$(BIN)/python -m benchmarks
 
@@ -59,4 +64,4 @@ report: setup
 	$(BIN)/mergeline report
 
 clean:
-	rm -rf artifacts logs reports/figures reports/tables reports/*.html reports/*.md reports/*.parquet .mergeline .prefect
+	rm -rf artifacts logs build/site reports/figures reports/tables reports/*.html reports/*.md reports/*.parquet .mergeline .prefect

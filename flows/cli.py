@@ -14,7 +14,7 @@ from flows.commands.diagnosis import diagnose
 from flows.commands.merging import merge, show
 from flows.commands.models import methods, normalizations, placements, tasks
 from flows.commands.plan import check, plan
-from flows.commands.report import papers, refresh, report, serve
+from flows.commands.report import compare, papers, refresh, report, serve
 from flows.commands.run import run, status
 from flows.commands.starting import init
 
@@ -35,7 +35,7 @@ app = typer.Typer(
     130/143 interrupted.""",
 )
 COMMANDS = (
-    init, run, status, check, plan, verify, doctor, prune, report, refresh, serve, papers,
+    init, run, status, check, plan, verify, doctor, prune, report, compare, refresh, serve, papers,
     merge, show, diagnose, tasks, methods, normalizations, placements,
 )  # fmt: skip
 

@@ -87,6 +87,15 @@ class Look:
         return {} if self.written else {place: md5_of(self.found[place][1].text) for place in self.changed}
 
     @property
+    def files(self) -> dict[str, int]:
+        """By task how many files its data are, where they are in a folder of somebody's own."""
+        return {
+            source.key.removeprefix("tasks."): fingerprint.files
+            for source, fingerprint in self.found.values()
+            if source.base is not None
+        }
+
+    @property
     def needs_check(self) -> bool:
         """Whether something happened that the files of the pipeline do not show."""
         return bool(self.predicted or self.rewritten) or any(missing.here for missing in self.missing.values())

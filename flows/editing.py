@@ -16,7 +16,7 @@ from stages.plan import paths
 from stages.plan.loading import parse_params
 from stages.plan.packaged import packaged
 
-__all__ = ["apply_settings", "params_editor", "profile_path", "profiles", "use_profile"]
+__all__ = ["apply_settings", "params_editor", "profile_path", "profiles", "proposal", "use_profile"]
 
 
 def profiles(root: Path) -> dict[str, Path]:
@@ -75,8 +75,23 @@ def apply_settings(root: Path, settings: Sequence[str]) -> Path | None:
     InputError: not ``key=value``, a key without a section, or a result that is not valid. Then nothing is changed.
     """
     target = root / paths.PARAMS
-    editor = params_editor()
     text = target.read_text(encoding="utf-8")
+    changed = with_settings(text, settings)
+    if yaml12.load(changed) == yaml12.load(text):
+        return None
+    kept = _keep(root, target)
+    write_bytes(target, changed.encode())
+    return kept
+
+
+def with_settings(text: str, settings: Sequence[str]) -> str:
+    """The text of a params file with some values set.
+
+    Raises
+    ------
+    InputError: as :func:`apply_settings`.
+    """
+    editor = params_editor()
     data = editor.load(text)
     for setting in settings:
         path, separator, value = setting.partition("=")
@@ -87,11 +102,15 @@ def apply_settings(root: Path, settings: Sequence[str]) -> Path | None:
     editor.dump(data, stream)
     changed = stream.getvalue()
     parse_params(yaml12.load(changed), f"{paths.PARAMS} with --set")
-    if yaml12.load(changed) == yaml12.load(text):
+    return changed
+
+
+def proposal(root: Path, profile: str | None, settings: Sequence[str]) -> str | None:
+    """What ``params.yaml`` would be with a profile and settings; None where neither is given."""
+    if profile is None and not settings:
         return None
-    kept = _keep(root, target)
-    write_bytes(target, changed.encode())
-    return kept
+    text = (profile_path(root, profile) if profile else root / paths.PARAMS).read_text(encoding="utf-8")
+    return with_settings(text, settings) if settings else text
 
 
 def _value(setting: str, text: str) -> Any:

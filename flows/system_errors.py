@@ -40,7 +40,9 @@ def explained(error: OSError | sqlite3.Error) -> Refused | None:
     name = os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else None
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in FULL:
-        return Refused(_full(name), 1)
+        return (
+            Refused(_full(name), 1) if name is not None or full_folders() else None
+        )  # the output alone can take no more
     if error.errno == errno.ENAMETOOLONG:
         short = "a name" if name is None else name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
         return Refused(f"{short}: a file's name is too long for this file system; choose a shorter one", 2)

@@ -1,6 +1,6 @@
 """Barriers: how far the loss between two models rises over the straight line between their own losses, or accuracy falls below.
 
-vanishing_feature A.4; docs/numerics.md, "What is reported".
+vanishing_feature A.4; docs/numerics.md, "Along the line, and inside of networks".
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """CKA: how alike two representations of the same samples are, whatever the order and the scale of their units.
 
 Linear centred kernel alignment from HSIC of the samples' Gram matrices. The unbiased one is averaged over minibatches
-before the ratio is taken, so that nothing but sums is kept between batches (docs/numerics.md, "CKA").
+before the ratio is taken, so that nothing but sums is kept between batches (docs/numerics.md, "Along the line, and inside of
+networks").
 """
 
 from __future__ import annotations

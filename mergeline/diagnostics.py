@@ -276,8 +276,8 @@ def cka_map(
 ) -> tuple[list[str], list[str], Float64]:
     """Linear CKA between all layers of two models, which may be of different depth and width.
 
-    From the unbiased HSIC of every batch, averaged over batches before the ratio is taken (docs/numerics.md, "CKA"). Gram
-    matrices are computed once per layer and batch; nothing but sums is kept between batches.
+    From the unbiased HSIC of every batch, averaged over batches before the ratio is taken (docs/numerics.md, "Along the line, and
+    inside of networks"). Gram matrices are computed once per layer and batch; nothing but sums is kept between batches.
 
     Parameters
     ----------

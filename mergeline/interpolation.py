@@ -1,7 +1,7 @@
 """Between models: the loss along the line that merging takes them over, its barrier, and the plane through three models.
 
 The barrier is how far the loss on the way rises over the straight line between the two ends' losses; that of accuracy how
-far it falls below (vanishing_feature A.4; docs/numerics.md, "What is reported").
+far it falls below (vanishing_feature A.4; docs/numerics.md, "Along the line, and inside of networks").
 """
 
 from __future__ import annotations

@@ -130,6 +130,38 @@ def test_a_heading_over_words_sorts_by_the_alphabet(page: Tab) -> None:
     assert page.value("document.querySelectorAll('th[aria-sort]').length") == 1
 
 
+def test_what_is_read_first_is_seen_without_scrolling(page: Tab) -> None:
+    seen = page.value(
+        f"(box => [...document.querySelectorAll('{TABLE} th')].filter(e => e.getBoundingClientRect().right <= box.right)"
+        f".map(e => e.textContent))(document.querySelector('{TABLE}').closest('.scroll').getBoundingClientRect())"
+    )
+    desk = ["tasks", "models", "permute", "sources", "ensemble", "against homogeneous", "runs"]
+    wanted = desk if page.value("innerWidth") == WIDTHS["desk"] else desk[:3]
+    assert seen[: len(wanted)] == wanted
+
+
+def test_a_table_shows_the_rows_with_some_words_alone(page: Tab) -> None:
+    page.value(
+        "(field => {field.value = 'r35 R17'; field.dispatchEvent(new Event('input'))})"
+        "(document.querySelector('h2#merges_same_task + .scroll input'))"
+    )
+    shown = f"[...document.querySelectorAll('{TABLE} tbody tr')].filter(r => r.offsetHeight).map(r => r.cells[1].textContent)"
+    assert page.value(shown) == ["r35+r17"]
+    assert page.value("document.querySelector('span.filtered').textContent") == "1 of 8 rows"
+
+
+def test_a_figure_says_what_is_pointed_at_and_hides_a_series(page: Tab) -> None:
+    figure = "#figure-same_task_methods"
+    said = page.value(f"[...document.querySelectorAll('{figure} [data-series] title')].map(e => e.textContent)")
+    assert any(text.startswith("bars r17+r17, permute: ") and "(n = 3)" in text for text in said)
+    bars = f"[...document.querySelectorAll('{figure} [data-series=identity]')].map(e => getComputedStyle(e).display)"
+    assert set(page.value(bars)) == {"inline"}
+    page.click(f"{figure} .keys button")
+    assert set(page.value(bars)) == {"none"}
+    page.click(f"{figure} .keys button")
+    assert set(page.value(bars)) == {"inline"}
+
+
 def test_missing_numbers_are_last_whichever_way(page: Tab) -> None:
     selector = "h2#similarity + .scroll table"
     for _ in range(2):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flows.cli import app
-from flows.refresh import compare
+from flows.comparison import compare
 from mergeline.architectures import Architecture, build
 from mergeline.evaluation import (
     agreement,

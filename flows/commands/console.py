@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 import sqlite3
+import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any
@@ -13,7 +18,17 @@ from rich.console import Console
 __all__ = ["DONE", "FAILED", "Json", "Targets", "err", "input_error", "out", "with_exit_codes"]
 
 DONE, FAILED, BAD_INPUT, BUSY = 0, 1, 2, 3
-out = Console()
+
+
+class _Output(Console):
+    """The terminal, or whatever the output goes to."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave the answer to :func:`with_exit_codes`: rich would end the process with the code of a failed stage."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+out = _Output()
 err = Console(stderr=True)
 
 TARGETS_HELP = (
@@ -42,15 +57,54 @@ def with_exit_codes(function: Callable[..., int | None]) -> Callable[..., None]:
             say_error(str(error))
             raise typer.Exit(BUSY) from None
         except (OSError, sqlite3.OperationalError) as error:
-            from flows.system_errors import explained
-
-            if (refused := explained(error)) is None:
-                raise
-            say_error(refused.text)
-            raise typer.Exit(refused.code) from None
+            raise typer.Exit(_say_system_error(error)) from None
         raise typer.Exit(code or DONE)
 
     return wrapped
+
+
+PIPE_CLOSED = 128 + signal.SIGPIPE
+BAD_PLACES = {
+    errno.ENOENT: "is missing, or a folder above it is",
+    errno.EACCES: "may not be read or written by you",
+    errno.EPERM: "may not be changed by you",
+    errno.EROFS: "is on a disk that can only be read",
+    errno.ENOTDIR: "has a file above it where a folder should be",
+    errno.EISDIR: "is a folder",
+    errno.ENAMETOOLONG: "has a longer name than the disk allows",
+    errno.ELOOP: "is a link to itself",
+}
+"""What makes a place unfit to be read or written, in words."""
+
+
+def _say_system_error(error: OSError | sqlite3.Error) -> int:
+    """One line of what the system refused, and the exit code: bad input where a place was named that is unfit."""
+    from flows.system_errors import explained
+
+    if (refused := explained(error)) is not None:
+        say_error(refused.text)
+        return refused.code
+    if isinstance(error, OSError):
+        return _say_os_error(error)
+    traceback.print_exception(error)
+    return FAILED
+
+
+def _say_os_error(error: OSError) -> int:
+    if isinstance(error, BrokenPipeError):  # who read the output has enough of it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  so that nothing more is said as Python ends
+        return PIPE_CLOSED
+    place = error.filename2 or error.filename
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full:
+        what = "the output, or a file of the benchmark," if place is None else os.fsdecode(place)
+        say_error(f"{what} cannot be written: no space is left there; free some and run the command again")
+        return FAILED
+    if place is not None and error.errno in BAD_PLACES:
+        say_error(f"{os.fsdecode(place)} {BAD_PLACES[error.errno]}")
+        return BAD_INPUT
+    traceback.print_exc()
+    return FAILED
 
 
 def say_error(text: str) -> None:

@@ -1,10 +1,10 @@
-"""``mergeline report``, ``papers``, ``refresh`` and ``serve``: what the results say, once or on a schedule."""
+"""``mergeline report``, ``compare``, ``papers``, ``refresh`` and ``serve``: what the results say, once or on a schedule."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.console import Console
 from flows.commands.console import DONE, Json, input_error, out
 from stages.plan import paths
 
-__all__ = ["papers", "refresh", "report", "serve"]
+__all__ = ["compare", "papers", "refresh", "report", "serve"]
 
 
 def report(
@@ -29,7 +29,7 @@ def report(
     page, tables = root / paths.PAGE, root / paths.TABLES
     if not page.is_file():
         raise input_error(f"{page} is not there yet; make it: mergeline run")
-    _print_tables([tables / "merges_same_task.csv", tables / "merges_task_pairs.csv"])
+    _print_tables([tables / "merges_same_task.md", tables / "merges_task_pairs.md"])
     out.print(f"report: {page}", highlight=False, soft_wrap=True)
     if bundle is not None:
         out.print(f"bundle: {_bundled(root, bundle)}", highlight=False, soft_wrap=True)
@@ -61,22 +61,88 @@ def _bundled(root: Path, target: Path) -> Path:
 
 
 def _print_tables(files: list[Path]) -> None:
-    import csv
-
-    from rich.table import Table
-
-    wide = out if out.is_terminal else Console(width=160)
     for file in files:
         if not file.is_file():
             continue
-        with file.open(encoding="utf-8", newline="") as stream:
-            header, *lines = list(csv.reader(stream))
+        header, _, *lines = [
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in file.read_text(encoding="utf-8").splitlines()
+            if line.startswith("|")
+        ]
         keep = [index for index, name in enumerate(header) if not name.startswith(("agrees", "follows", "joint"))]
-        table = Table(*(header[index] for index in keep), box=None, header_style="bold", padding=(0, 1))
-        for line in lines:
-            table.add_row(*(line[index] for index in keep))
-        wide.print(table)
+        _print_table([header[index] for index in keep], [[line[index] for index in keep] for line in lines])
         out.print()
+
+
+def _print_table(header: list[str], lines: list[list[str]]) -> None:
+    from rich.table import Table
+
+    table = Table(*header, box=None, header_style="bold", padding=(0, 1))
+    for line in lines:
+        table.add_row(*line)
+    (out if out.is_terminal else Console(width=160)).print(table)
+
+
+def compare(
+    revision: Annotated[str, typer.Argument(help="A commit, branch or tag whose dvc.lock has results.")],
+    other: Annotated[
+        str | None, typer.Argument(help="A second one; by default the results as they are now.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Two runs side by side: every setting's score in the results of two commits, and which parameters differ.
+
+    Nothing is run or written. A commit's results come from the cache; `git checkout` it and `mergeline run --pull` bring
+    those that are not there.
+    """
+    from flows.comparison import side_by_side
+    from flows.workspace import find_root
+
+    root = find_root()
+    (first, was), (second, name) = _results_at(root, revision), _results_at(root, other)
+    header, lines = side_by_side(first, second)
+    changed = _changed_parameters(root, revision, other)
+    if as_json:
+        settings = [dict(zip(header, line, strict=True)) for line in lines]
+        print(json.dumps({"first": was, "second": name, "parameters": changed, "settings": settings}, indent=2))
+        return DONE
+    out.print(f"first: {was}; second: {name}", highlight=False, soft_wrap=True)
+    for key, (then, now) in changed.items():
+        out.print(f"  {key}: {then} -> {now}", highlight=False, markup=False, soft_wrap=True)
+    _print_table(header, lines)
+    return DONE
+
+
+def _results_at(root: Path, revision: str | None) -> tuple[list[Any], str]:
+    """The rows of a commit, or those that are there now, and what they are called."""
+    from flows.comparison import rows_at
+
+    if revision is None:
+        import pyarrow.parquet as pq
+
+        if not (root / paths.RESULTS).is_file():
+            raise input_error(f"{root / paths.RESULTS} is not there yet; make it: mergeline run")
+        return pq.read_table(root / paths.RESULTS).to_pylist(), "the results as they are now"
+    rows, name = rows_at(root, revision)
+    if rows is None:
+        way = "its dvc.lock names no results; is it a commit of this benchmark, with a finished run?"
+        if "not in the cache" in name:
+            way = "bring them: git checkout it in another clone, and mergeline run --pull"
+        raise input_error(f"{revision}: {name}; {way}")
+    return rows, name
+
+
+def _changed_parameters(root: Path, revision: str, other: str | None) -> dict[str, tuple[str, str]]:
+    from flows.comparison import parameters_at, parameters_now
+
+    then = parameters_at(root, revision)
+    now = parameters_now(root) if other is None else parameters_at(root, other)
+    keys = [*then, *(key for key in now if key not in then)]
+    return {
+        key: (str(then.get(key, "not there")), str(now.get(key, "not there")))
+        for key in keys
+        if then.get(key) != now.get(key) or (key in then) != (key in now)
+    }
 
 
 def papers(
@@ -110,6 +176,7 @@ def refresh(
     if something got worse.
     """
     from flows import refresh as refreshing
+    from flows.comparison import change_lines
     from flows.workspace import find_root
 
     root = find_root()
@@ -132,7 +199,7 @@ def refresh(
             )
         )
         return code
-    out.print("\n".join(refreshing.change_lines(comparison)), highlight=False, markup=False, soft_wrap=True)
+    out.print("\n".join(change_lines(comparison)), highlight=False, markup=False, soft_wrap=True)
     return code
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from flows.commands.console import DONE, FAILED, Json, Targets, input_error, out
+from flows.commands.console import DONE, FAILED, Json, Targets, out
 
 __all__ = ["run", "status"]
 
@@ -38,7 +40,9 @@ def run(
     settings: Settings = None,
     profile: Profile = None,
     force: Annotated[bool, typer.Option("--force", help="Run the targets again even if nothing changed.")] = False,
-    dry: Annotated[bool, typer.Option("--dry", help="Only say what would run, and why.")] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry", help="Only say what would run, why and how long, with --profile and --set too.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="If another run is busy, wait for it to end.")] = False,
     pull: Annotated[bool, typer.Option("--pull", help="First fetch what the DVC remote has of it.")] = False,
     push: Annotated[bool, typer.Option("--push", help="Afterwards send results to the DVC remote.")] = False,
@@ -49,19 +53,18 @@ def run(
     """Run what is stale, and only that, in parallel.
 
     Examples: [bold]mergeline run[/], [bold]mergeline run train -j 2[/], [bold]mergeline run 'evaluate@digits*'[/],
-    [bold]mergeline run --set train.epochs=3[/].
+    [bold]mergeline run --set train.epochs=3[/], [bold]mergeline run --profile standard --dry[/].
     """
-    from flows.editing import apply_settings, profile_path, use_profile
+    from flows.editing import apply_settings, profile_path, proposal, use_profile
     from flows.running import run as running
     from flows.workspace import find_root, run_lock
 
     root = find_root()
-    if dry and (profile or settings):
-        raise input_error("--dry changes nothing: leave out --profile and --set")
     if profile:
         profile_path(root, profile)
     if dry:
-        return _show_status(root, targets or [], True, False, False, force)
+        proposed = proposal(root, profile, settings or ())
+        return _show_status(root, targets or [], Shown(why=True), jobs, force, proposed)
     show = Console(quiet=True) if events else out
     with run_lock(root, wait):
         if profile:
@@ -93,7 +96,7 @@ def _execute(
     events: bool,
     show: Console,
 ) -> int:
-    from flows.display import make_display, print_outcome
+    from flows.display import duration, make_display, print_outcome
     from flows.mirror.mirror import Mirror
     from flows.running import run as running
     from stages.plan import paths
@@ -102,6 +105,9 @@ def _execute(
     listeners: list[Any] = [mirror] if mirror is not None else []
     if events:
         listeners.append(lambda event: print(event.to_json(), flush=True))
+    if not quiet:
+        seconds = running.expected_time(preparation, jobs)
+        show.print(f"{len(preparation.stale)} stages to run, about {duration(seconds)}", highlight=False)
     outcome = running.execute(
         preparation,
         jobs=jobs,
@@ -136,37 +142,72 @@ def _say_planned(show: Console, preparation: Any) -> None:
         show.print(f"pipelines/: {written} files written, {removed} removed, from params.yaml", highlight=False)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What is said of stages: why they are stale, each one by name (fresh ones too), all as JSON."""
+
+    why: bool = False
+    everything: bool = False
+    as_json: bool = False
+
+
+MOST_NAMED = 12
+"""Stale stages up to which each is named without being asked for."""
+
+
 def status(
     targets: Targets = None,
-    why: Annotated[bool, typer.Option("--why", help="Say why each stage is stale.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="List fresh stages too.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Name each stale stage, and say why it is.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Name each stage, fresh ones too.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Say what is stale (and why), without changing anything."""
+    """Say what is stale, by kind of stage, and how long it would take; nothing is changed."""
     from flows.workspace import find_root
 
-    return _show_status(find_root(), targets or [], why, everything, as_json, False)
+    return _show_status(find_root(), targets or [], Shown(why, everything, as_json))
 
 
-def _show_status(root: Path, targets: list[str], why: bool, everything: bool, as_json: bool, force: bool) -> int:
+def _show_status(
+    root: Path, targets: list[str], shown: Shown, jobs: int = 0, force: bool = False, proposed: str | None = None
+) -> int:
+    from flows.display import duration
     from flows.running import run as running
 
-    preparation = running.prepare(root, targets, force, write=False)
+    preparation = running.prepare(root, targets, force, write=False, proposed=proposed)
     pipeline = preparation.pipeline
-    if pipeline is None and everything:
+    if pipeline is None and shown.everything:
         from flows.dvc.pipeline import Pipeline
 
         pipeline = Pipeline(root)
+    seconds = running.expected_time(preparation, jobs)
     stale = {pipeline.stages[a].name: reasons for a, reasons in preparation.stale.items()} if pipeline else {}
-    if as_json:
+    if shown.as_json:
         report = {
             "fresh": preparation.fresh,
             "stale": {name: [str(reason) for reason in reasons] for name, reasons in stale.items()},
+            "seconds": round(seconds, 1),
             "pipelines_to_write": [str(path.relative_to(root)) for path in preparation.written],
             "notices": preparation.notices,
         }
         print(json.dumps(report, indent=2))
         return DONE
+    _say_coming(preparation)
+    if shown.everything and pipeline is not None:
+        for address, stage in pipeline.stages.items():
+            if address not in preparation.stale:
+                out.print(f"[green]fresh[/] {stage.name}", highlight=False)
+    if shown.why or shown.everything or len(stale) <= MOST_NAMED:
+        _name_stages(stale, shown.why)
+    elif pipeline is not None:
+        _count_stages(preparation)
+    if stale:
+        out.print(f"{len(stale)} stale, {preparation.fresh} fresh; about {duration(seconds)} to run", highlight=False)
+    elif not preparation.written and not preparation.removed:
+        out.print(f"all {preparation.fresh} stages are up to date", highlight=False)
+    return DONE
+
+
+def _say_coming(preparation: Any) -> None:
     for line in preparation.notices:
         out.print(f"[yellow]note[/] {line}", highlight=False, soft_wrap=True)
     if preparation.written or preparation.removed:
@@ -175,26 +216,31 @@ def _show_status(root: Path, targets: list[str], why: bool, everything: bool, as
             f"{len(preparation.removed)} to remove (mergeline run does it); what follows is as if that were done",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
-    if everything and pipeline is not None:
-        for address, stage in pipeline.stages.items():
-            if address not in preparation.stale:
-                out.print(f"[green]fresh[/] {stage.name}", highlight=False)
+
+
+def _name_stages(stale: dict[str, Any], why: bool) -> None:
     for name, reasons in stale.items():
         direct = [reason for reason in reasons if reason.kind != "upstream"]
         mark = "[yellow]stale[/]" if direct else "[dim]waits[/]"
         text = "; ".join(str(reason) for reason in (direct or reasons)) if why else ""
         out.print(f"{mark} {name}" + (f": {text}" if text else ""), highlight=False, soft_wrap=True)
-    if stale and pipeline is not None:
-        from flows.display import duration
-        from flows.running.durations import expected_seconds
 
-        expected = expected_seconds(root, pipeline.stages)
-        seconds = sum(expected[address] for address in preparation.stale)
 
-        out.print(
-            f"{len(stale)} stale, {preparation.fresh} fresh; about {duration(seconds)} of work",
-            highlight=False,
-        )
-    elif not preparation.written:
-        out.print(f"all {preparation.fresh} stages are up to date", highlight=False)
-    return DONE
+def _count_stages(preparation: Any) -> None:
+    """A line for each kind of stage: how many are stale by themselves, how many wait for them, how many are fresh."""
+    from flows.dvc.stage import kind_of
+
+    counts: dict[str, Counter[str]] = {}
+    for address, stage in preparation.pipeline.stages.items():
+        reasons = preparation.stale.get(address)
+        state = "fresh" if reasons is None else "stale" if any(r.kind != "upstream" for r in reasons) else "waits"
+        counts.setdefault(kind_of(stage.name), Counter())[state] += 1
+    for kind, own in counts.items():
+        if own["stale"] or own["waits"]:
+            said = [f"[yellow]{own['stale']} stale[/]" if own["stale"] else ""]
+            said += [f"[dim]{own[state]} {word}[/]" if own[state] else "" for state, word in STATES.items()]
+            out.print(f"{kind}: {', '.join(text for text in said if text)}", highlight=False)
+    out.print("each by name: mergeline status --why", style="dim", highlight=False)
+
+
+STATES = {"waits": "waiting for others", "fresh": "fresh"}

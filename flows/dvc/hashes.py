@@ -81,6 +81,7 @@ class Hashes:
         self._root = root
         self._files: dict[str, tuple[Stamp, Any, Any]] = {}
         self._params: dict[str, tuple[Stamp | None, Any]] = {}
+        self._proposed: dict[str, Any] = {}
         self._unsaved: list[tuple[str, Any, dict[str, Any]]] = []
 
     def look_up(self, relative: Iterable[str]) -> None:
@@ -147,12 +148,18 @@ class Hashes:
             self._repo.state.save_many(self._unsaved, self._repo.fs)
         self._unsaved.clear()
 
+    def propose(self, path: Path, values: Any) -> None:
+        """Let a file of parameters have these values, whatever stands there."""
+        self._proposed[str(path)] = values
+
     def parameters(self, dep: Any) -> dict[str, Any]:
         """The values of a parameter dependency's keys; those that are missing are left out."""
         path = dep.fs_path
         stamp = stamp_of(path)
         cached = self._params.get(path)
-        if cached is None or cached[0] != stamp:
+        if path in self._proposed:
+            cached = (stamp, self._proposed[path])
+        elif cached is None or cached[0] != stamp:
             try:
                 cached = (stamp, load_path(path, self._repo.fs) if stamp is not None else {})
             except Exception as error:

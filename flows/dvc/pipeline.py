@@ -153,6 +153,10 @@ class Pipeline:
             order.add(address, *found[address].upstream)
         self.stages = {address: found[address] for address in order.static_order()}
 
+    def propose(self, path: Path, values: Any) -> None:
+        """Let a file of parameters have other values than those that stand there, for saying what they would make stale."""
+        self._hashes.propose(path, values)
+
     def stale(
         self,
         chosen: Iterable[str] | None = None,

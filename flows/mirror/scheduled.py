@@ -10,9 +10,10 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Cancelled, Completed, Failed
 
+from flows.comparison import change_lines
 from flows.mirror.access import refuse_other_folder
 from flows.mirror.mirror import follow_command
-from flows.refresh import REGRESSION, change_lines, finish
+from flows.refresh import REGRESSION, finish
 from flows.workspace import find_root
 from stages.errors import InputError
 

@@ -22,10 +22,11 @@ from flows.dvc.locks import heal
 from flows.refusal import writes_nothing_if_refused
 from flows.running.events import Listener
 from mergeline.checkpoint_names import split_part
+from stages.formats import yaml12
 from stages.formats.files import json_text, write_json
 from stages.loaded_code import STAMPS_VARIABLE, Stamp, stamps_of, write_stamps
 from stages.plan import paths
-from stages.plan.loading import ParamsError, load_params
+from stages.plan.loading import ParamsError, load_params, parse_params
 from stages.plan.params import Params
 from stages.plan.pipelines import drift, make_folders, make_plan, write_pipelines
 
@@ -38,10 +39,12 @@ __all__ = [
     "Preparation",
     "check_inputs",
     "execute",
+    "expected_time",
     "plan_files",
     "predicted_code",
     "prepare",
     "stop_signals",
+    "usual_jobs",
 ]
 
 
@@ -60,6 +63,8 @@ class Preparation:
     """What was put right before: damaged lock files."""
     notices: list[str] = field(default_factory=list)
     """What should be known beside: data that are not here, and how one's own are read."""
+    files: dict[str, int] = field(default_factory=dict)
+    """How many the data of a task are, where they are somebody's own."""
     code: dict[str, Stamp | None] = field(default_factory=dict)
     """The stamps of all code, from before it was hashed."""
 
@@ -75,22 +80,32 @@ def plan_files(root: Path, params: Params, write: bool = True) -> tuple[list[Pat
 
 @writes_nothing_if_refused
 def prepare(
-    root: Path, targets: Sequence[str] = (), force: bool = False, write: bool = True, pulling: bool = False
+    root: Path,
+    targets: Sequence[str] = (),
+    force: bool = False,
+    write: bool = True,
+    pulling: bool = False,
+    proposed: str | None = None,
 ) -> Preparation:
     """Check everything and find what is stale. With ``write`` false nothing on disk is changed; with ``pulling``, data that only
-    stages need whose results may yet be fetched are not looked for.
+    stages need whose results may yet be fetched are not looked for. ``proposed``: the text of a params.yaml to look into in place
+    of the one that is there; it changes nothing.
 
     Raises
     ------
     InputError: bad input, before any work.
     """
-    params = load_params(root / paths.PARAMS)
+    write = write and proposed is None
+    if proposed is None:
+        params = load_params(root / paths.PARAMS)
+    else:
+        params = parse_params(values := yaml12.load(proposed), str(paths.PARAMS))
     if (problem := check_cache_type(root)) is not None:
         raise ParamsError(problem)
     healed = heal(root) if write else []
-    written, removed = _drifted(root, params, write)
+    written, removed = _drifted(root, params, write) if proposed is None else plan_files(root, params, write=False)
     seen = look(root, params, write)
-    if not force and not written and not removed and not seen.needs_check:
+    if not force and not written and not removed and not seen.needs_check and proposed is None:
         fresh = is_fresh(root)
         if fresh is not None:
             return Preparation(params, None, fresh=fresh, healed=healed, notices=missing_notices(seen, None))
@@ -99,6 +114,8 @@ def prepare(
 
     code = stamps_of(planning_files())
     pipeline = Pipeline(root)
+    if proposed is not None:
+        pipeline.propose(root / paths.PARAMS, values)
     if not write and (written or removed):
         _foresee(root, params, pipeline)
     chosen = pipeline.select(targets)
@@ -110,7 +127,9 @@ def prepare(
     if write and not stale and len(chosen) == len(pipeline.stages):
         note_fresh(root, before)
     notices = [*missing_notices(seen, pipeline), *notes]
-    return Preparation(params, pipeline, stale, len(chosen) - len(stale), written, removed, healed, notices, code)
+    return Preparation(
+        params, pipeline, stale, len(chosen) - len(stale), written, removed, healed, notices, seen.files, code
+    )
 
 
 def _drifted(root: Path, params: Params, write: bool) -> tuple[list[Path], list[Path]]:
@@ -195,11 +214,21 @@ def check_inputs(
     names = None
     if pipeline is not None and stale is not None:
         names = {pipeline.stages[address].name for address in stale}
+    if (fault := device_fault(params)) is not None:
+        raise ParamsError(fault)
     if faults := missing_faults(seen, pipeline, stale or {}, chosen):
         raise ParamsError("\n".join(faults))
     notes = own_data(root, params, seen, [task for task in params.tasks if names is None or f"prepare@{task}" in names])
     _check_models(root, params, names)
     return notes
+
+
+def device_fault(params: Params) -> str | None:
+    """What is wrong where a GPU is asked for and the machine has none; found without loading torch."""
+    devices = ("nvidia0", "nvidiactl", "dxg", "kfd")  # Nvidia's, through Windows, AMD's
+    if params.compute.device != "cuda" or any((Path("/dev") / name).exists() for name in devices):
+        return None
+    return "compute.device is cuda, but this machine has no GPU (nothing of it in /dev); set it to auto or cpu"
 
 
 def _check_models(root: Path, params: Params, names: set[str] | None) -> None:
@@ -243,9 +272,9 @@ def execute(
     ``around`` makes a context in which the run happens (the display), from the expected seconds and the jobs; if what
     it gives can be called, it hears the events too.
     """
-    from flows.running.durations import expected_seconds
+    from flows.running.durations import expected_seconds, note_work
     from flows.running.session import Outcome, Session
-    from flows.running.workers import available_cores, kill_orphans
+    from flows.running.workers import kill_orphans
 
     pipeline, params = preparation.pipeline, preparation.params
     if pipeline is None:
@@ -253,8 +282,8 @@ def execute(
     kill_orphans(pipeline.root)
     os.environ[STAMPS_VARIABLE] = str(write_stamps(pipeline.root, preparation.code))
     execution = params.execution
-    jobs = jobs or execution.jobs or max(1, available_cores() // params.compute.threads)
-    expected = expected_seconds(pipeline.root, pipeline.stages)
+    jobs = jobs or usual_jobs(params)
+    expected = expected_seconds(pipeline.root, params, pipeline.stages, preparation.files)
     (pipeline.root / paths.FRESH).unlink(missing_ok=True)
     with _entered(around, expected, jobs) as watcher:
         session = Session(
@@ -270,11 +299,31 @@ def execute(
         )
         with stop_signals(session.cancel):
             outcome = session.execute()
+    ran = [pipeline.stages[address] for address, stage in outcome.stages.items() if stage.state == "ran"]
+    note_work(pipeline.root, params, ran, preparation.files)
     if outcome.ok:
         after = stamps(pipeline.root, pipeline)
         if not pipeline.stale():
             note_fresh(pipeline.root, after)
     return outcome
+
+
+def usual_jobs(params: Params) -> int:
+    """Stages at a time, where nobody says how many."""
+    from flows.running.workers import available_cores
+
+    return params.execution.jobs or max(1, available_cores() // params.compute.threads)
+
+
+def expected_time(preparation: Preparation, jobs: int = 0) -> float:
+    """Seconds that a run of what is stale is likely to take: what ``status``, ``--dry`` and a run itself say."""
+    from flows.running.durations import elapsed_seconds, expected_seconds
+
+    pipeline, params = preparation.pipeline, preparation.params
+    if pipeline is None:
+        return 0.0
+    expected = expected_seconds(pipeline.root, params, pipeline.stages, preparation.files)
+    return elapsed_seconds(pipeline.stages, preparation.stale, expected, jobs or usual_jobs(params))
 
 
 def pull(root: Path, preparation: Preparation) -> str:

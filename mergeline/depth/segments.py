@@ -1,7 +1,7 @@
 """``sma`` and ``lma``: a stage of the deep network is cut into as many segments as the shallow one has blocks.
 
 heterogeneous_merging Sec. III-B. Both are the exact optimum of their objective; the recurrences of the paper's supplement
-and of its code are not (docs/numerics.md, "Depth").
+and of its code are not (docs/numerics.md, "Different depths").
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from stages.plan.keys import INITIALIZATION, UNCHANGED, Edge, Merge
 from stages.plan.methods import resolve
 from stages.plan.params import Compression, MergeSeries, Method, Narrowing, Params, Training, WithOptions
 from stages.plan.recipes import WITHOUT_MOMENTUM, recipe_settings
+from stages.report.papers import PAPERS, tables
 
 __all__ = ["faults_of", "suggestion"]
 
@@ -409,6 +410,8 @@ def _report(params: Params) -> Iterator[str]:
         yield from _unknown("report.method", params.report.method, params.methods)
     if params.report.simplicity_reference is not None:
         yield from _unknown("report.simplicity_reference", params.report.simplicity_reference, params.architectures)
+    for index, table in enumerate(params.report.papers):
+        yield from _unknown(f"report.papers[{index}]", table, [name for paper in PAPERS for name in tables(paper)])
 
 
 def _encoder(params: Params) -> Iterator[str]:

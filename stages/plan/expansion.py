@@ -114,6 +114,8 @@ def _sources(params: Params, series: MergeSeries) -> Iterator[Sources]:
     seeds = series.seeds or params.seeds
     for tasks in _task_lists(series):
         for architectures in architecture_lists(params, series, len(tasks)):
+            if _mirrored(series, tasks, architectures):
+                continue
             placements = series.placements if "depths" in difference(architectures) else [PLACEMENT]
             for recipe, chosen in product(_recipes(series), _seed_lists(series, seeds, tasks, architectures)):
                 models = zip(tasks, architectures, chosen, strict=True)
@@ -136,6 +138,14 @@ def _task_lists(series: MergeSeries) -> list[tuple[str, ...]]:
         if series.both_directions and not isinstance(entry, str):
             lists.append(tuple(reversed(tasks)))
     return lists
+
+
+def _mirrored(series: MergeSeries, tasks: tuple[str, ...], architectures: tuple[str, ...]) -> bool:
+    """Whether these are models of one architecture whose other direction, the same merge, is there: with equal weights."""
+    listed = [tuple(entry) for entry in series.tasks if not isinstance(entry, str)]
+    equal = series.weights is None or len(set(series.weights)) == 1
+    back = series.both_directions and tasks not in listed and tuple(reversed(tasks)) in listed
+    return back and equal and len(set(architectures)) == 1
 
 
 def architecture_lists(params: Params, series: MergeSeries, count: int) -> list[tuple[str, ...]]:

@@ -203,7 +203,8 @@ class MergeSeries(Section):
     tasks: Annotated[list[str | Annotated[list[str], Field(min_length=2)]], Field(min_length=1)]
     """Each entry one task (merged with itself) or a list of tasks (one model of each)."""
     both_directions: bool = False
-    """Merge every task list also in reverse: the first is the reference and has the deeper (or wider) model."""
+    """Merge every task list also in reverse: the first is the reference and has the deeper (or wider) model. Models of one
+    architecture with equal weights have no direction, and are merged once."""
     architectures: Annotated[list[str], Distinct, Field(min_length=1)] | None = None
     """All pairs of these are merged, the deeper first, and of two as deep the wider; by default of the benchmark's architectures.
     Pairs of different widths (r26 and r26x2) are merged by those of ``methods`` that can, zip and transport."""
@@ -302,6 +303,8 @@ class Report(Section):
     """The method that figures and findings are about; by default the first that aligns."""
     simplicity_reference: str | None = None
     """The architecture whose edges' accuracy is a task's simplicity; by default the deepest."""
+    papers: list[str] = ["depth_heterogeneity_table2", "depth_heterogeneity_table3"]
+    """Tables of the papers that the merges stand beside; ``mergeline papers`` lists them."""
 
 
 class Regression(Section):

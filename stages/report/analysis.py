@@ -7,13 +7,14 @@ the same numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stages.plan.keys import Combination
+from stages.plan.keys import Combination, parse_edge
+from stages.report.intervals import Sample, interval, observations
 from stages.report.rows import (
     Row,
     combination_of,
@@ -30,41 +31,16 @@ __all__ = [
     "Correlation",
     "Deviation",
     "PairResult",
-    "Paired",
-    "Sample",
     "deviations",
     "pair_results",
-    "paired_difference",
+    "run_values",
+    "sample_of",
     "simplicity",
     "spearman",
+    "trained_partner",
 ]
 
 RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Runs of one setting. ``std`` is the sample standard deviation (n - 1), NaN for a single run."""
-
-    values: tuple[float, ...]
-    planned: int
-
-    @property
-    def n(self) -> int:
-        return len(self.values)
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.values)) if self.values else float("nan")
-
-    @property
-    def std(self) -> float:
-        return float(np.std(self.values, ddof=1)) if self.n > 1 else float("nan")
-
-    @property
-    def missing(self) -> int:
-        """Planned runs that have no number."""
-        return self.planned - self.n
 
 
 @dataclass(frozen=True)
@@ -112,7 +88,8 @@ class PairResult(_OfCombination):
 class Deviation(_OfCombination):
     """A heterogeneous pair against the mean of its two homogeneous ones, in accuracy (fractions).
 
-    ``low``, ``high``: 95 % interval over runs (Welch). ``worst``, ``best``: the lower and higher homogeneous mean.
+    ``low``, ``high``: its 95 % interval (:func:`stages.report.intervals.interval`). ``worst``, ``best``: the lower and higher
+    homogeneous mean.
     """
 
     size_mismatch: float
@@ -144,22 +121,6 @@ class Correlation:
         return self.n >= 4 and self.p_value < 0.05 and (self.low > 0 or self.high < 0)
 
 
-@dataclass(frozen=True)
-class Paired:
-    """Mean difference of paired runs, its Student interval and p-value."""
-
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    n: int
-
-    @property
-    def evident(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.n >= 2 and (self.low > 0 or self.high < 0)
-
-
 def pair_results(rows: Iterable[Row], control: str = "") -> list[PairResult]:
     """Merges grouped by tasks, architectures and method, in the order they come.
 
@@ -183,9 +144,9 @@ def pair_results(rows: Iterable[Row], control: str = "") -> list[PairResult]:
                 method=method,
                 homogeneous=runs[0]["homogeneous"],
                 size_mismatch=runs[0]["size_mismatch"],
-                accuracy=_sample(runs),
-                per_scope={scope: _sample([main[run["cell"], scope] for run in runs]) for scope in scopes},
-                ensemble=_sample([row for row in ensembles if row is not None]),
+                accuracy=sample_of(runs),
+                per_scope={scope: sample_of([main[run["cell"], scope] for run in runs]) for scope in scopes},
+                ensemble=sample_of([row for row in ensembles if row is not None]),
                 sources=_source_sample(runs, edges),
                 agreement=_agreement([main[run["cell"], scope] for run in runs for scope in combination.tasks]),
             )
@@ -193,17 +154,21 @@ def pair_results(rows: Iterable[Row], control: str = "") -> list[PairResult]:
     return results
 
 
-def _sample(rows: Sequence[Row]) -> Sample:
-    return Sample(tuple(score_of(row) for row in rows if row["status"] == "ok"), len(rows))
+def sample_of(rows: Sequence[Row], score: Callable[[Row], float] = score_of) -> Sample:
+    """The runs of one setting, those of the same models as one; a score that is NaN is missing."""
+    every = {frozenset(source_edges(row)) for row in rows}
+    scores = [(frozenset(source_edges(row)), float(score(row))) for row in rows if row["status"] == "ok"]
+    found = observations((models, value) for models, value in scores if not math.isnan(value))
+    return Sample(tuple(found.values()), len(every), tuple(found))
 
 
 def _source_sample(runs: Sequence[Row], edges: Mapping[str, Row]) -> Sample:
-    values = []
-    for run in runs:
-        found = [edges.get(name) for name in source_edges(run)]
-        if all(edge is not None and edge["status"] == "ok" for edge in found):
-            values.append(float(np.mean([score_of(edge) for edge in found if edge is not None])))
-    return Sample(tuple(values), len(runs))
+    found = {}
+    for models in dict.fromkeys(frozenset(source_edges(run)) for run in runs):
+        own = [edges.get(name) for name in sorted(models)]
+        if all(edge is not None and edge["status"] == "ok" for edge in own):
+            found[models] = float(np.mean([score_of(edge) for edge in own if edge is not None]))
+    return Sample(tuple(found.values()), len({frozenset(source_edges(run)) for run in runs}), tuple(found))
 
 
 def _agreement(rows: Sequence[Row]) -> dict[str, float]:
@@ -216,18 +181,23 @@ def _agreement(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def deviations(results: Iterable[PairResult], method: str) -> list[Deviation]:
-    """Heterogeneous minus mean homogeneous accuracy of every mixed pair whose two homogeneous merges are there."""
+    """Heterogeneous minus mean homogeneous accuracy of every mixed pair whose two homogeneous merges are there.
+
+    Homogeneous merges of two tasks have no direction: those of either order stand for both.
+    """
     chosen = [result for result in results if result.method == method and result.accuracy.n]
-    same = {(r.tasks, r.combination.architectures[0]): r for r in chosen if r.homogeneous}
+    either = {(_unordered(r), r.combination.architectures[0]): r for r in chosen if r.homogeneous}
+    same = {(r.combination.tasks, r.combination.architectures[0]): r for r in chosen if r.homogeneous}
     found = []
     for result in chosen:
-        names = result.combination.architectures
-        sides = [same.get((result.tasks, name)) for name in dict.fromkeys(names)]
-        if result.homogeneous or len(names) != 2 or any(side is None for side in sides):
+        names = dict.fromkeys(result.combination.architectures)
+        tasks = result.combination.tasks
+        sides = [same.get((tasks, name)) or either.get((_unordered(result), name)) for name in names]
+        if result.homogeneous or len(result.combination.architectures) != 2 or any(side is None for side in sides):
             continue
         homogeneous = [side.accuracy for side in sides if side is not None]
         means = [sample.mean for sample in homogeneous]
-        low, high = _welch_interval(result.accuracy, homogeneous)
+        difference = interval([(1.0, result.accuracy), *((-1 / len(sides), sample) for sample in homogeneous)])
         found.append(
             Deviation(
                 result.combination,
@@ -235,36 +205,31 @@ def deviations(results: Iterable[PairResult], method: str) -> list[Deviation]:
                 result.accuracy,
                 min(means),
                 max(means),
-                result.accuracy.mean - float(np.mean(means)),
-                low,
-                high,
+                difference.difference,
+                difference.low,
+                difference.high,
             )
         )
     return found
 
 
-def _welch_interval(first: Sample, others: Sequence[Sample]) -> tuple[float, float]:
-    """95 % interval of ``mean(first) - mean of the others' means`` (Welch); NaN where a sample has one run.
+def trained_partner(results: Iterable[PairResult], control: PairResult, method: str) -> Sample:
+    """What a control's runs come to with both models trained; empty where there are no such merges.
 
-    A bootstrap over two or three runs covers the truth in only 70 to 80 of 100 cases.
+    ``method``: the one that a merge in random order is a control of.
     """
-    from scipy.stats import t as student
+    wanted = {
+        frozenset(str(replace(parse_edge(model), trained=True)) for model in models)
+        for models in control.accuracy.models
+    }
+    own = method if control.method.split(" ")[0] == "random" else control.method
+    real = next((r.accuracy for r in results if (r.combination, r.method) == (control.combination, own)), None)
+    found = {m: v for m, v in zip(real.models, real.values, strict=True) if m in wanted} if real else {}
+    return Sample(tuple(found.values()), len(found), tuple(found))
 
-    samples = [first, *others]
-    if any(sample.n < 2 for sample in samples):
-        return float("nan"), float("nan")
-    value = first.mean - float(np.mean([other.mean for other in others]))
-    shares = [1.0, *([1 / len(others)] * len(others))]
-    parts = [
-        share**2 * float(np.var(sample.values, ddof=1)) / sample.n
-        for share, sample in zip(shares, samples, strict=True)
-    ]
-    if sum(parts) == 0:
-        return value, value
-    portions = [part / sum(parts) for part in parts]
-    freedom = 1 / sum(portion**2 / (sample.n - 1) for portion, sample in zip(portions, samples, strict=True))
-    half = float(student.ppf(0.975, freedom)) * sum(parts) ** 0.5
-    return value - half, value + half
+
+def _unordered(result: PairResult) -> tuple[str, ...]:
+    return tuple(sorted(result.combination.tasks))
 
 
 def spearman(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Correlation:
@@ -283,24 +248,6 @@ def spearman(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Correlati
     draws = (a * b).sum(1)[scale > 0] / scale[scale > 0]
     low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) else (float("nan"), float("nan"))
     return Correlation(float(found.statistic), float(found.pvalue), float(low), float(high), n)
-
-
-def paired_difference(first: Mapping[Any, float], second: Mapping[Any, float]) -> Paired:
-    """Mean of ``first - second`` over the keys (runs) that both have, with Student's interval and paired t-test."""
-    from scipy.stats import t as student
-
-    keys = [key for key in first if key in second]
-    differences = np.array([first[key] - second[key] for key in keys])
-    n = len(differences)
-    mean = float(differences.mean()) if n else float("nan")
-    if n < 2:
-        return Paired(mean, float("nan"), float("nan"), float("nan"), n)
-    error = float(differences.std(ddof=1)) / np.sqrt(n)
-    if error == 0:
-        return Paired(mean, mean, mean, 1.0 if mean == 0 else 0.0, n)
-    half = float(student.ppf(0.975, n - 1)) * error
-    p_value = float(2 * student.sf(abs(mean / error), n - 1))
-    return Paired(mean, mean - half, mean + half, p_value, n)
 
 
 def run_values(rows: Iterable[Row], keep: Callable[[Row], bool]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import numpy as np
 from stages.report.between import SOURCES, mean_curve, sweeps
 from stages.report.diagnosed import Group, groups
 from stages.report.figures import CYCLE, GRAY, MARKERS, FigureData, FigureSpec, first_shown, new_figure
+from stages.report.intervals import LEAST_RUNS
 from stages.report.rows import Row
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def swept(data: FigureData) -> Figure | None:
             places = [place for place, value in enumerate(values) if value in own]
             means = [100 * float(np.mean(own[values[place]])) for place in places]
             spread = [
-                100 * float(np.std(own[values[place]], ddof=1)) if len(own[values[place]]) > 1 else 0
+                100 * float(np.std(own[values[place]], ddof=1)) if len(own[values[place]]) >= LEAST_RUNS else 0
                 for place in places
             ]
             style = {"color": GRAY, "ls": "--"} if name == SOURCES else _style(index)

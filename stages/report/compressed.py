@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stages.plan.keys import Compressed
-from stages.report.analysis import Paired, Sample, paired_difference
+from stages.report.intervals import Paired, Sample, paired_difference, sources_of_run
 from stages.report.rows import Row, key_of, score_of, source_edges
 
 __all__ = ["CompressedResult", "compressed_results"]
@@ -33,11 +33,11 @@ class CompressedResult:
 
     @property
     def accuracy(self) -> Sample:
-        return Sample(tuple(self.runs.values()), self.planned)
+        return Sample(tuple(self.runs.values()), self.planned, tuple(map(sources_of_run, self.runs)))
 
     @property
     def interval(self) -> Paired:
-        """Mean accuracy over runs with its 95 % interval (Student)."""
+        """Mean accuracy over runs with its 95 % interval."""
         return paired_difference(self.runs, dict.fromkeys(self.runs, 0.0))
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from stages.plan.keys import Narrowed, Pruned
 from stages.report.compressed import CompressedResult, compressed_results
 from stages.report.figures import CYCLE, GRAY, MARKERS, FigureData, FigureSpec, new_figure
+from stages.report.intervals import LEAST_RUNS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +34,7 @@ def narrowing(data: FigureData) -> Figure | None:
 
 
 def _deviation(result: CompressedResult) -> tuple[float, float]:
-    size = 100 * result.accuracy.std if result.accuracy.n > 1 else 0.0
+    size = 100 * result.accuracy.std if result.accuracy.n >= LEAST_RUNS else 0.0
     return size, size
 
 

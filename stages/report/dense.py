@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 
 from mergeline.kinds import Target
 from mergeline.metrics import METRICS, SCALED
 from stages.plan.keys import Combination, parse_edge
-from stages.report.analysis import Sample
+from stages.report.analysis import sample_of
+from stages.report.intervals import Sample
 from stages.report.rows import Row, combination_of, key_of, method_label, source_edges
 
 __all__ = ["DenseResult", "dense_results"]
@@ -48,17 +50,15 @@ def _result(
     combination: Combination, method: str, task: str, target: Target, runs: list[Row], own: dict[tuple[str, str], Row]
 ) -> DenseResult:
     column = SCALED[target]
-    sources = [_source(row, task, column, own) for row in runs]
-    pairs = zip((row[column] for row in runs), sources, strict=True)
-    scores = {
-        name: Sample(tuple(row[name] for row in runs), len(runs))
-        for name, metric in METRICS.items()
-        if target in metric.targets
-    }
-    return DenseResult(
-        combination, method, task, scores, Sample(tuple(sources), len(runs)),
-        Sample(tuple(merged / source for merged, source in pairs if source > 0), len(runs)),
-    )  # fmt: skip
+
+    def source(row: Row) -> float:
+        return _source(row, task, column, own)
+
+    def scaled(row: Row) -> float:
+        return float(row[column]) / source(row) if source(row) > 0 else float("nan")
+
+    scores = {name: sample_of(runs, itemgetter(name)) for name, metric in METRICS.items() if target in metric.targets}
+    return DenseResult(combination, method, task, scores, sample_of(runs, source), sample_of(runs, scaled))
 
 
 def _source(row: Row, task: str, column: str, own: dict[tuple[str, str], Row]) -> float:

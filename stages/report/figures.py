@@ -14,16 +14,19 @@ import matplotlib as mpl
 import numpy as np
 from cycler import cycler
 
+from stages.plan.keys import Combination
 from stages.report.analysis import (
     LEAST_POINTS,
     Deviation,
     PairResult,
-    Sample,
     deviations,
     pair_results,
     simplicity,
     spearman,
+    trained_partner,
 )
+from stages.report.hover import mark, mark_bars
+from stages.report.intervals import LEAST_RUNS, Sample
 from stages.report.rows import (
     Row,
     combination_of,
@@ -34,6 +37,7 @@ from stages.report.rows import (
     score_word,
     source_edges,
 )
+from stages.report.spread import percent
 
 mpl.use("Agg")
 
@@ -64,6 +68,8 @@ class FigureData:
     """By measure, the rows of its table (:data:`stages.formats.measurements.MEASURES`)."""
     method: str
     reference: str
+    papers: Sequence[str] = ()
+    """Tables of papers that the merges stand beside."""
     blocks: Sequence[Row] = ()
     """How alike the blocks of two edges of different depth are (:mod:`stages.formats.blocks`), by ``cell``."""
 
@@ -125,7 +131,17 @@ def _percent(values: Any) -> Any:
 
 
 def _error(sample: Sample) -> float:
-    return 0.0 if sample.n < 2 else 100 * sample.std
+    return 0.0 if sample.n < LEAST_RUNS else 100 * sample.std
+
+
+def _two_values(axes: Axes, x: float, sample: Sample) -> None:
+    """Of two runs both values, in place of a deviation that says nothing."""
+    if 1 < sample.n < LEAST_RUNS:
+        axes.plot([x] * sample.n, _percent(sample.values), ".", color=INK, ms=3, zorder=3)
+
+
+def _said(name: str, sample: Sample) -> str:
+    return f"{name}: {percent(sample)} % (n = {sample.n})"
 
 
 def _same_task(data: FigureData) -> list[PairResult]:
@@ -146,10 +162,13 @@ def same_task_homogeneous(data: FigureData) -> Figure | None:
         return None
     figure, axes = new_figure()
     for index, result in enumerate(chosen):
-        axes.errorbar(
+        name = f"{result.tasks} {result.combination.architectures[0]}"
+        drawn = axes.errorbar(
             100 * result.sources.mean, 100 * result.accuracy.mean, _error(result.accuracy), _error(result.sources),
-            fmt=MARKERS[index % len(MARKERS)], capsize=3, label=f"{result.tasks} {result.combination.architectures[0]}",
+            fmt=MARKERS[index % len(MARKERS)], capsize=3, label=name,
         )  # fmt: skip
+        mark_bars(drawn, name, f"{_said(name, result.accuracy)}, sources {percent(result.sources)} %")
+        _two_values(axes, 100 * result.sources.mean, result.accuracy)
     axes.set(xlabel=f"{data.word} of the source models (%)", ylabel=f"{data.word} of their merge, {data.method} (%)")
     axes.legend()
     return figure
@@ -167,16 +186,24 @@ def _parity(found: Sequence[Deviation], label: Callable[[Deviation], str]) -> Fi
     for index, deviation in enumerate(found):
         y = 100 * deviation.heterogeneous.mean
         colour = CYCLE[index % len(CYCLE)]
-        axes.plot([100 * deviation.worst, 100 * deviation.best], [y, y], color=colour, lw=3, solid_capstyle="round")
-        middle = 50 * (deviation.worst + deviation.best)
-        marker = MARKERS[index % len(MARKERS)]
-        axes.errorbar(
-            middle, y, _error(deviation.heterogeneous), fmt=marker, color=colour, capsize=3, label=label(deviation)
-        )
+        span = [100 * deviation.worst, 100 * deviation.best]
+        (line,) = axes.plot(span, [y, y], color=colour, lw=3, solid_capstyle="round")
+        drawn = axes.errorbar(
+            sum(span) / 2, y, _error(deviation.heterogeneous), fmt=MARKERS[index % len(MARKERS)], color=colour, capsize=3,
+            label=label(deviation),
+        )  # fmt: skip
+        mark(line, label(deviation), _said_of(deviation))
+        mark_bars(drawn, label(deviation), _said_of(deviation))
+        _two_values(axes, sum(span) / 2, deviation.heterogeneous)
     _diagonal(axes)
     axes.set(xlabel="homogeneous merges, worst to best of the two architectures (%)", ylabel="heterogeneous merge (%)")
     axes.legend(fontsize=7.5 if len(found) > 6 else 8.5, ncols=2 if len(found) > 6 else 1)
     return figure
+
+
+def _said_of(deviation: Deviation) -> str:
+    name = _said(f"{deviation.tasks} {deviation.architectures}", deviation.heterogeneous)
+    return f"{name}, homogeneous {100 * deviation.worst:.2f} and {100 * deviation.best:.2f} %"
 
 
 def _diagonal(axes: Axes) -> None:
@@ -196,16 +223,21 @@ def same_task_deviation(data: FigureData) -> Figure | None:
 def _deviation(found: Sequence[Deviation], x: Sequence[float], label: str) -> Figure:
     figure, axes = new_figure()
     tasks = list(dict.fromkeys(d.tasks for d in found))
-    for index, task in enumerate(tasks):
-        chosen = [i for i, d in enumerate(found) if d.tasks == task]
-        y = _percent([found[i].value for i in chosen])
-        below = _percent([found[i].value - found[i].low for i in chosen])
-        above = _percent([found[i].high - found[i].value for i in chosen])
-        bars = np.nan_to_num(np.array([below, above])).clip(min=0)
-        axes.errorbar(
-            [x[i] for i in chosen], y, bars, fmt=MARKERS[index % len(MARKERS)], capsize=2, lw=1, label=task,
-            color=CYCLE[index % len(CYCLE)],
+    for deviation, place in zip(found, x, strict=True):
+        index = tasks.index(deviation.tasks)
+        y = 100 * deviation.value
+        known = not np.isnan(deviation.low)
+        bars = [[y - 100 * deviation.low], [100 * deviation.high - y]] if known else None
+        drawn = axes.errorbar(
+            [place], [y], bars, fmt=MARKERS[index % len(MARKERS)], capsize=2, lw=1, color=CYCLE[index % len(CYCLE)],
         )  # fmt: skip
+        interval = (
+            f" [{100 * deviation.low:+.2f}, {100 * deviation.high:+.2f}]" if known else ", too few runs for an interval"
+        )
+        mark_bars(drawn, deviation.tasks, f"{deviation.tasks} {deviation.architectures}: {y:+.2f} points{interval}")
+    for index, task in enumerate(tasks):
+        axes.plot([], [], MARKERS[index % len(MARKERS)], color=CYCLE[index % len(CYCLE)], label=task)
+    _follow_points(axes, [100 * d.value for d in found])
     if len(found) <= 6:
         for value, deviation in zip(x, found, strict=True):
             axes.annotate(
@@ -223,6 +255,13 @@ def _deviation(found: Sequence[Deviation], x: Sequence[float], label: str) -> Fi
     if len(tasks) > 1:
         axes.legend(fontsize=7.5)
     return figure
+
+
+def _follow_points(axes: Axes, values: Sequence[float]) -> None:
+    """An axis that shows the points well, whatever the width of their intervals, which may run out of the picture."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    room = max(0.25 * (high - low), 0.5)
+    axes.set_ylim(low - room, high + room)
 
 
 # -- several tasks: depth_heterogeneity Fig. 2 and 3 -----------------------------------------------------------------
@@ -244,7 +283,7 @@ def task_pairs_by_simplicity(data: FigureData) -> Figure | None:
     chosen = [r for r in _task_pairs(data) if r.homogeneous and r.tasks in order]
     if not chosen:
         return None
-    names = sorted(order, key=lambda name: (order[name], name))
+    names = sorted({r.tasks for r in chosen}, key=lambda name: (order[name], name))
     figure, axes = new_figure(7.0, 4.4)
     axes.plot(
         range(len(names)), _percent([order[name] for name in names]), color=GRAY, marker="_", ms=14,
@@ -254,12 +293,26 @@ def task_pairs_by_simplicity(data: FigureData) -> Figure | None:
     for index, pair in enumerate(architectures):
         by_task = {r.tasks: r for r in chosen if r.combination.architectures == pair}
         x = [i for i, name in enumerate(names) if name in by_task]
-        offset = 0.12 * (index - (len(architectures) - 1) / 2)
-        axes.errorbar(
-            np.array(x) + offset, _percent([by_task[names[i]].accuracy.mean for i in x]),
-            [_error(by_task[names[i]].accuracy) for i in x], fmt=MARKERS[index % len(MARKERS)] + "-", capsize=3, lw=1,
-            label=f"merged {pair[0]}", color=CYCLE[index % len(CYCLE)],
-        )  # fmt: skip
+        places = np.array(x) + 0.12 * (index - (len(architectures) - 1) / 2)
+        (line,) = axes.plot(
+            places, _percent([by_task[names[i]].accuracy.mean for i in x]), "-", lw=1, color=CYCLE[index % len(CYCLE)]
+        )
+        mark(line, f"merged {pair[0]}", f"merged {pair[0]}")
+        for place, sample in zip(places, (by_task[names[i]].accuracy for i in x), strict=True):
+            drawn = axes.errorbar(
+                [place], [100 * sample.mean], [_error(sample)], fmt=MARKERS[index % len(MARKERS)], capsize=3, lw=1,
+                color=CYCLE[index % len(CYCLE)],
+            )  # fmt: skip
+            mark_bars(drawn, f"merged {pair[0]}", _said(f"{names[round(place)]} {pair[0]}", sample))
+            _two_values(axes, place, sample)
+        axes.plot(
+            [],
+            [],
+            MARKERS[index % len(MARKERS)] + "-",
+            lw=1,
+            color=CYCLE[index % len(CYCLE)],
+            label=f"merged {pair[0]}",
+        )
     axes.set_xticks(range(len(names)), [name.replace("+", "\n+ ") for name in names], fontsize=8)
     axes.set(ylabel=f"{data.word}, mean of the tasks (%)", xlabel="task pair, the hardest first")
     axes.legend()
@@ -277,8 +330,12 @@ def task_pairs_parity(data: FigureData) -> Figure | None:
         index = tasks.index(deviation.tasks)
         y = 100 * deviation.heterogeneous.mean
         colour = CYCLE[index % len(CYCLE)]
-        axes.plot([100 * deviation.worst, 100 * deviation.best], [y, y], color=colour, lw=2.5, alpha=0.8)
-        axes.plot(50 * (deviation.worst + deviation.best), y, MARKERS[index % len(MARKERS)], color=colour, ms=5)
+        (line,) = axes.plot([100 * deviation.worst, 100 * deviation.best], [y, y], color=colour, lw=2.5, alpha=0.8)
+        (point,) = axes.plot(
+            50 * (deviation.worst + deviation.best), y, MARKERS[index % len(MARKERS)], color=colour, ms=5
+        )
+        for artist in (line, point):
+            mark(artist, deviation.tasks, _said_of(deviation))
     for index, task in enumerate(tasks):
         axes.plot([], [], MARKERS[index % len(MARKERS)], color=CYCLE[index % len(CYCLE)], label=task)
     _diagonal(axes)
@@ -328,11 +385,13 @@ def methods_compared(data: FigureData) -> Figure | None:
             sample = result.ensemble if method == "ensemble" else result.accuracy
             x = place + (index - len(methods) / 2) * width
             colour = GRAY if method == "ensemble" else CYCLE[index % (len(CYCLE) - 1)]
-            axes.bar(
+            (bar,) = axes.bar(
                 x, 100 * sample.mean, width * 0.92, yerr=_error(sample) or None, color=colour,
                 hatch="//" if index >= len(CYCLE) - 1 and method != "ensemble" else None, edgecolor="white",
                 error_kw={"lw": 0.8, "ecolor": INK}, label=label,
             )  # fmt: skip
+            mark(bar, method, _said(f"{pair[0]} {pair[1]}, {method}", sample))
+            _two_values(axes, x, sample)
             label = None
     axes.set_xticks(range(len(pairs)), _pair_labels(pairs), fontsize=8, rotation=30 if len(pairs) > 7 else 0)
     axes.set(ylabel=f"{data.word} (%)")
@@ -357,35 +416,50 @@ def _pair_labels(pairs: Sequence[tuple[str, str]]) -> list[str]:
 
 def controls(data: FigureData) -> Figure | None:
     """What is left when one side was never trained, or units are shuffled: heterogeneous merges and their controls."""
-    rows = [
-        r
-        for r in data.rows
-        if r["kind"] == "merge" and r["status"] == "ok" and r["control"] and r["scope"] == r["tasks"]
-    ]
-    real = {(r.tasks, r.architectures): r.accuracy.mean for r in _same_task(data) if not r.homogeneous}
-    pairs = [pair for pair in dict.fromkeys((r["tasks"], r["architectures"]) for r in rows) if pair in real]
-    if not pairs:
+    names = ("", "untrained-0", "untrained-1", "random")
+    found = {
+        (control, result.combination): result
+        for control in names[1:]
+        for result in pair_results(data.rows, control)
+        if result.same_task and result.method == ("random" if control == "random" else data.method)
+    }
+    partners = {
+        (control, combination): trained_partner(data.results, result, data.method)
+        for (control, combination), result in found.items()
+    }
+    shown = list(dict.fromkeys(own for (_, own), partner in partners.items() if partner.n and own.difference))
+    if not shown:
         return None
-    names = _control_names({r.difference for r in data.results if (r.tasks, r.architectures) in pairs})
-    figure, axes = new_figure(max(6.0, 1.4 * len(pairs) + 2), 4.2)
-    for index, (control, name) in enumerate(names.items()):
-        method = "random" if control == "random" else data.method
-        label: str | None = name
-        for place, pair in enumerate(pairs):
-            found = [
-                score_of(r)
-                for r in rows
-                if ((r["tasks"], r["architectures"]), r["control"], method_label(r)) == (pair, control, method)
-            ]
-            if control and not found:
+    called = _control_names({combination.difference for combination in shown})
+    figure, axes = new_figure(max(6.0, 1.4 * len(shown) + 2), 4.2)
+    for index, control in enumerate(names):
+        label: str | None = called[control]
+        for place, combination in enumerate(shown):
+            sample = (
+                found[control, combination].accuracy if (control, combination) in found
+                else _all_partners(partners, combination) if not control else None
+            )  # fmt: skip
+            if sample is None or not sample.n:
                 continue
-            value = float(np.mean(found)) if control else real[pair]
-            axes.bar(place + (index - 1.5) * 0.2, 100 * value, 0.18, color=CYCLE[index], label=label)
+            (bar,) = axes.bar(place + (index - 1.5) * 0.2, 100 * sample.mean, 0.18, color=CYCLE[index], label=label)
+            mark(bar, called[control], _said(f"{combination.tasks_label} {combination.architectures_label}", sample))
             label = None
+    pairs = [(combination.tasks_label, combination.architectures_label) for combination in shown]
     axes.set_xticks(range(len(pairs)), _pair_labels(pairs))
     axes.set(ylabel=f"{data.word}, {data.method} (%)")
     axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.2))
     return figure
+
+
+def _all_partners(partners: Mapping[tuple[str, Combination], Sample], combination: Combination) -> Sample:
+    """What stands beside a pair's controls: the same runs with both models trained."""
+    found = {
+        models: value
+        for (_, own), sample in partners.items()
+        if own == combination
+        for models, value in zip(sample.models, sample.values, strict=True)
+    }
+    return Sample(tuple(found.values()), len(found), tuple(found))
 
 
 def _control_names(differences: Collection[str]) -> dict[str, str]:
@@ -488,7 +562,7 @@ def kept_layers(data: FigureData) -> Figure | None:
             values = [_percent(accuracies) for _, accuracies in points]
             axes.errorbar(
                 [cost / least for cost, _ in points], [v.mean() for v in values],
-                [v.std(ddof=1) if len(v) > 1 else 0 for v in values], label=name, capsize=2, linewidth=1.2,
+                [v.std(ddof=1) if len(v) >= LEAST_RUNS else 0 for v in values], label=name, capsize=2, linewidth=1.2,
                 marker=MARKERS[index % len(MARKERS)], linestyle="-" if index < len(CYCLE) else "--",
             )  # fmt: skip
         axes.set_title(setting)
@@ -499,7 +573,7 @@ def kept_layers(data: FigureData) -> Figure | None:
 
 
 FIGURES: tuple[FigureSpec, ...] = (
-    FigureSpec("same_task_methods", "Methods on one task", "Mean over runs; whiskers are one standard deviation.",
+    FigureSpec("same_task_methods", "Methods on one task", "Mean over runs; whiskers are one standard deviation, dots two runs.",
                methods_compared, "kind merge or ensemble, one task, control empty", "merges_same_task"),
     FigureSpec("same_task_homogeneous", "Homogeneous merges against their sources",
                "As depth_heterogeneity Fig. 1 left: what merging costs where both models are of one architecture.",
@@ -509,23 +583,27 @@ FIGURES: tuple[FigureSpec, ...] = (
                "the diagonal a mixed pair does as well as they do.", same_task_parity, "kind merge, one task",
                "merges_same_task"),
     FigureSpec("same_task_deviation", "Deviation against size mismatch",
-               "As depth_heterogeneity Fig. 1 right: pairs that differ in depth alone; bars are 95 % intervals over runs (Welch).",
+               "As depth_heterogeneity Fig. 1 right: pairs that differ in depth alone; bars are 95 % "
+               "intervals, which may run out of the picture.",
                same_task_deviation, "kind merge, one task", "merges_same_task"),
     FigureSpec("kept_layers", "First layers kept apart",
                "As vanishing_feature Table 1: each model keeps its first layers, what they give is averaged once; on the left "
                "nothing is kept. Whiskers are one standard deviation over runs.", kept_layers,
                "kind merge, control empty, stop empty", "merges_same_task"),
     FigureSpec("controls", "What one side alone is worth",
-               "The same merges with one side replaced by a network that never trained, and with shuffled units.",
+               "The same merges with one side replaced by a network that never trained, and with shuffled units: means over the "
+               "runs that have controls.",
                controls, "kind merge, one task, control not empty", "controls"),
     FigureSpec("task_pairs_simplicity", "Task pairs by simplicity", "As depth_heterogeneity Fig. 2.",
                task_pairs_by_simplicity, "kind merge, several tasks, homogeneous, scope mean", "merges_task_pairs"),
     FigureSpec("task_pairs_parity", "Heterogeneous against homogeneous merges of task pairs",
                "As depth_heterogeneity Fig. 3 left.", task_pairs_parity, "kind merge, several tasks, scope mean",
                "merges_task_pairs"),
-    FigureSpec("task_pairs_deviation_simplicity", "Deviation against simplicity", "As depth_heterogeneity Fig. 3 middle.",
+    FigureSpec("task_pairs_deviation_simplicity", "Deviation against simplicity", "As depth_heterogeneity Fig. 3 middle; bars are "
+               "95 % intervals, which may run out of the picture.",
                task_pairs_by_pair_simplicity, "kind merge, several tasks, scope mean", "merges_task_pairs"),
-    FigureSpec("task_pairs_deviation_similarity", "Deviation against similarity", "As depth_heterogeneity Fig. 3 right.",
+    FigureSpec("task_pairs_deviation_similarity", "Deviation against similarity", "As depth_heterogeneity Fig. 3 right; bars are "
+               "95 % intervals, which may run out of the picture.",
                task_pairs_by_similarity, "kind merge, several tasks, scope mean", "merges_task_pairs"),
     FigureSpec("learning_curves", "Learning curves", "Training accuracy of every edge model, on augmented images.",
                learning_curves, "all", "edges", "histories.parquet"),

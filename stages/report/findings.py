@@ -13,17 +13,18 @@ from stages.report.analysis import (
     LEAST_POINTS,
     Correlation,
     Deviation,
-    Paired,
     deviations,
-    paired_difference,
+    pair_results,
     run_values,
     spearman,
+    trained_partner,
 )
 from stages.report.between import barriers
 from stages.report.compressed import CompressedResult, compressed_results
 from stages.report.diagnosed import Group, before_last, groups
 from stages.report.figures import SIDES, FigureData
-from stages.report.rows import Row, combination_of, method_label, score_of, score_word
+from stages.report.intervals import LEAST_RUNS, Paired, paired_difference
+from stages.report.rows import Row, combination_of, method_label, score_word
 
 __all__ = ["sentences"]
 
@@ -53,10 +54,6 @@ def _of_score(rows: Iterable[Row]) -> str:
     return "" if word == "accuracy" else f"a {word} of " if word == "score" else f"an {word} of "
 
 
-LEAST_RUNS = 3
-"""Paired runs from which on an interval says something; of two, Student's is hundreds of times their spread."""
-
-
 def _rows(data: FigureData, tasks: str) -> list[Row]:
     return [row for row in data.rows if row["tasks"] == tasks]
 
@@ -66,9 +63,15 @@ def _points(value: float) -> str:
 
 
 def _interval(paired: Paired) -> str:
-    if math.isnan(paired.low) or paired.n < LEAST_RUNS:
+    if paired.n < LEAST_RUNS:
         return f"n = {paired.n}, too few for an interval"
+    if math.isnan(paired.low):
+        return f"n = {paired.n}, of too few models for an interval"
     return f"95 % interval {100 * paired.low:+.1f} to {100 * paired.high:+.1f}, paired over {paired.n} runs"
+
+
+def _verdict(paired: Paired) -> str:
+    return ", no evidence of a difference" if paired.low <= 0 <= paired.high else ""
 
 
 def _one_task(data: FigureData) -> Iterator[str]:
@@ -97,7 +100,7 @@ def _against_average(data: FigureData, task: str) -> Iterator[str]:
         if not paired.n or data.method == "identity":
             continue
         mean, plain = (100 * float(np.mean([v[k] for k in aligned if k in averaged])) for v in (aligned, averaged))
-        verdict = "" if paired.evident or paired.n < LEAST_RUNS else ", no evidence of a difference"
+        verdict = _verdict(paired)
         yield (
             f"Merging two {task} models {name}, {data.method} reaches {_of_score(_rows(data, task))}{mean:.1f} %, "
             f"plain averaging {plain:.1f} %: {_points(paired.difference)} ({_interval(paired)}){verdict}."
@@ -148,18 +151,17 @@ def _one_side(data: FigureData) -> Iterator[str]:
     """What is left of a heterogeneous merge when one side never trained."""
     for difference, side in product(SIDES, range(2)):
         name = SIDES[difference][side]
-        rows = [
-            r
-            for r in data.usual
-            if r["kind"] == "merge" and r["status"] == "ok" and r["control"] == f"untrained-{side}"
-            and method_label(r) == data.method and r["scope"] == r["tasks"] and combination_of(r).difference == difference
-        ]  # fmt: skip
-        pairs = {(r["tasks"], r["architectures"]) for r in rows}
-        real = [r for r in data.results if (r.tasks, r.architectures) in pairs and r.method == data.method]
-        if not rows or not real:
+        chosen = [
+            (result, trained_partner(data.results, result, data.method))
+            for result in pair_results(data.usual, f"untrained-{side}")
+            if result.same_task and result.difference == difference and result.method == data.method
+        ]
+        chosen = [(result, partner) for result, partner in chosen if result.accuracy.n and partner.n]
+        if not chosen:
             continue
-        control = float(np.mean([score_of(r) for r in rows]))
-        trained = float(np.mean([r.accuracy.mean for r in real]))
+        control = float(np.mean([result.accuracy.mean for result, _ in chosen]))
+        trained = float(np.mean([partner.mean for _, partner in chosen]))
+        rows = [row for row in data.usual if row["tasks"] in {result.tasks for result, _ in chosen}]
         gap = trained - control
         reading = (
             "so the merge hardly needs that side" if gap < 0.05
@@ -168,7 +170,7 @@ def _one_side(data: FigureData) -> Iterator[str]:
         yield (
             f"With the {name} side never trained, merges of different {difference} ({data.method}) keep "
             f"{_of_score(rows)}{100 * control:.1f} % "
-            f"against {100 * trained:.1f} % with both trained ({_points(gap)}, {len(rows)} pairs): {reading}."
+            f"against {100 * trained:.1f} % with both trained ({_points(gap)}, the same runs of {len(chosen)} pairs): {reading}."
         )
 
 
@@ -185,7 +187,7 @@ def _task_pairs(data: FigureData) -> Iterator[str]:
     aligned, averaged = values(data.method), values("identity")
     paired = paired_difference(aligned, averaged)
     if paired.n and data.method != "identity":
-        verdict = "" if paired.evident else ", no evidence of a difference"
+        verdict = _verdict(paired)
         yield (
             f"Over all task pairs, {data.method} is {_points(paired.difference)} against plain averaging in mean {data.word} of "
             f"the two tasks ({_interval(paired)}){verdict}."
@@ -194,7 +196,7 @@ def _task_pairs(data: FigureData) -> Iterator[str]:
     for other in others[:MOST_COMPARED]:
         paired = paired_difference(aligned, values(other))
         if paired.n:
-            verdict = "" if paired.evident else ", no evidence of a difference"
+            verdict = _verdict(paired)
             yield f"Against {other}, {data.method} is {_points(paired.difference)} ({_interval(paired)}){verdict}."
     found = [d for d in deviations(data.results, data.method) if not d.same_task]
     for difference in SIDES:
@@ -234,7 +236,7 @@ def _barriers(data: FigureData) -> Iterator[str]:
             if plain is None or method.split(" ")[0] != data.method.split(" ")[0] or method.startswith("identity"):
                 continue
             paired = paired_difference(own, plain)
-            verdict = "" if paired.evident else ", no evidence of a difference"
+            verdict = _verdict(paired)
             yield (
                 f"Between two models ({setting}) accuracy falls by {100 * float(np.mean(list(own.values()))):.1f} points at worst "
                 f"with {method}, by {100 * float(np.mean(list(plain.values()))):.1f} with plain averaging: "
@@ -285,7 +287,7 @@ def _pruning(data: FigureData) -> Iterator[str]:
         paired = paired_difference(result.runs, partner.runs)
         shared = [run for run in result.runs if run in partner.runs]
         after, before = (100 * float(np.mean([r.runs[run] for run in shared])) for r in (result, partner))
-        verdict = "" if paired.evident else ", no evidence of a difference"
+        verdict = _verdict(paired)
         yield (
             f"At sparsity {result.share:g}, {result.normalize} changes {result.model} on {result.task}, pruned by "
             f"{result.method}, from {_of_score(_rows(data, result.task))}{before:.1f} % to {after:.1f} %: "
@@ -303,8 +305,7 @@ def _narrowing(data: FigureData) -> Iterator[str]:
         if method != "zip" or share == 1 or not any(paired.n for _, paired in compared):
             continue
         against = " and ".join(
-            f"{_points(paired.difference)} against {other.method} ({_interval(paired)}"
-            f"{'' if paired.evident else ', no evidence of a difference'})"
+            f"{_points(paired.difference)} against {other.method} ({_interval(paired)}{_verdict(paired)})"
             for other, paired in compared
             if paired.n
         )

@@ -63,7 +63,7 @@ def run(context: Any, cell: str) -> None:
         data_hashes=_data_hashes(data),
         graph=stage_graph(plan, list(params.tasks)),
         timings=timings,
-        papers=_papers(),
+        papers=_papers(params.report.papers),
         method=data.method,
     )
     with writing(context.path(paths.PAGE)) as temporary:
@@ -276,15 +276,16 @@ def _timings(root: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["seconds"])
 
 
-def _papers() -> list[dict[str, str]]:
-    """The papers' tables that the figures follow, and why their numbers are not ours."""
-    notes = {
-        "depth_heterogeneity_table2": "ImageNet at 224 pixels and full width. Not comparable with small images and narrow "
-        "networks; what can be compared is the pattern: mixed pairs against the two homogeneous ones.",
-        "depth_heterogeneity_table3": "Tasks finetuned from ImageNet models. Not comparable: other tasks, sizes and starts.",
-        "depth_heterogeneity_table4": "Similarities by DINOv2 with the authors' temperature, which the paper does not state.",
-    }
+def _papers(chosen: Sequence[str]) -> list[dict[str, Any]]:
+    """The papers that are followed, and those of their tables that stand beside the numbers here."""
     return [
-        {"name": name, "note": note, "text": reference.format_table(name, reference.load(name))}
-        for name, note in notes.items()
-    ]
+        {
+            "title": paper.title, "authors": paper.authors, "link": paper.link,
+            "tables": [
+                {"name": table, "text": reference.format_table(table, rows)}
+                for table, rows in reference.tables(name).items()
+                if table in chosen
+            ],
+        }
+        for name, paper in reference.PAPERS.items()
+    ]  # fmt: skip

@@ -18,7 +18,9 @@ from stages.plan.params import Params
 from stages.report.analysis import deviations, pair_results
 from stages.report.catalogue import ALL_FIGURES
 from stages.report.figures import FigureData, style
+from stages.report.hover import with_hover
 from stages.report.rows import key_of, method_label
+from stages.report.spread import columns_for_programs
 from stages.report.tables import TABLES
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def figure_data(params: Params, root: Path) -> FigureData:
         blocks=pq.read_table(root / paths.similarities_of_blocks()).to_pylist(),
         method=method,
         reference=params.report.simplicity_reference or params.architectures[-1],
+        papers=params.report.papers,
     )
 
 
@@ -64,7 +67,7 @@ def run(context: Any, cell: str) -> None:
     for table in TABLES:
         header, lines = table.make(data)
         if lines:
-            (tables / f"{table.name}.csv").write_text(_csv(header, lines), encoding="utf-8")
+            (tables / f"{table.name}.csv").write_text(_csv(*columns_for_programs(header, lines)), encoding="utf-8")
             (tables / f"{table.name}.md").write_text(_markdown(table.title, header, lines), encoding="utf-8")
     points = [
         {"size_mismatch": d.size_mismatch, "deviation": d.value, "tasks": d.tasks, "architectures": d.architectures}
@@ -77,7 +80,9 @@ def run(context: Any, cell: str) -> None:
 def _save(figure: Figure, stem: Path) -> None:
     import matplotlib.pyplot as plt
 
-    figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None, "Creator": None}, transparent=True)
+    drawing = io.StringIO()
+    figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    stem.with_suffix(".svg").write_text(with_hover(drawing.getvalue()), encoding="utf-8")
     figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})
     plt.close(figure)
 

@@ -11,16 +11,27 @@ import numpy as np
 
 from mergeline.kinds import Target
 from stages.plan.keys import Combination, Narrowed, Pruned, TaskPair
-from stages.report.analysis import PairResult, Sample, deviations, pair_results, simplicity
+from stages.report.analysis import (
+    Deviation,
+    PairResult,
+    deviations,
+    pair_results,
+    sample_of,
+    simplicity,
+    trained_partner,
+)
+from stages.report.beside import HEADER, beside
 from stages.report.between import barriers
 from stages.report.compressed import compressed_results
 from stages.report.dense import dense_results
 from stages.report.diagnosed import groups, layer_lines
 from stages.report.figures import FigureData
+from stages.report.intervals import Sample, sources_of_run
 from stages.report.placed import placement_lines
 from stages.report.rows import combination_of, score_of, targets_of
+from stages.report.spread import Spread, percent, spread_of
 
-__all__ = ["TABLES", "TableSpec", "percent"]
+__all__ = ["TABLES", "TableSpec"]
 
 Lines = tuple[list[str], list[list[Any]]]
 
@@ -33,16 +44,6 @@ class TableSpec:
     title: str
     caption: str
     make: Callable[[FigureData], Lines]
-
-
-def percent(sample: Sample) -> str:
-    """``73.20 ± 1.15``: mean and standard deviation in percent; missing runs are said."""
-    if sample.n == 0:
-        return "missing"
-    text = f"{100 * sample.mean:.2f}"
-    if not math.isnan(sample.std):
-        text += f" ± {100 * sample.std:.2f}"
-    return text + (f" ({sample.missing} missing)" if sample.missing else "")
 
 
 def _number(value: float | None, digits: int = 2, scale: float = 100.0) -> str:
@@ -82,9 +83,11 @@ def _merges(data: FigureData, several: bool) -> Lines:
         return _merges_by_line(results, data.word)
     deviation = {(d.tasks, d.architectures): d for d in deviations(data.all_results, data.method)}
     scopes = ["joint"] if several and any("joint" in r.per_scope for r in results) else []
+    first_of_all = [data.method] if data.method in methods else []  # a narrow screen shows the first columns alone
+    others = [name for name in methods if name != data.method]
     header = [
-        "tasks", "models", "runs", *methods, *(f"{scope}, {data.method}" for scope in scopes), "sources", "ensemble",
-        "against homogeneous",
+        "tasks", "models", *first_of_all, "sources", "ensemble", "against homogeneous", "runs", *others,
+        *(f"{scope}, {data.method}" for scope in scopes),
     ]  # fmt: skip
     if not several:
         header += ["agrees with 1st", "agrees with 2nd", "follows 1st", "follows 2nd"]
@@ -95,12 +98,10 @@ def _merges(data: FigureData, several: bool) -> Lines:
         main = own.get(data.method, first)
         found = deviation.get((tasks, pair))
         line = [
-            tasks, pair, _runs(main.accuracy),
-            *(percent(own[m].accuracy) if m in own else "" for m in methods),
+            tasks, pair, *(percent(own[m].accuracy) if m in own else "" for m in first_of_all),
+            percent(first.sources), percent(first.ensemble), _against(found) if found else "", _runs(main.accuracy),
+            *(percent(own[m].accuracy) if m in own else "" for m in others),
             *(_scope(main.per_scope, scope) for scope in scopes),
-            percent(first.sources), percent(first.ensemble),
-            f"{100 * found.value:+.2f} [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
-            if found and not math.isnan(found.low) else f"{100 * found.value:+.2f}" if found else "",
         ]  # fmt: skip
         if not several:
             line += [_number(main.agreement.get(key)) for key in ("agree_0", "agree_1", "follow_0", "follow_1")]
@@ -108,9 +109,18 @@ def _merges(data: FigureData, several: bool) -> Lines:
     return header, lines
 
 
+def _against(found: Deviation) -> Spread:
+    """``+1.20 [-0.30, +2.70]``: a difference in points with its interval."""
+    value, low, high = (100 * number for number in (found.value, found.low, found.high))
+    if math.isnan(low):
+        return Spread(f"{value:+.2f}", (round(value, 4), None, found.heterogeneous.n, None, None))
+    text = f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return Spread(text, (round(value, 4), None, found.heterogeneous.n, round(low, 4), round(high, 4)))
+
+
 def _per_task(data: FigureData) -> Lines:
-    """As depth_heterogeneity Table 3: joint, each task, and their mean; each ends with its ensemble."""
-    header = ["tasks", "models", "method", "runs", "joint", "first task", "second task", "mean"]
+    """As depth_heterogeneity Table 3: the mean over tasks, each task, and joint; each ends with its ensemble."""
+    header = ["tasks", "models", "method", "mean", "first task", "second task", "joint", "runs"]
     found: dict[Combination, list[PairResult]] = {}
     for result in data.all_results:
         if not result.same_task:
@@ -118,29 +128,25 @@ def _per_task(data: FigureData) -> Lines:
     lines = []
     for own, results in found.items():
         names = [own.tasks_label, own.architectures_label]
-        lines += [[*names, r.method, r.accuracy.n, *_scopes(own, r.per_scope, r.accuracy)] for r in results]
+        lines += [[*names, r.method, *_scopes(own, r.per_scope, r.accuracy), r.accuracy.n] for r in results]
         rows = [row for row in data.rows if row["kind"] == "ensemble" and combination_of(row) == own]
         scopes = {
-            scope: _sample([row for row in rows if row["scope"] == scope])
+            scope: sample_of([row for row in rows if row["scope"] == scope])
             for scope in [*own.tasks, "joint"]
             if scope != "joint" or "joint" in results[0].per_scope
         }
-        lines.append([*names, "ensemble", results[0].ensemble.n, *_scopes(own, scopes, results[0].ensemble)])
+        lines.append([*names, "ensemble", *_scopes(own, scopes, results[0].ensemble), results[0].ensemble.n])
     return header, lines
 
 
-def _scopes(combination: Combination, by_scope: Mapping[str, Sample], mean: Sample) -> list[str]:
+def _scopes(combination: Combination, by_scope: Mapping[str, Sample], mean: Sample) -> list[Spread | str]:
     own = [percent(by_scope[task]) for task in combination.tasks[:2]]
-    return [_scope(by_scope, "joint"), *own, percent(mean)]
+    return [percent(mean), *own, _scope(by_scope, "joint")]
 
 
-def _scope(by_scope: Mapping[str, Sample], scope: str) -> str:
+def _scope(by_scope: Mapping[str, Sample], scope: str) -> Spread | str:
     """Empty where there is no such thing: classes and values have no union."""
     return percent(by_scope[scope]) if scope in by_scope else ""
-
-
-def _sample(rows: Sequence[Any]) -> Sample:
-    return Sample(tuple(score_of(row) for row in rows if row["status"] == "ok"), len(rows))
 
 
 def _edges(data: FigureData) -> Lines:
@@ -165,20 +171,27 @@ def _edges(data: FigureData) -> Lines:
 
 
 def _controls(data: FigureData) -> Lines:
-    header = ["tasks", "models", "control", "method", "runs", f"{data.word} (%)", "both trained (%)", "chance (%)"]
+    header = [
+        "tasks",
+        "models",
+        "control",
+        "method",
+        "runs",
+        f"{data.word} (%)",
+        "both trained, same runs (%)",
+        "chance (%)",
+    ]
     lines = []
-    real = {(r.tasks, r.architectures, r.method): r for r in data.all_results}
     chance = _chance(data)
+    names = {"untrained-0": "first side untrained", "untrained-1": "second side untrained",
+             "self": "merged with itself", "random": "random permutation"}  # fmt: skip
     for control in dict.fromkeys(row["control"] for row in data.rows if row["kind"] == "merge" and row["control"]):
         for result in pair_results(data.rows, control):
-            names = {"untrained-0": "first side untrained", "untrained-1": "second side untrained",
-                     "self": "merged with itself", "random": "random permutation"}  # fmt: skip
-            partner = real.get((result.tasks, result.architectures, result.method))
+            partner = trained_partner(data.all_results, result, data.method)
             lines.append(
                 [
                     result.tasks, result.architectures, names.get(control, control), result.method, result.accuracy.n,
-                    percent(result.accuracy), percent(partner.accuracy) if partner and control != "self" else "",
-                    _number(chance.get(result.tasks)),
+                    percent(result.accuracy), percent(partner) if partner.n else "", _number(chance.get(result.tasks)),
                 ]
             )  # fmt: skip
     return header, lines
@@ -233,10 +246,12 @@ def _barriers(data: FigureData) -> Lines:
     ]
     lines = []
     for found in barriers(data.measured.get("curve", ())):
-        accuracy, loss = (Sample(tuple(own.values()), len(own)) for own in (found.accuracy, found.loss))
-        said = f"{loss.mean:.3f}" + ("" if math.isnan(loss.std) else f" ± {loss.std:.3f}")
+        accuracy, loss = (
+            Sample(tuple(own.values()), len(own), tuple(map(sources_of_run, own)))
+            for own in (found.accuracy, found.loss)
+        )
         names = [found.group.tasks, found.group.architectures, found.group.method]
-        lines.append([*names, accuracy.n, percent(accuracy), said])
+        lines.append([*names, accuracy.n, percent(accuracy), spread_of(loss)])
     return header, lines
 
 
@@ -312,11 +327,11 @@ def _pixels(data: FigureData) -> Lines:
 
 def _values(data: FigureData) -> Lines:
     header = ["tasks", "models", "method and settings", "task", "runs", "R² (%)", "L1", "sources", "scaled (%)"]
-    return header, _dense_lines(data, "values", lambda scores: [percent(scores["r2"]), _plain(scores["l1"])])
+    return header, _dense_lines(data, "values", lambda scores: [percent(scores["r2"]), spread_of(scores["l1"])])
 
 
 def _dense_lines(
-    data: FigureData, target: Target, said: Callable[[Mapping[str, Sample]], list[str]]
+    data: FigureData, target: Target, said: Callable[[Mapping[str, Sample]], list[Spread]]
 ) -> list[list[Any]]:
     """A line for each setting on each task of a target. ``said``: what is said of its scores."""
     return [
@@ -328,21 +343,20 @@ def _dense_lines(
     ]  # fmt: skip
 
 
-def _plain(sample: Sample) -> str:
-    """As :func:`percent`, of what is no share."""
-    return f"{sample.mean:.3f}" + ("" if math.isnan(sample.std) else f" ± {sample.std:.3f}")
-
-
 TABLES: tuple[TableSpec, ...] = (
     TableSpec("merges_same_task", "Merges on one task",
               "Accuracy in percent, mean ± standard deviation over runs. «Against homogeneous»: difference to the mean of the two "
-              "homogeneous merges, with its 95 % interval (Welch). «Agrees»: share of test images with the source's "
+              "homogeneous merges, with its 95 % interval. «Agrees»: share of test images with the source's "
               "prediction; «follows»: of those on which the sources disagree.", lambda data: _merges(data, False)),
     TableSpec("merges_task_pairs", "Merges of task pairs",
               "Mean of the tasks' accuracies in percent. The first model is the reference: the deeper, of two as deep the wider.",
               lambda data: _merges(data, True)),
     TableSpec("task_pairs_detail", "Each task of the merged pairs", "Accuracy in percent with each task's own head; joint: "
               "over the union of classes and test images.", _per_task),
+    TableSpec("beside_papers", "Beside the papers' numbers",
+              "Printed results, and the merges here that were made in the same way. Data, sizes and training differ unless the "
+              "setting says otherwise, so what compares is the pattern: which method is ahead, and by how much.",
+              lambda data: (HEADER, beside(data.papers, data.results))),
     TableSpec("controls", "Controls", "What the same procedure gives where there is nothing, or nothing more, to merge. "
               "Chance: always naming the most frequent test class.", _controls),
     TableSpec("edges", "Edge models", "The trained models that are merged.", _edges),
@@ -374,7 +388,7 @@ TABLES: tuple[TableSpec, ...] = (
               "zero, without training afterwards, and of the same models before. Normalisation: what set their statistics.",
               _pruned),
     TableSpec("narrowed", "Narrowed networks",
-              "Accuracy in percent, mean ± standard deviation over runs and its 95 % interval (Student), of edge models with a "
+              "Accuracy in percent, mean ± standard deviation over runs and its 95 % interval, of edge models with a "
               "share of the units of every space, without training afterwards, and of the same models before. Parameters and "
               "multiply-adds: in percent of the same models before. Zip joins units that are alike, largest keeps those with the "
               "largest weights, random keeps any.", _narrowed),

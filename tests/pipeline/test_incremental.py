@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,6 +174,62 @@ def test_set_changes_one_value_keeps_comments_and_a_copy(benchmark_copy: Workspa
     assert "tau: 1000.0" in copies[0].read_text()
 
 
+def test_a_dry_run_of_a_change_says_what_it_would_make_stale_and_changes_nothing(benchmark_copy: Workspace) -> None:
+    before = output_files(benchmark_copy.root, ("artifacts", "pipelines", ".mergeline/params"))
+    params = (benchmark_copy.root / "params.yaml").read_text()
+    text = benchmark_copy.run("--set", "similarity.tau=500.0", "--set", "seeds=[0, 1, 2]", "--dry").stdout
+    said = {line.split()[1].rstrip(":") for line in text.splitlines() if line.startswith(("stale", "waits"))}
+    assert "stale similarity@digits+optdigits: parameter similarity.tau 1000.0 -> 500.0" in text
+    assert (benchmark_copy.root / "params.yaml").read_text() == params
+    assert output_files(benchmark_copy.root, ("artifacts", "pipelines", ".mergeline/params")) == before
+    benchmark_copy.edit("params.yaml", "tau: 1000.0", "tau: 500.0")
+    benchmark_copy.edit("params.yaml", "seeds: [0, 1]\ntasks", "seeds: [0, 1, 2]\ntasks")
+    assert said == set(benchmark_copy.stale())
+    other = MICRO.replace("architectures: [r17]", "architectures: [r17, r26]")
+    benchmark_copy.write("profiles/wider.yaml", other)
+    benchmark_copy.write("params.yaml", params)
+    text = benchmark_copy.run("--profile", "wider", "--dry").stdout
+    assert "stale train@digits.r26.s0: never run" in text
+    assert "train@digits.r17" not in text
+
+
+def test_a_status_counts_by_kind_and_says_how_long_as_a_run_does(benchmark_copy: Workspace) -> None:
+    benchmark_copy.edit("params.yaml", "epochs: 1, batch_size: 50}\nfinetune", "epochs: 2, batch_size: 50}\nfinetune")
+    text = benchmark_copy.mergeline("status", check=0).stdout
+    assert "train: 4 stale\n" in text
+    assert "waiting for others" in text
+    assert "train@" not in text, "named where they are few, or asked for"
+    assert (
+        "stale train@digits.r17.s0: parameter train epochs: 1 -> 2"
+        in benchmark_copy.mergeline("status", "--why").stdout
+    )
+    found = json.loads(benchmark_copy.mergeline("status", "--json", check=0).stdout)
+    last = text.splitlines()[-1]
+    assert last.startswith(f"{len(found['stale'])} stale, ")
+    took = last.partition("about ")[2].removesuffix(" to run")
+    assert last == benchmark_copy.run("--dry").stdout.splitlines()[-1]
+    assert f"{len(found['stale'])} stages to run, about {took}\n" in benchmark_copy.run().stdout
+
+
+def test_output_that_nobody_reads_or_nothing_holds_is_no_traceback(benchmark_copy: Workspace) -> None:
+    for command in (["status", "--all"], ["tasks"], ["run", "--force", "report"]):
+        process = subprocess.Popen(
+            benchmark_copy.command(*command), cwd=benchmark_copy.root, env=benchmark_copy.environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(60)) == ("", 141), command
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        for command in (["status"], ["status", "--json"], ["methods"]):
+            ended = subprocess.run(
+                benchmark_copy.command(*command), cwd=benchmark_copy.root, env=benchmark_copy.environment, stdout=full,
+                stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+            )  # fmt: skip
+            assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1), ended.stderr
+            assert "no space is left" in ended.stderr
+    assert benchmark_copy.run().stdout.count("nothing to do") == 1, "what was done before the output ended is kept"
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -181,6 +238,7 @@ def test_set_changes_one_value_keeps_comments_and_a_copy(benchmark_copy: Workspa
         (("architectures: [r17]", "architectures: [r18]"), "unknown 'r18'"),
         (("epochs: 1, batch_size: 50}\nfinetune", "epochs: yes, batch_size: 50}\nfinetune"), "train.epochs"),
         (("imports: {}", "imports: {digits.r17.s0: missing.pth}"), "missing.pth is missing"),
+        (("device: cpu", "device: cuda"), "compute.device is cuda, but this machine has no GPU"),
         (("digits: {max_train", "digits: {root: /nowhere, max_train"), "/nowhere"),
     ],
 )

@@ -273,6 +273,25 @@ def test_a_refresh_finds_a_planted_regression_and_exits_4(scheduled: Workspace) 
     assert pq.read_table(scheduled.root / "reports/history.parquet").num_rows == 2
 
 
+def test_two_commits_stand_side_by_side(scheduled: Workspace) -> None:
+    plant_regression(scheduled)
+    scheduled.run()
+    settings = {
+        line["models"]: line
+        for line in json.loads(scheduled.mergeline("compare", "HEAD", "--json", check=0).stdout)["settings"]
+    }
+    assert (settings["r17+r17"]["first (%)"], settings["r17+r17"]["second (%)"]) == ("91.00", "85.90")
+    assert settings["r17+r17"]["difference"].startswith("-5.10")
+    assert settings["r29+r29"]["difference"].startswith("+0.00")
+    scheduled.git("commit", "-qam", "worse")
+    text = scheduled.mergeline("compare", "HEAD~1", "HEAD", check=0).stdout
+    assert "85.90" in text
+    assert "91.00" in text
+    ended = scheduled.mergeline("compare", "nowhere", check=2)
+    assert ended.stderr.startswith("error: nowhere: none committed")
+    assert scheduled.git("status", "--porcelain", "--untracked-files=no") == ""
+
+
 def test_committing_the_lock_accepts_the_numbers(scheduled: Workspace) -> None:
     plant_regression(scheduled)
     scheduled.mergeline("refresh", check=4)

@@ -28,13 +28,36 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-PAPERS: tuple[str, ...] = (
-    "depth_heterogeneity",
-    "heterogeneous_merging",
-    "mudsc",
-    "vanishing_feature",
-    "zipit",
-)
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper by its title, and where to read it."""
+
+    title: str
+    authors: str
+    link: str
+
+
+PAPERS: dict[str, Paper] = {
+    "depth_heterogeneity": Paper(
+        "Is Depth Heterogeneity a Barrier to Model Merging?", "Shaheen, Chandar, Knyazev, Lobacheva, 2026",
+        "https://iclr.cc/virtual/2026/10020266",
+    ),
+    "heterogeneous_merging": Paper(
+        "Training-free Heterogeneous Model Merging", "Xu, Zheng, Song, Sun, Song, 2024", "https://arxiv.org/abs/2501.00061"
+    ),
+    "mudsc": Paper(
+        "Training-Free Pretrained Model Merging", "Xu, Yuan, Wang, Wang, Song, Song, 2024", "https://arxiv.org/abs/2403.01753"
+    ),
+    "vanishing_feature": Paper(
+        "Vanishing Feature: Diagnosing Model Merging and Beyond", "Qu, Horváth, 2024", "https://arxiv.org/abs/2402.05966"
+    ),
+    "zipit": Paper(
+        "ZipIt! Merging Models from Different Tasks without Training", "Stoica, Bolya, Bjorner, Ramesh, Hearn, Hoffman, 2023",
+        "https://arxiv.org/abs/2305.03053",
+    ),
+}  # fmt: skip
+"""The papers that are followed, by the names that they have here."""
 
 # A printed number and its deviation; None where the table has no number.
 Cell = tuple[float, float | None] | None
