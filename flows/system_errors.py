@@ -18,6 +18,8 @@ __all__ = ["Refused", "closed_folders", "explained", "full_folders", "who_may"]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 NEARLY_FULL = 1 << 20
+DATABASES = "/var/tmp"
+"""Where DVC has its databases unless it is told."""
 SHOWN = 80
 """Characters of a name that is too long."""
 
@@ -67,7 +69,7 @@ def full_folders() -> list[Path]:
         root,
         cache_folder(root),
         Path(tempfile.gettempdir()),
-        Path(os.environ.get("DVC_SITE_CACHE_DIR", "/var/tmp")),
+        Path(os.environ.get("DVC_SITE_CACHE_DIR", DATABASES)),
     ]
     disks: dict[int, Path] = {}
     for place in places:

@@ -18,6 +18,7 @@ from pathlib import Path
 __all__ = ["held_gpu", "open_lock"]
 
 FOLDER_VARIABLE = "MERGELINE_GPU_LOCKS"
+SHARED = "/tmp"
 
 
 @contextlib.contextmanager
@@ -93,7 +94,7 @@ def _made(path: Path) -> int:
 
 def _lock_folder() -> Path:
     """One folder for all projects of a machine, as they share its GPUs."""
-    return Path(os.environ.get(FOLDER_VARIABLE, "/tmp"))
+    return Path(os.environ.get(FOLDER_VARIABLE, SHARED))
 
 
 def _gpu_numbers() -> list[str]:
