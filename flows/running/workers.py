@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import json
 import multiprocessing
 import os
 import re
@@ -17,17 +18,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
 from flows.running import guard
 from flows.running.gpu import held_gpu
 from flows.running.guard import wait_for_end
-from stages.__main__ import DISK_FULL, TRANSIENT
+from stages.__main__ import DISK_FULL, EXPECTED_VARIABLE, TRANSIENT
 from stages.plan import paths
 
 __all__ = [
@@ -106,9 +108,10 @@ def _die_with(pid: int, start: str) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _run_stage(name: str, cell: str, log: str, progress: str, gpu: bool) -> int:
+def _run_stage(name: str, cell: str, log: str, progress: str, gpu: bool, expected: str) -> int:
     """One stage in this worker, with its output in its own log; its exit status."""
     os.environ["MERGELINE_PROGRESS"] = progress
+    os.environ[EXPECTED_VARIABLE] = expected
     with _logged_to(log), held_gpu() if gpu else contextlib.nullcontext():
         from stages.__main__ import main
 
@@ -164,15 +167,19 @@ class Workers:
         self._free = threading.Semaphore(jobs)  # of the session's one command more, which waits to be next
         self._stopping = False
 
-    def start(self, key: str, command: str, folder: Path, log: Path, progress: Path, gpu: bool) -> None:
-        """Start a command; it runs as soon as a worker is free."""
+    def start(
+        self, key: str, command: str, folder: Path, log: Path, progress: Path, gpu: bool, values: Mapping[str, Any]
+    ) -> None:
+        """Start a command; it runs as soon as a worker is free. ``values``: of params.yaml, that will be recorded for it."""
         log.parent.mkdir(parents=True, exist_ok=True)
         progress.parent.mkdir(parents=True, exist_ok=True)
         arguments = stage_arguments(command)
         if arguments is not None and folder == self.root:
             begun = time.monotonic()
             future = self._warm_pool().schedule(
-                _run_stage, args=(*arguments, str(log), str(progress), gpu), timeout=self.timeout
+                _run_stage,
+                args=(*arguments, str(log), str(progress), gpu, json.dumps(values, default=str)),
+                timeout=self.timeout,
             )
             with self._lock:
                 self._stages[key] = future

@@ -132,6 +132,39 @@ def test_code_that_is_edited_and_put_back_during_a_run(late: Workspace, tool: st
     assert (root / "out.txt").read_text() == "good"
 
 
+def test_parameters_that_are_edited_before_a_stage_reads_them_and_put_back(late: Workspace) -> None:
+    """A stage waits for a worker with what it was found stale by; params.yaml is read as it starts."""
+    root = late.root
+    late.edit(
+        "stages/registry.py",
+        "STAGES: dict[str, Stage] = {",
+        'STAGES: dict[str, Stage] = {\n    "write": Stage("stages.write", "run", "write the seed", light=True),',
+    )
+    late.write(
+        "stages/write.py",
+        "from pathlib import Path\n\ndef run(context, cell):\n    Path('seed.txt').write_text(str(context.params.seed))\n",
+    )
+    late.write(
+        "dvc.yaml",
+        LATE + "  write:\n    cmd: python -m stages write\n    deps: [artifacts/code/write.json]\n    params: [seed]\n"
+        "    outs: [seed.txt]\n",
+    )
+    run = late.start("--jobs", "1")
+    wait_for((root / "started").exists, what="the stage before")
+    time.sleep(1)  # the next is on its way to the worker
+    give_back = borrowed(root / "params.yaml", (root / "params.yaml").read_text().replace("seed: 0", "seed: 7"))
+    for name in ("go", "end"):
+        late.write(name, "")
+    wait_for(lambda: (root / "out.txt").exists() or run.poll() is not None, what="the stage before")
+    wait_for(lambda: (root / "seed.txt").exists() or run.poll() is not None, 60, "the stage")
+    give_back()
+    text, _ = run.communicate(timeout=60)
+    assert run.returncode == 1, text
+    assert "seed was changed before this stage read it" in text
+    late.run()
+    assert (root / "seed.txt").read_text() == "0"
+
+
 def test_dvc_repro_of_one_stage_with_code_that_is_not_hashed(late: Workspace) -> None:
     for name in ("go", "end"):
         late.write(name, "")
