@@ -24,6 +24,7 @@ from mergeline.normalization import NORMALIZATIONS
 from mergeline.spaces import Places, SpaceError
 from mergeline.tasks.task import PreparedTask
 from stages.errors import InputError
+from stages.exported import EXPORTS, check_exports, export
 from stages.formats.files import writing
 from stages.formats.merged import save_merged
 from stages.own_models import OwnModel, Preprocessing, check_target, logits_of, own_model, own_task, some_images
@@ -80,6 +81,8 @@ class Request:
     std: tuple[float, ...] = STD
     images: int = 1000
     batch_size: int = 100
+    exports: tuple[Path, ...] = ()
+    """Other files to write the network to: ONNX, or a program of ``torch.export``, by their endings."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,9 @@ def prepare_merge(request: Request) -> Prepared:
     InputError: with the file, or the option, and the fix.
     """
     check_target(request.target)
-    _check_place(request.target)
+    check_exports(request.exports)
+    for place in (request.target, *request.exports):
+        _check_place(place, ENDINGS if place == request.target else tuple(EXPORTS))
     names = request.architectures or (None,) * len(request.files)
     models = tuple(
         own_model(file, name, request.input_size, request.width)
@@ -167,9 +172,9 @@ def prepare_merge(request: Request) -> Prepared:
     return Prepared(request, models, tasks, preprocessing, _normalization(request, models), _warnings(models))
 
 
-def _check_place(target: Path) -> None:
-    if target.suffix not in ENDINGS:
-        raise InputError(f"{target}: a merged network's file ends in {', '.join(ENDINGS)}")
+def _check_place(target: Path, endings: Sequence[str]) -> None:
+    if target.suffix not in endings:
+        raise InputError(f"{target}: a merged network's file ends in {', '.join(endings)}")
     folder = next(parent for parent in target.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InputError(f"{target} cannot be written: {folder} is no folder that you may write to")
@@ -243,9 +248,25 @@ def merge_files(prepared: Prepared, say: Callable[[str], None] = lambda text: No
         raise InputError(
             f"{request.target}: this network is of no plain class (layers kept, or biases added); write a .safetensors file"
         )
+    _export(prepared, result.model, say)
     _save(prepared, result, architecture)
     doubts = tuple(_doubts(prepared, scores))
     return Merged(prepared, architecture, plain, scores, result.report, parameters(result.model), doubts)
+
+
+def _export(prepared: Prepared, network: nn.Module, say: Callable[[str], None]) -> None:
+    """Write the other files: all of them, or none."""
+    batch = next(iter(prepared.preprocessing.batches(some_images(prepared.task_of(0), 3), 3)))
+    written: list[Path] = []
+    try:
+        for place in prepared.request.exports:
+            say(f"exporting {place.name}")
+            export(network, place, batch)
+            written.append(place)
+    except InputError:
+        for place in written:
+            place.unlink()
+        raise
 
 
 def _scores(prepared: Prepared, merged: nn.Module) -> list[dict[str, Any]]:

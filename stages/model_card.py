@@ -52,6 +52,7 @@ def command_of(request: Request) -> str:
     for flag in ("stop", "preserve", "depth", "places", "seed", "input_size", "width", "images"):
         if getattr(request, flag) != getattr(usual, flag):
             words += [f"--{flag.replace('_', '-')}", str(getattr(request, flag))]
+    words += [word for place in request.exports for word in ("--export", str(place))]
     for flag in ("mean", "std"):
         if getattr(request, flag) != getattr(usual, flag):
             words += [f"--{flag}", *map(str, getattr(request, flag))]
@@ -66,6 +67,7 @@ def card_of(merged: Merged) -> dict[str, Any]:
         "format": FORMAT,
         "file": request.target.name,
         "sha256": file_hash(request.target),
+        "exports": [{"file": place.name, "sha256": file_hash(place)} for place in request.exports],
         "architecture": _described(merged.architecture),
         "plain_class": merged.plain,
         "parameters": merged.parameters,
@@ -153,9 +155,13 @@ def _markdown(card: Mapping[str, Any]) -> str:
         f"{card['parameters']:,} parameters.",
         "## Scores on the test images",
         _table(["", *(f"{own['head']}, {own['metric']}" for own in card["data"])], _score_rows(card)),
-        *[f"**{warning}.**" for warning in card["warnings"]],
+        *[f"**{warning}{'' if warning.endswith('?') else '.'}**" for warning in card["warnings"]],
         "## How to load it",
         f"```python\n{_loading(card)}\n```",
+        *(
+            f"Or `{own['file']}`, which needs no class:\n\n```python\n{_running(own['file'])}\n```"
+            for own in card["exports"]
+        ),
         _inputs(card),
         "## What it was made from",
         _table(["file", "architecture", "SHA-256", "as read"], _source_rows(card)),
@@ -216,6 +222,13 @@ def _loading(card: Mapping[str, Any]) -> str:
     else:
         read = f'import torch\nmodel.load_state_dict(torch.load("{card["file"]}", weights_only=True))'
     return f"{made}\n{read}\nmodel.eval()"
+
+
+def _running(file: str) -> str:
+    """Python that gives what an exported file makes of ``images``."""
+    if file.endswith(".onnx"):
+        return f'import onnxruntime\noutputs = onnxruntime.InferenceSession("{file}").run(None, {{"inputs": images.numpy()}})'
+    return f'import torch\noutputs = torch.export.load("{file}").module()(images)'
 
 
 def _inputs(card: Mapping[str, Any]) -> str:

@@ -82,7 +82,7 @@ def check_architectures(names: Iterable[str]) -> None:
 def check_target(target: Path) -> None:
     """Refuse to write over a file (InputError)."""
     if target.exists():
-        raise InputError(f"{target} exists already; choose another --out")
+        raise InputError(f"{target} exists already; choose another name")
 
 
 def own_task(source: str, root: Path | None, input_size: int) -> PreparedTask:
@@ -92,7 +92,7 @@ def own_task(source: str, root: Path | None, input_size: int) -> PreparedTask:
     try:
         return prepare(source, TASKS[source].load(TASKS[source].find(root)), input_size)
     except TaskError as error:
-        raise InputError(str(error)) from None
+        raise InputError(str(error).replace(f"set tasks.{source}.root", "name it with --root")) from None
 
 
 def some_images(task: PreparedTask, count: int) -> torch.Tensor:

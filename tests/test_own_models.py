@@ -21,6 +21,7 @@ from mergeline.foreign import ForeignError
 from mergeline.heads import trace_network
 from mergeline.preserving import PreserveFirst
 from mergeline.recognising import recognise
+from stages.exported import EXPORTS
 from stages.formats.measurements import read_measurement
 from stages.formats.merged import load_merged, save_merged
 from stages.formats.models import read_model, save_edge
@@ -316,6 +317,59 @@ def test_a_merge_is_found_out_from_the_tensors_and_loads_as_its_card_says(
     assert "exists already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("several", [False, True])
+def test_an_exported_network_runs_as_its_card_says(
+    several: bool, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxscript")
+    places = [tmp_path / "m.onnx", tmp_path / "m.pt2"]
+    second = (
+        ("c.pth", "--data", "folder", "--root", "birds", "--root", "cars")
+        if several
+        else ("b.pth", "--data", "folder", "--root", "birds")
+    )
+    words = ("a.pth", *second, "--out", str(tmp_path / "m.safetensors"))
+    exports = [word for place in places for word in ("--export", str(place))]
+    assert run_merge(theirs, monkeypatch, *words, *exports) == 0
+    card = json.loads((tmp_path / "m.json").read_text())
+    assert [own["file"] for own in card["exports"]] == ["m.onnx", "m.pt2"]
+    blocks = re.findall(r"which needs no class:\n\n```python\n(.*?)```", (tmp_path / "m.md").read_text(), re.DOTALL)
+    images = torch.randn(5, 3, 32, 32)
+    if several:
+        own = load_merged(tmp_path / "m.safetensors").eval()
+    else:
+        own = loaded_as_the_card_says(tmp_path / "m.md", monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    for block in blocks:
+        values: dict[str, object] = {"images": images}
+        exec(block, values)
+        found = values["outputs"]
+        heads = found.values() if isinstance(found, dict) else found if isinstance(found, list) else [found]
+        wanted = own(images)
+        for one, other in zip(heads, wanted.values() if several else [wanted], strict=True):
+            assert torch.as_tensor(one).detach().numpy() == pytest.approx(other.detach().numpy(), abs=1e-4)
+
+
+def test_a_failing_export_leaves_nothing(
+    theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> list[torch.Tensor]:
+        raise RuntimeError("an operation that has no such form\nand more")
+
+    monkeypatch.setitem(EXPORTS, ".onnx", broken)
+    words = ("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--out", str(tmp_path / "m.pth"))
+    monkeypatch.setitem(EXPORTS, ".pt2", lambda network, place, batch, names: (place.touch(), [network(batch)])[1])
+    assert (
+        run_merge(
+            theirs, monkeypatch, *words, "--export", str(tmp_path / "m.pt2"), "--export", str(tmp_path / "m.onnx")
+        )
+        == 2
+    )
+    assert "RuntimeError: an operation that has no such form" in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_models_of_two_tasks_keep_their_classifiers(
     theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -359,6 +413,8 @@ def test_models_of_two_tasks_keep_their_classifiers(
             "goes into a .safetensors file",
         ),
         (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--out", "x.txt"), "ends in .safetensors, .pth"),
+        (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--export", "x.tflite"), "ends in .onnx, .pt2"),
+        (("a.pth", "b.pth", "--data", "folder"), "name it with --root"),
         (
             ("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--out", "a.pth/x.pth"),
             "is no folder that you may write to",

@@ -80,6 +80,10 @@ Channels = Annotated[
     typer.Option(help="Of each channel's values, 0 to 1, in training; by default ImageNet's."),
 ]
 Images = Annotated[int, typer.Option(min=1, help="Training images of each task for the statistics.")]
+Exports = Annotated[
+    list[Path] | None,
+    typer.Option("--export", help="Also write it as FILE.onnx, or FILE.pt2 (torch.export): it runs without its class."),
+]
 Dry = Annotated[bool, typer.Option("--dry", help="Only say what would be merged, from what, and how long it takes.")]
 
 
@@ -104,6 +108,7 @@ def merge(
     mean: Channels = None,
     std: Channels = None,
     images: Images = 1000,
+    export: Exports = None,
     dry: Dry = False,
     as_json: Json = False,
 ) -> int:
@@ -123,6 +128,7 @@ def merge(
         method, _options("method", method, "--option", option or []), normalize,
         _options("normalisation", normalize, "--normalize-option", normalize_option or []), _weights(weight, len(files)),
         stop, preserve, depth, places, seed, input_size, width, mean or MEAN, std or STD, images,  # type: ignore[arg-type]
+        exports=tuple(export or ()),
     )  # fmt: skip
     for path in card_files(out_file):
         check_target(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mergeline.registry import Registry
+from mergeline.tasks.cifar import CIFAR10, CIFAR100
 from mergeline.tasks.dense import COVERMAP, MASKS, VOC, WATERMAP
 from mergeline.tasks.folders import (
     CUB,
@@ -17,6 +18,7 @@ from mergeline.tasks.folders import (
 )
 from mergeline.tasks.own_folder import FOLDER
 from mergeline.tasks.packaged import DIGITS, FONTDIGITS, LANDCOVER, LETTERS, OPTDIGITS
+from mergeline.tasks.pets import DOGS, PETS
 from mergeline.tasks.task import Adapter, PreparedTask, RawTask, RawTexts, TaskError, prepare
 from mergeline.tasks.texts import PACKAGES, SPAM, TEXTS, TWEETS, VERSES
 from mergeline.tasks.values import ELEVATION, NIGHTLIGHTS, NYUV2, TASKONOMY
@@ -28,8 +30,8 @@ TASKS: Registry[Adapter] = Registry(
     "mergeline.tasks",
     Adapter,
     (
-        DIGITS, OPTDIGITS, LANDCOVER, FASHION, LETTERS, FONTDIGITS, MNIST, SVHN, EUROSAT, DTD, CUB, NABIRDS, INFOGRAPH,
-        IMAGENET, FOLDER, TWEETS, VERSES, SPAM, PACKAGES, TEXTS, COVERMAP, WATERMAP, VOC, MASKS, ELEVATION,
-        NIGHTLIGHTS, NYUV2, *TASKONOMY,
+        DIGITS, OPTDIGITS, LANDCOVER, FASHION, LETTERS, FONTDIGITS, MNIST, SVHN, EUROSAT, DTD, CUB, NABIRDS, INFOGRAPH, DOGS,
+        PETS, CIFAR10, CIFAR100, IMAGENET, FOLDER, TWEETS, VERSES, SPAM, PACKAGES, TEXTS, COVERMAP, WATERMAP, VOC, MASKS,
+        ELEVATION, NIGHTLIGHTS, NYUV2, *TASKONOMY,
     ),
 )  # fmt: skip

@@ -18,7 +18,21 @@ from numpy.typing import NDArray
 from mergeline.tasks.image_files import IMAGE_SUFFIXES, ImageFiles
 from mergeline.tasks.task import Adapter, RawTask, TaskError
 
-__all__ = ["CUB", "DTD", "EUROSAT", "FASHION", "IMAGENET", "INFOGRAPH", "MNIST", "NABIRDS", "SVHN"]
+__all__ = [
+    "CUB",
+    "DTD",
+    "EUROSAT",
+    "FASHION",
+    "IMAGENET",
+    "INFOGRAPH",
+    "MNIST",
+    "NABIRDS",
+    "SVHN",
+    "independent",
+    "layout_adapter",
+    "listed",
+    "needs",
+]
 
 
 def needs(root: Path | None, task: str, layout: str, *inside: str) -> dict[str, Path]:
@@ -32,7 +46,24 @@ def needs(root: Path | None, task: str, layout: str, *inside: str) -> dict[str, 
     return files
 
 
-def _independent(images: Sequence[NDArray[np.uint8]], labels: Sequence[int], **values: object) -> RawTask:
+def listed(task: str, paths: Sequence[Path]) -> list[Path]:
+    """Images that a data set's own lists name.
+
+    Raises
+    ------
+    TaskError: some are not there; names the first.
+    """
+    absent = [path for path in paths if not path.is_file()]
+    if absent:
+        raise TaskError(
+            f"task {task!r}: {absent[0]} is missing, with {len(absent) - 1} more of the {len(paths)} images that its lists name: "
+            "unpack the archive of the images again"
+        )
+    return list(paths)
+
+
+def independent(images: Sequence[NDArray[np.uint8]], labels: Sequence[int], **values: object) -> RawTask:
+    """Samples of which each is an origin of its own."""
     return RawTask(
         samples=images,
         labels=np.asarray(labels, dtype=np.int64),
@@ -138,7 +169,7 @@ def _load_train_test_folders(train: str, test: str, licence: str, files: Mapping
         odd = sorted(set(classes) ^ set(test_classes))
         raise TaskError(f"{files[train]} and {files[test]} hold different classes: {', '.join(odd[:5])}")
     mask = np.arange(len(paths) + len(test_paths)) >= len(paths)
-    return _independent(
+    return independent(
         ImageFiles(paths + test_paths), labels + test_labels, classes=classes, licence=licence,
         source=str(files[train].parent.name), test=mask,
     )  # fmt: skip
@@ -146,13 +177,13 @@ def _load_train_test_folders(train: str, test: str, licence: str, files: Mapping
 
 def _load_eurosat(files: Mapping[str, Path]) -> RawTask:
     classes, paths, labels = class_folders(next(iter(files.values())))
-    return _independent(ImageFiles(paths), labels, classes=classes, licence="MIT (EuroSAT)", source="EuroSAT 2750")
+    return independent(ImageFiles(paths), labels, classes=classes, licence="MIT (EuroSAT)", source="EuroSAT 2750")
 
 
 def _load_dtd(files: Mapping[str, Path]) -> RawTask:
     """Split 1 of DTD: train and val train, test tests (torchvision's ``partition=1``)."""
     classes, paths, labels, test = _read_dtd(files["dtd/images"], files["dtd/labels"])
-    return _independent(
+    return independent(
         ImageFiles(paths), labels, classes=classes, licence="research use", source="DTD r1.0.1", test=test
     )
 
@@ -170,7 +201,7 @@ def _read_dtd(images: Path, lists: Path) -> tuple[tuple[str, ...], list[Path], l
     index = {name: i for i, name in enumerate(classes)}
     return (
         classes,
-        [images / name for name in names],
+        listed("dtd", [images / name for name in names]),
         [index[name.split("/")[0]] for name in names],
         np.array(test),
     )
@@ -206,8 +237,8 @@ def _load_cub(files: Mapping[str, Path]) -> RawTask:
     names = _two_columns(files["classes.txt"])
     order = sorted(names, key=int)
     index = {number: i for i, number in enumerate(order)}
-    return _independent(
-        ImageFiles([files["images"] / images[i] for i in ids]),
+    return independent(
+        ImageFiles(listed("cub", [files["images"] / images[i] for i in ids])),
         [index[labels[i]] for i in ids],
         classes=tuple(names[number].split(".", 1)[-1] for number in order),
         licence="non-commercial research",
@@ -222,8 +253,8 @@ def _load_nabirds(files: Mapping[str, Path]) -> RawTask:
     names = _two_columns(files["classes.txt"])
     used = sorted({labels[i] for i in images}, key=int)
     index = {number: i for i, number in enumerate(used)}
-    return _independent(
-        ImageFiles([files["images"] / images[i] for i in ids]),
+    return independent(
+        ImageFiles(listed("nabirds", [files["images"] / images[i] for i in ids])),
         [index[labels[i]] for i in ids],
         classes=tuple(names[number] for number in used),
         licence="non-commercial research (NABirds terms)",
@@ -247,7 +278,7 @@ def _load_svhn(files: Mapping[str, Path]) -> RawTask:
     parts = [_read_svhn(files[name]) for name in ("train_32x32.mat", "test_32x32.mat")]
     images = [images for images, _ in parts]
     labels = [labels for _, labels in parts]
-    return _independent(
+    return independent(
         np.concatenate(images),  # type: ignore[arg-type]
         np.concatenate(labels),  # type: ignore[arg-type]
         classes=tuple("0123456789"),
@@ -267,8 +298,8 @@ def _load_infograph(files: Mapping[str, Path]) -> RawTask:
             labels.append(int(label))
             test.append(part == "test")
             names[int(label)] = entry.split("/")[1]
-    return _independent(
-        ImageFiles(paths), labels, classes=tuple(names.get(i, f"class {i}") for i in range(max(names) + 1)),
+    return independent(
+        ImageFiles(listed("infograph", paths)), labels, classes=tuple(names.get(i, f"class {i}") for i in range(max(names) + 1)),
         licence="fair use (DomainNet)", source="DomainNet Infograph, cleaned version", test=np.array(test),
     )  # fmt: skip
 
@@ -284,10 +315,12 @@ _FASHION_FIX = (
 )
 
 
-def _adapter(
+def layout_adapter(
     name: str, summary: str, layout: str, inside: Sequence[str], load: Callable[[Mapping[str, Path]], RawTask],
     mirror_safe: bool = True,
 ) -> Adapter:  # fmt: skip
+    """A task whose data lie in a folder of the user's, in one layout."""
+
     def find(root: Path | None) -> dict[str, Path]:
         return needs(root, name, layout, *inside)
 
@@ -313,7 +346,7 @@ MNIST = Adapter(
     ),
     partial(_load_idx, _DIGITS, "MNIST terms (CC BY-SA 3.0 as usually stated)"),
 )
-SVHN = _adapter(
+SVHN = layout_adapter(
     "svhn",
     "Street View House Numbers, cropped",
     "train_32x32.mat, test_32x32.mat",
@@ -321,36 +354,36 @@ SVHN = _adapter(
     _load_svhn,
     mirror_safe=False,
 )
-EUROSAT = _adapter("eurosat", "EuroSAT satellite images", "2750/<class>/<image>.jpg", ("2750",), _load_eurosat)
-DTD = _adapter(
+EUROSAT = layout_adapter("eurosat", "EuroSAT satellite images", "2750/<class>/<image>.jpg", ("2750",), _load_eurosat)
+DTD = layout_adapter(
     "dtd",
     "Describable Textures",
     "dtd/images/<class>/<image>.jpg, dtd/labels/{train,val,test}1.txt",
     ("dtd/images", "dtd/labels"),
     _load_dtd,
 )
-CUB = _adapter(
+CUB = layout_adapter(
     "cub",
     "CUB-200-2011 birds",
     "images/<class>/<image>.jpg, images.txt, image_class_labels.txt, train_test_split.txt, classes.txt",
     ("images", "images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt"),
     _load_cub,
 )
-NABIRDS = _adapter(
+NABIRDS = layout_adapter(
     "nabirds",
     "NABirds",
     "images/<class>/<image>.jpg, images.txt, image_class_labels.txt, train_test_split.txt, classes.txt",
     ("images", "images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt"),
     _load_nabirds,
 )
-INFOGRAPH = _adapter(
+INFOGRAPH = layout_adapter(
     "infograph",
     "DomainNet Infograph, cleaned version",
     "infograph/<class>/<image>.jpg, infograph_train.txt, infograph_test.txt",
     ("infograph", "infograph_train.txt", "infograph_test.txt"),
     _load_infograph,
 )
-IMAGENET = _adapter(
+IMAGENET = layout_adapter(
     "imagenet",
     "ImageNet-1k, unpacked",
     "train/<wnid>/<image>.JPEG, val/<wnid>/<image>.JPEG",

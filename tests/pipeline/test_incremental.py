@@ -10,6 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from stages.plan.loading import load_params
+from stages.plan.pipelines import make_plan, write_pipelines
 from tests.pipeline.conftest import MICRO, Workspace, make_benchmark, output_files
 
 pytestmark = pytest.mark.slow
@@ -209,6 +211,23 @@ def test_a_status_counts_by_kind_and_says_how_long_as_a_run_does(benchmark_copy:
     took = last.partition("about ")[2].removesuffix(" to run")
     assert last == benchmark_copy.run("--dry").stdout.splitlines()[-1]
     assert f"{len(found['stale'])} stages to run, about {took}\n" in benchmark_copy.run().stdout
+
+
+@pytest.mark.parametrize("profile", ["tiny", "paper"])
+def test_the_number_of_stages_of_a_profile_is_that_of_dvc(
+    shell: Callable[[str], Workspace], profile: str, tmp_path: Path
+) -> None:
+    """Nothing of its data needs to be there."""
+    root = Path(__file__).parents[2]
+    workspace = shell((root / "dvc.yaml").read_text(encoding="utf-8"))
+    said = workspace.mergeline("plan", "--profile", profile, check=0).stdout.splitlines()[-1]
+    names = workspace.mergeline("plan", "--profile", profile, "--show", check=0).stdout.split()
+    values = load_params(root / "profiles" / f"{profile}.yaml")
+    workspace.write("params.yaml", (root / "profiles" / f"{profile}.yaml").read_text(encoding="utf-8"))
+    write_pipelines(make_plan(values), workspace.root)
+    listed = [line.split()[0] for line in workspace.dvc("stage", "list", "--all", "--names-only").splitlines()]
+    assert said.split()[:2] == [str(len(listed)), "stages,"]
+    assert sorted(name.rpartition(":")[2] for name in listed) == sorted(names)
 
 
 def test_output_that_nobody_reads_or_nothing_holds_is_no_traceback(benchmark_copy: Workspace) -> None:
