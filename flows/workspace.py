@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -31,15 +32,34 @@ def find_root(start: Path | None = None) -> Path:
     Raises
     ------
     NoWorkspaceError: there is none.
+    InputError: a file of it is a pipe, a socket or a device, at which reading would wait for ever.
     """
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
         if (folder / paths.DVC).is_dir() and (folder / paths.PIPELINE_FILE).is_file():
+            _refuse_pipes(folder)
             return folder
     raise NoWorkspaceError(
         f"{here} is not inside a benchmark folder (one that holds .dvc, dvc.yaml and params.yaml); "
         "make one: mergeline init DIR"
     )
+
+
+def _refuse_pipes(root: Path) -> None:
+    """Look at every file that commands read before they do."""
+    single = (paths.PARAMS, paths.LOCK_FILE, paths.DVC_CONFIG, paths.DVC_LOCAL_CONFIG, paths.DVC_RUNNING)
+    several = [
+        *(root / paths.PIPELINES).rglob("*"),
+        *(root / paths.PROFILES).glob("*"),
+        *(root / paths.SCRATCH).glob("*"),
+    ]
+    for path in (*(root / name for name in single), *several):
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # not there, or a link to nowhere: who reads it says so
+            continue
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError(f"{path} is no regular file, but a pipe, a socket or a device; take it away")
 
 
 @contextlib.contextmanager
@@ -61,15 +81,18 @@ def run_lock(root: Path, wait: bool = False) -> Iterator[None]:
                 if not wait:
                     raise BusyError(_who(path)) from None
                 time.sleep(0.5)
-        stream.seek(0)
-        stream.truncate()
-        json.dump({"pid": os.getpid(), "since": time.time()}, stream)
-        stream.flush()
+        _write(stream.fileno(), json.dumps({"pid": os.getpid(), "since": time.time()}))
         try:
             yield
         finally:
-            stream.seek(0)
-            stream.truncate()
+            _write(stream.fileno(), "")
+
+
+def _write(handle: int, text: str) -> None:
+    """Say who holds the lock. It is held all the same where a full disk takes no more."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, text.encode(), 0)
 
 
 def _who(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import json
 import os
 import platform
 import resource
@@ -13,14 +14,17 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from stages.errors import PASSING
+from stages.loaded_code import LoadedCode
 from stages.plan import paths
 from stages.registry import STAGES
+from stages.starter import end_with_dvc
 
-__all__ = ["DISK_FULL", "TRANSIENT", "main", "run_stage"]
+__all__ = ["DISK_FULL", "EXPECTED_VARIABLE", "TRANSIENT", "loaded_code", "main", "run_stage"]
 
 DISK_FULL = 74
 TRANSIENT = 75
@@ -32,8 +36,11 @@ def run_stage(name: str, cell: str) -> None:
     from stages.plan.loading import load_params
 
     root = root_of()
+    code = loaded_code()
     entry = STAGES[name]
+    before = _stamp(root)
     params = load_params(root / paths.PARAMS)
+    _check_params(root, before)
     start = time.perf_counter()
     context: Any
     if entry.light:
@@ -46,8 +53,59 @@ def run_stage(name: str, cell: str) -> None:
         torch.set_num_threads(params.compute.threads)
         context = Context(root, params)
     function: Callable[[Any, str], None] = getattr(importlib.import_module(entry.module), entry.function)
+    code.settle()
     function(context, cell)
+    code.check(name, cell)
     _write_timing(root, name, cell, time.perf_counter() - start)
+
+
+EXPECTED_VARIABLE = "MERGELINE_EXPECTED"
+"""The values of params.yaml that a run records for a stage which it starts, as JSON by key."""
+
+
+def _check_params(root: Path, before: tuple[int, ...]) -> None:
+    """Whether what was just read is what will be recorded: the file may have been edited in between, and be put back again.
+
+    Raises
+    ------
+    StageError: it is not; names the parameter.
+    """
+    expected = os.environ.get(EXPECTED_VARIABLE)
+    if expected is None:
+        return
+    from stages.errors import StageError
+    from stages.formats import yaml12
+
+    values = yaml12.load((root / paths.PARAMS).read_text(encoding="utf-8"))
+    changed = [key for key, value in json.loads(expected).items() if _text_of(values, key) != _text(value)]
+    if not changed and _stamp(root) != before:
+        changed = ["the file"]
+    if changed:
+        raise StageError(f"{paths.PARAMS}: {changed[0]} was changed before this stage read it. Run again.")
+
+
+def _text_of(values: Any, key: str) -> str | None:
+    for part in key.split("."):
+        if not isinstance(values, dict) or part not in values:
+            return None
+        values = values[part]
+    return _text(values)
+
+
+def _text(value: Any) -> str:
+    """The same for values that are the same, in whatever order their keys stand."""
+    return json.dumps(json.loads(json.dumps(value, default=str)), sort_keys=True)
+
+
+def _stamp(root: Path) -> tuple[int, ...]:
+    status = (root / paths.PARAMS).stat()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+
+
+@cache
+def loaded_code() -> LoadedCode:
+    """Of this process; in a worker it begins before the worker's modules are loaded (``flows.running.preload``)."""
+    return LoadedCode()
 
 
 @dataclass(frozen=True)
@@ -87,6 +145,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 the stage failed, 2 bad input, 74 the disk is full, 75 out of memory or an I/O error."""
     _limit_threads()
+    loaded_code()
     from mergeline.registry import PluginError
     from mergeline.tasks.task import TaskError
     from stages.errors import StageError
@@ -133,4 +192,5 @@ def _failure_status(error: Exception) -> int:
 
 
 if __name__ == "__main__":
+    end_with_dvc()
     sys.exit(main())

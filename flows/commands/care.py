@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,13 +26,15 @@ def verify(
     """
     from flows.data import data_lines, look
     from flows.dvc.pipeline import Pipeline
+    from flows.dvc.places import shown
     from flows.dvc.verify import repair as repair_faults
     from flows.dvc.verify import verify as find_faults
+    from flows.refusal import restored_if_refused
     from flows.workspace import find_root, run_lock
     from stages.plan.loading import load_params
 
     root = find_root()
-    with run_lock(root):
+    with run_lock(root), restored_if_refused(root):
         seen = look(root, load_params(root / paths.PARAMS), write=True, anew=True)
         pipeline = Pipeline(root)
         faults = find_faults(pipeline)
@@ -40,16 +45,14 @@ def verify(
         ]
     if as_json:
         entries = [
-            {"path": str(f.path.relative_to(root)), "kind": f.kind, "expected": f.expected, "found": f.found}
-            for f in faults
+            {"path": shown(f.path, root), "kind": f.kind, "expected": f.expected, "found": f.found} for f in faults
         ]
         print(json.dumps({"faults": entries, "repaired": done, "data": data}, indent=2))
     else:
         for fault in faults:
-            out.print(
-                f"[bold red]✗[/] {fault.kind} {fault.path.relative_to(root)}: content is {fault.found}, should be "
-                f"{fault.expected}", highlight=False, soft_wrap=True,
-            )  # fmt: skip
+            what = fault.found if fault.kind == "missing" else f"content is {fault.found}, should be {fault.expected}"
+            place = "cache" if fault.kind == "missing" else fault.kind
+            out.print(f"[bold red]✗[/] {place} {shown(fault.path, root)}: {what}", highlight=False, soft_wrap=True)
         for line in done:
             out.print(f"[green]✓[/] {line}", highlight=False, soft_wrap=True)
         for line in data:
@@ -75,10 +78,10 @@ def doctor(
     Exit code 1 if something is left to mend.
     """
     from flows.doctor import examine
-    from flows.workspace import find_root, run_lock
+    from flows.workspace import find_root
 
     root = find_root()
-    with run_lock(root):
+    with _held(root):
         found = list(examine(root))
         mended = {index: finding.fix() for index, finding in enumerate(found) if fix and finding.fix is not None}
     if as_json:
@@ -94,6 +97,17 @@ def doctor(
         elif not fix and any(finding.fix for finding in found):
             out.print("mend it: mergeline doctor --fix", highlight=False)
     return DONE if len(mended) == len(found) else FAILED
+
+
+@contextmanager
+def _held(root: Path) -> Iterator[None]:
+    """The run lock; where the disk is full or closed, which is what a doctor is asked about, none can be made."""
+    from flows.workspace import run_lock
+
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(run_lock(root))
+        yield
 
 
 def prune(

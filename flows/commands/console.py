@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sqlite3
 import sys
 import traceback
 from collections.abc import Callable
@@ -55,8 +56,8 @@ def with_exit_codes(function: Callable[..., int | None]) -> Callable[..., None]:
         except BusyError as error:
             say_error(str(error))
             raise typer.Exit(BUSY) from None
-        except OSError as error:
-            raise typer.Exit(_say_os_error(error)) from None
+        except (OSError, sqlite3.OperationalError) as error:
+            raise typer.Exit(_say_system_error(error)) from None
         raise typer.Exit(code or DONE)
 
     return wrapped
@@ -76,8 +77,20 @@ BAD_PLACES = {
 """What makes a place unfit to be read or written, in words."""
 
 
-def _say_os_error(error: OSError) -> int:
+def _say_system_error(error: OSError | sqlite3.Error) -> int:
     """One line of what the system refused, and the exit code: bad input where a place was named that is unfit."""
+    from flows.system_errors import explained
+
+    if (refused := explained(error)) is not None:
+        say_error(refused.text)
+        return refused.code
+    if isinstance(error, OSError):
+        return _say_os_error(error)
+    traceback.print_exception(error)
+    return FAILED
+
+
+def _say_os_error(error: OSError) -> int:
     if isinstance(error, BrokenPipeError):  # who read the output has enough of it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  so that nothing more is said as Python ends
         return PIPE_CLOSED

@@ -61,6 +61,7 @@ def plan(
     """Write pipelines/ from params.yaml and the data (mergeline run does it by itself)."""
     from flows.data import look
     from flows.editing import profile_path
+    from flows.refusal import restored_if_refused
     from flows.running import run as running
     from flows.workspace import find_root, run_lock
     from stages.plan.loading import load_params
@@ -71,7 +72,7 @@ def plan(
     if show or profile is not None:
         _print_cells(root, params, make_plan(params), by_name=show)
         return DONE
-    with run_lock(root):
+    with run_lock(root), restored_if_refused(root):
         written, removed = running.plan_files(root, params)
         seen = look(root, params, write=True)
     out.print(f"pipelines/: {len(written)} files written, {len(removed)} removed", highlight=False)

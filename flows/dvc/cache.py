@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 from dvc.dependency.param import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
-from dvc.stage.cache import RunCacheNotFoundError, _get_cache_hash
+from dvc.stage.cache import _get_cache_hash
 from dvc.stage.serialize import to_single_stage_lockfile
 from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.meta import Meta
 
 from flows.dvc.hashes import Hashes, stamp_of
 from flows.dvc.lock_entries import fast_yaml, plain_values
+from flows.dvc.opening import open_repo
+from flows.dvc.run_cache import entries_in
 from stages.formats.files import write_bytes, writing
 
 __all__ = ["StageCache", "cache_object"]
@@ -59,13 +62,8 @@ class StageCache:
         wanted = to_single_stage_lockfile(stage)
         same = lock is not None and _get_cache_hash(_without_outs(lock)) == _get_cache_hash(_without_outs(wanted))
         candidates = [lock] if same else []
-        try:
-            key = _get_cache_hash(wanted, key=True)
-            known = os.path.isdir(self._repo.stage_cache._get_cache_dir(key))  # noqa: PTH112
-            entry = self._repo.stage_cache._load(stage) if known else None
-            candidates += [entry] if entry else []
-        except (RunCacheNotFoundError, DvcException, OSError):
-            pass
+        key = _get_cache_hash(wanted, key=True)
+        candidates += entries_in(Path(self._repo.stage_cache._get_cache_dir(key)))
         return any(self._checkout(stage, candidate) for candidate in candidates)
 
     def _checkout(self, stage: Any, entry: Any) -> bool:
@@ -109,8 +107,8 @@ class StageCache:
         if out.hash_info.isdir:
             out.checkout(force=True)
             return
-        _copy(Path(out.cache.oid_to_path(out.hash_info.value)), Path(path))
-        self._hashes.remember(path, out.hash_info)
+        written = _copy(Path(out.cache.oid_to_path(out.hash_info.value)), Path(path))
+        self._hashes.remember(path, out.hash_info, written)
 
     def save_run(self, stage: Any, entry: Any) -> None:
         """Note in the run cache what a stage made of its inputs."""
@@ -120,8 +118,14 @@ class StageCache:
         value = _get_cache_hash(plain)
         key = _get_cache_hash(plain_values(entry), key=True)  # takes its argument apart
         path = Path(self._repo.stage_cache._get_cache_path(key, value))
-        if not path.exists():
+        if path.exists() and path.stat().st_size:
+            return
+        try:
             write_bytes(path, fast_yaml(plain).encode())
+        except OSError:
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()  # DVC ends with a traceback at an empty one
+            raise
 
     def add(self, out: Any) -> None:
         """Copy an output, whose hash is filled in, to the cache."""
@@ -139,7 +143,7 @@ class StageCache:
 
 def cache_object(root: Path, md5: str) -> Path:
     """Where the cache of a benchmark keeps an object of that name (it may not be there)."""
-    repo = Repo(str(root))
+    repo = open_repo(root)
     try:
         return Path(repo.cache.local.oid_to_path(md5))
     finally:
@@ -160,7 +164,9 @@ def _without_outs(entry: Any) -> Any:
     return {key: value for key, value in plain_values(entry).items() if key != "outs"}
 
 
-def _copy(source: Path, target: Path) -> None:
-    """A reflink where the file system has it, else a copy; never a link, which an edit would pass on to the cache."""
+def _copy(source: Path, target: Path) -> os.stat_result:
+    """A reflink where the file system has it, else a copy; never a link, which an edit would pass on to the cache. Returns the
+    copy's status from before it took its place, where others may write to it."""
     with writing(target) as temporary:
         shutil.copyfile(source, temporary)
+        return temporary.stat()

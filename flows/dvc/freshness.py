@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.dvc.stage import IGNORED
 from stages.formats.files import write_bytes
 from stages.plan import paths
 
@@ -77,7 +78,7 @@ def _listings(root: Path, names: Iterable[str]) -> dict[str, dict[str, list[int]
     for name in names:
         found: dict[str, list[int] | None] = {}
         for folder, inner, files in os.walk(root / name):
-            inner[:] = [entry for entry in inner if entry not in ("__pycache__", ".mypy_cache", ".ruff_cache")]
+            inner[:] = [entry for entry in inner if entry not in IGNORED]
             for file in files:
                 path = os.path.join(folder, file)  # noqa: PTH118
                 found[os.path.relpath(path, root)] = _stamp(path)

@@ -14,11 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.dvc.places import shown
 from stages.errors import InputError
 from stages.formats import yaml12
 from stages.plan import paths
 
-__all__ = ["Damage", "LockConflict", "backup_path", "find_damage", "heal", "lock_files", "set_aside"]
+__all__ = ["Damage", "LockConflict", "backup_path", "find_damage", "heal", "is_whole", "lock_files", "set_aside"]
+
+
+LONGEST = 200
+"""Characters of a path that are kept in the name of a file which was set aside (a name may have 255 bytes)."""
 
 
 class LockConflict(InputError):
@@ -66,12 +71,12 @@ def _lock_damage(path: Path) -> Damage | None:
     if not isinstance(data, dict) or "schema" not in data or not isinstance(data.get("stages", {}), dict):
         return Damage(path, "it is cut off" if text.strip() else "it is empty")
     for name, entry in data.get("stages", {}).items():
-        if not isinstance(entry, dict) or "cmd" not in entry or not _whole(entry):
+        if not isinstance(entry, dict) or "cmd" not in entry or not is_whole(entry):
             return Damage(path, f"its entry {name!r} is cut off")
     return None
 
 
-def _whole(entry: dict[str, Any]) -> bool:
+def is_whole(entry: dict[str, Any]) -> bool:
     """Whether an entry's lists are lists of files with a path and a whole hash."""
     if not all(isinstance(entry.get(key, []), list) for key in ("deps", "outs")):
         return False
@@ -98,7 +103,7 @@ def heal(root: Path, conflicts: bool = False) -> list[str]:
     """
     done = []
     for damage in find_damage(root):
-        relative = damage.path.relative_to(root)
+        relative = shown(damage.path, root)
         if damage.conflict and not conflicts:
             raise LockConflict(
                 f"{relative}: {damage.reason}. Resolve them, or let the run cache rebuild the file: mergeline doctor --fix"
@@ -125,7 +130,7 @@ def set_aside(root: Path, path: Path) -> Path:
     """Move a damaged file to the quarantine; nothing is deleted."""
     folder = root / paths.QUARANTINE
     folder.mkdir(parents=True, exist_ok=True)
-    name = os.path.relpath(path, root).replace(os.sep, "%")
+    name = shown(path, root).lstrip(os.sep).replace(os.sep, "%")[-LONGEST:]
     target = folder / f"{name}.{time.strftime('%Y%m%d-%H%M%S')}"
     count = 0
     while target.exists():

@@ -25,13 +25,13 @@ os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 
 from dvc.dependency.param import ParamsDependency
 from dvc.exceptions import DvcException
-from dvc.repo import Repo
 from dvc.stage.serialize import to_single_stage_lockfile
 from dvc_data.hashfile.hash_info import HashInfo
 
 from flows.dvc.cache import StageCache
-from flows.dvc.hashes import Hashes, stamp_of
+from flows.dvc.hashes import Hashes, stamps_below
 from flows.dvc.lock_entries import LockEntries
+from flows.dvc.opening import open_repo
 from flows.dvc.stage import InputsChanged, MissingOutput, PipelineError, PipelineStage, Reason, Snapshot
 from flows.dvc.staleness import stage_reasons
 
@@ -51,7 +51,7 @@ class Pipeline:
     def __init__(self, root: Path) -> None:
         self.root = root
         try:
-            self.repo = Repo(str(root))
+            self.repo = open_repo(root)
             stages = list(self.repo.index.stages)
             graph = self.repo.index.graph
         except DvcException as error:
@@ -229,11 +229,11 @@ class Pipeline:
                     raise PipelineError(f"{dep}: the parameter {missing[0]} is missing, and {stage.name} needs it")
                 params[dep.fs_path] = values
                 continue
+            stamps[dep.fs_path] = stamps_below(dep.fs_path)  # first: what is written after this is seen at the end
             found = self._hashes.of(dep)
             if found is None:
                 raise PipelineError(f"{self._relative(dep)} is missing, and {stage.name} needs it")
             hashes[dep.fs_path] = found
-            stamps[dep.fs_path] = stamp_of(dep.fs_path)
         return Snapshot(hashes, stamps, params)
 
     def clear_outputs(self, address: str) -> None:
@@ -297,9 +297,10 @@ class Pipeline:
             if isinstance(dep, ParamsDependency):
                 changed = self._hashes.parameters(dep) != snapshot.params[dep.fs_path]
             else:
-                changed = os.path.isdir(dep.fs_path) or stamp_of(dep.fs_path) != snapshot.stamps[dep.fs_path]  # noqa: PTH112
-                if changed:
-                    found = self._hashes.of(dep)
+                # Written to, and as it was again: the stage may have read what stood there in between.
+                changed = stamps_below(dep.fs_path) != snapshot.stamps[dep.fs_path]
+                if not changed and os.path.isdir(dep.fs_path):  # noqa: PTH112
+                    found = self._hashes.of(dep)  # what lies behind links in it has no stamp
                     changed = found is None or found[1] != snapshot.hashes[dep.fs_path][1]
             if changed:
                 raise InputsChanged(
@@ -326,6 +327,18 @@ class Pipeline:
                 if "md5" in out:
                     path = os.path.normpath(os.path.join(stage.wdir, out["path"]))  # noqa: PTH118
                     yield address, os.path.relpath(path, self.root), out["md5"]
+
+    def cached_outputs(self) -> Iterator[tuple[str, str, str]]:
+        """The same for outputs that belong in the cache, and that the stages still have."""
+        kept = {
+            (address, self._relative(out))
+            for address in self.stages
+            for out in self._dvc[address].outs
+            if out.use_cache and out.is_in_repo
+        }
+        for address, output, md5 in self.recorded_outputs():
+            if (address, output) in kept:
+                yield address, output, md5
 
     def forget(self, path: Path) -> None:
         """Drop what is remembered of a file's hash, in DVC's state too."""
@@ -378,6 +391,8 @@ def _explain(error: Exception) -> str:
             parts.append(text)
         cause = cause.__cause__
     text = ": ".join(parts)
+    if "not a git repository" in text:
+        text += ". Make it one: git init; or use it without git: dvc config core.no_scm true"
     if ".lock" in text:
         text += ". Repair it: mergeline doctor --fix"
     return text

@@ -8,8 +8,20 @@ from typing import Any
 
 from stages.errors import InputError
 
-__all__ = ["InputsChanged", "MissingOutput", "PipelineError", "PipelineStage", "Reason", "Snapshot", "Stamp", "kind_of"]
+__all__ = [
+    "IGNORED",
+    "InputsChanged",
+    "MissingOutput",
+    "PipelineError",
+    "PipelineStage",
+    "Reason",
+    "Snapshot",
+    "Stamp",
+    "kind_of",
+]
 
+IGNORED = ("__pycache__", ".mypy_cache", ".ruff_cache")
+"""Folders that are no part of any dependency, as .dvcignore says."""
 Stamp = tuple[int, int, int]
 """A file's modification time (ns), size and inode."""
 
@@ -77,5 +89,5 @@ class Snapshot:
     """What a stage's inputs were when it started: hashes, and the files' stamps to see whether they changed since."""
 
     hashes: dict[str, tuple[Any, Any]]
-    stamps: dict[str, Stamp | None]
+    stamps: dict[str, Any]
     params: dict[str, dict[str, Any]]

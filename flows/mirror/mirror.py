@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from flows.mirror.server import configured_url, own_server, server_environment
+from flows.mirror.server import configured_url, own_environment, own_server, server_environment
 from flows.running.events import Event
 from flows.running.guard import start_of
 from flows.running.workers import die_with_parent
@@ -321,7 +321,7 @@ def main(folder: str) -> int:
     if url:
         return _mirror(root)
     with own_server(root) as (own, _):
-        os.environ |= server_environment(root, own)
+        os.environ |= own_environment(root, own)
         return _mirror(root)
 
 

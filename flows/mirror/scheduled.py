@@ -11,9 +11,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.comparison import change_lines
+from flows.mirror.access import refuse_other_folder
 from flows.mirror.mirror import follow_command
 from flows.refresh import REGRESSION, finish
 from flows.workspace import find_root
+from stages.errors import InputError
 
 __all__ = ["refresh"]
 
@@ -24,11 +26,16 @@ def refresh(folder: str | None = None, jobs: int = 0, profile: str | None = None
 
     Parameters
     ----------
-    folder: the benchmark; by default the one that the working directory is in.
+    folder: the benchmark; by default the one that the working directory is in. Where ``MERGELINE_ROOT`` names one, as
+        ``mergeline serve`` does, no other is accepted: a flow run may be posted by who should not choose what runs.
     jobs: stages at a time; 0: as many as there are cores for.
     profile: a profile to run in place of params.yaml as it stands.
     """
-    root = find_root(Path(folder) if folder else None)
+    try:
+        root = find_root(Path(folder) if folder else None)
+        refuse_other_folder(root)
+    except InputError as error:
+        return Failed(message=str(error))
     command = [sys.executable, "-m", "flows.cli", "run", "--no-prefect", "--events", "--jobs", str(jobs)]
     if profile:
         command += ["--profile", profile]

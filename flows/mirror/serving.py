@@ -11,9 +11,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.mirror.server import own_server, server_environment, server_note
+from flows.mirror.access import ROOT_VARIABLE, secret_file
+from flows.mirror.server import note_server, own_environment, own_server, server_note
+from flows.running import guard
 from flows.running.workers import die_with_parent
-from stages.formats.files import write_json
 from stages.plan import paths
 
 __all__ = ["serve"]
@@ -32,16 +33,41 @@ def serve(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    note = server_note(root)
-    note.parent.mkdir(parents=True, exist_ok=True)
+    note, started = server_note(root), root / paths.SERVED
+    guard.end_left(started)
+    keeper = guard.start(started, guard.mark_of(os.getpid()))
+    try:
+        return _serve(root, cron, interval, port, jobs, profile, say, stop)
+    finally:
+        note.unlink(missing_ok=True)
+        for pid in guard.noted(started):
+            (started / str(pid)).unlink(missing_ok=True)
+        keeper.kill()
+        keeper.wait()
+
+
+def _serve(
+    root: Path,
+    cron: str | None,
+    interval: float | None,
+    port: int,
+    jobs: int,
+    profile: str | None,
+    say: Callable[[str], None],
+    stop: threading.Event,
+) -> int:
     say(f"starting a Prefect server on port {port} (it takes some ten seconds)")
     with own_server(root, port) as (url, server):
-        write_json(note, {"url": url, "pid": os.getpid()})
-        say(f"runs are recorded at {url.removesuffix('/api')}")
+        note_server(root, url)
+        guard.note(root / paths.SERVED, server.pid, guard.mark_of(os.getpid()))
+        say(
+            f"runs are recorded at {url.removesuffix('/api')}; its pages ask for a password: the line in {secret_file(root)}"
+        )
         runner = None
         try:
             if cron or interval:
                 runner = _start_runner(root, url, cron, interval, jobs, profile)
+                guard.note(root / paths.SERVED, runner.pid, guard.mark_of(os.getpid()))
                 say(f"refreshing {f'by cron {cron!r}' if cron else f'every {interval:g} s'}; ends with Ctrl-C")
             while not stop.wait(0.5):
                 if server.poll() is not None:
@@ -51,7 +77,6 @@ def serve(
                     say("the schedule's process ended; see logs/schedule.log")
                     return 1
         finally:
-            note.unlink(missing_ok=True)
             if runner is not None and runner.poll() is None:
                 os.killpg(runner.pid, signal.SIGTERM)
                 try:
@@ -68,7 +93,8 @@ def _start_runner(
     log = root / paths.log("schedule")
     log.parent.mkdir(parents=True, exist_ok=True)
     options = {"folder": str(root), "cron": cron, "interval": interval, "jobs": jobs, "profile": profile}
-    environment = server_environment(root, url)
+    environment = own_environment(root, url)
+    environment[ROOT_VARIABLE] = str(root)
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     environment["PREFECT_LOGGING_LEVEL"] = "INFO"
     with log.open("wb") as stream:

@@ -1,4 +1,4 @@
-"""The guard of a run: a small process that outlives it, to end what its shell commands started if it is killed.
+"""The guard of a run, or of ``mergeline serve``: a small process that outlives it, to end what it started if it is killed.
 
 A kernel ends a command's own process with its parent, but not what that process has started. Started with
 ``python flows/running/guard.py FOLDER PID START``; imports the standard library only, so that it is there at once.
@@ -8,6 +8,7 @@ import contextlib
 import os
 import select
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -32,6 +33,45 @@ def wait_for_end(pid: int, start: str) -> None:
     except OSError:  # gone already, or an old kernel
         while start_of(pid) == start:
             time.sleep(0.5)
+
+
+def mark_of(pid: int) -> str:
+    """What names a process for good in the notes of those that it starts."""
+    return f"{pid}-{start_of(pid)}"
+
+
+def start(folder: Path, mark: str) -> subprocess.Popen:
+    """Start the guard of a process, which outlives it and then ends what is noted in a folder as started by it."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, str(folder), *mark.split("-")], cwd="/", start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def note(folder: Path, pid: int, mark: str) -> None:
+    """Leave a mark of a process that was started, so that it can be told later what is left of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / str(pid)).write_text(f"{start_of(pid)} {mark}", encoding="utf-8")
+
+
+def end_left(folder: Path) -> list[int]:
+    """End what is left of processes whose starter is gone; their numbers."""
+    ended = []
+    for leader in left_behind(folder):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, signal.SIGKILL)
+            ended.append(leader)
+        (folder / str(leader)).unlink(missing_ok=True)
+    return ended
+
+
+def left_behind(folder: Path) -> list[int]:
+    """Noted processes that are still there while their starter is not."""
+    return [
+        leader
+        for leader, (begun, run) in noted(folder).items()
+        if mark_of(int(run.partition("-")[0] or 0)) != run and group_is_left(leader, begun)
+    ]
 
 
 def noted(folder: Path) -> dict[int, tuple[str, str]]:

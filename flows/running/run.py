@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -18,10 +19,12 @@ from flows.data import Look, explained, forget_rewritten, look, missing_faults, 
 from flows.doctor import check_cache_type
 from flows.dvc.freshness import is_fresh, note_fresh, stamps
 from flows.dvc.locks import heal
+from flows.refusal import writes_nothing_if_refused
 from flows.running.events import Listener
 from mergeline.checkpoint_names import split_part
 from stages.formats import yaml12
 from stages.formats.files import json_text, write_json
+from stages.loaded_code import STAMPS_VARIABLE, Stamp, stamps_of, write_stamps
 from stages.plan import paths
 from stages.plan.loading import ParamsError, load_params, parse_params
 from stages.plan.params import Params
@@ -62,6 +65,8 @@ class Preparation:
     """What should be known beside: data that are not here, and how one's own are read."""
     files: dict[str, int] = field(default_factory=dict)
     """How many the data of a task are, where they are somebody's own."""
+    code: dict[str, Stamp | None] = field(default_factory=dict)
+    """The stamps of all code, from before it was hashed."""
 
 
 def plan_files(root: Path, params: Params, write: bool = True) -> tuple[list[Path], list[Path]]:
@@ -73,6 +78,7 @@ def plan_files(root: Path, params: Params, write: bool = True) -> tuple[list[Pat
     return list(changed), gone
 
 
+@writes_nothing_if_refused
 def prepare(
     root: Path,
     targets: Sequence[str] = (),
@@ -104,7 +110,9 @@ def prepare(
         if fresh is not None:
             return Preparation(params, None, fresh=fresh, healed=healed, notices=missing_notices(seen, None))
     from flows.dvc.pipeline import Pipeline
+    from stages.plan.code import planning_files
 
+    code = stamps_of(planning_files())
     pipeline = Pipeline(root)
     if proposed is not None:
         pipeline.propose(root / paths.PARAMS, values)
@@ -119,7 +127,9 @@ def prepare(
     if write and not stale and len(chosen) == len(pipeline.stages):
         note_fresh(root, before)
     notices = [*missing_notices(seen, pipeline), *notes]
-    return Preparation(params, pipeline, stale, len(chosen) - len(stale), written, removed, healed, notices, seen.files)
+    return Preparation(
+        params, pipeline, stale, len(chosen) - len(stale), written, removed, healed, notices, seen.files, code
+    )
 
 
 def _drifted(root: Path, params: Params, write: bool) -> tuple[list[Path], list[Path]]:
@@ -270,6 +280,7 @@ def execute(
     if pipeline is None:
         return Outcome()
     kill_orphans(pipeline.root)
+    os.environ[STAMPS_VARIABLE] = str(write_stamps(pipeline.root, preparation.code))
     execution = params.execution
     jobs = jobs or usual_jobs(params)
     expected = expected_seconds(pipeline.root, params, pipeline.stages, preparation.files)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flows.dvc.lock_entries import plain_values
 from flows.dvc.pipeline import Pipeline
 from flows.dvc.stage import InputsChanged, MissingOutput, PipelineError, Reason, Snapshot
 from flows.running.events import Event, Listener, State
@@ -194,7 +195,8 @@ class Session:
         self._running[address] = time.monotonic()
         progress = self.pipeline.root / paths.progress(stage.name)
         gpu = _is_gpu(stage.command)
-        self._workers.start(address, stage.command, stage.folder, log, progress, gpu)
+        values = plain_values(self._snapshots[address].params.get(str(self.pipeline.root / paths.PARAMS), {}))
+        self._workers.start(address, stage.command, stage.folder, log, progress, gpu, values)
 
     def log(self, address: str) -> Path:
         """The log file of a stage."""
@@ -215,8 +217,11 @@ class Session:
         if result.transient and self._attempts[address] <= self.retries:
             self._attempts[address] += 1
             self._tell(address, "retrying", message=result.cause)
-            self.pipeline.clear_outputs(address)
-            self._launch(address)
+            try:
+                self.pipeline.clear_outputs(address)
+                self._launch(address)
+            except OSError as error:
+                self._end(address, "failed", result.seconds, str(error))
             return
         self.pipeline.clear_outputs(address)
         message = result.cause or f"exit status {result.status}"

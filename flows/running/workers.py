@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
+import json
 import multiprocessing
 import os
 import re
@@ -18,16 +18,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
 from flows.running import guard
-from flows.running.guard import start_of, wait_for_end
-from stages.__main__ import DISK_FULL, TRANSIENT
+from flows.running.gpu import held_gpu
+from flows.running.guard import wait_for_end
+from stages.__main__ import DISK_FULL, EXPECTED_VARIABLE, TRANSIENT
 from stages.plan import paths
 
 __all__ = [
@@ -97,7 +99,7 @@ def _start_worker(folder: str, mark: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(folder)
     os.environ["MERGELINE_RUN"] = mark
-    _note_process(folder, os.getpid(), mark)
+    guard.note(_notes(Path(folder)), os.getpid(), mark)
 
 
 def _die_with(pid: int, start: str) -> None:
@@ -106,17 +108,11 @@ def _die_with(pid: int, start: str) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _note_process(folder: str | Path, pid: int, mark: str) -> None:
-    """Leave a mark of every process that a run starts, so that a later run can tell what is left of it."""
-    notes = _notes(Path(folder))
-    notes.mkdir(parents=True, exist_ok=True)
-    (notes / str(pid)).write_text(f"{start_of(pid)} {mark}", encoding="utf-8")
-
-
-def _run_stage(name: str, cell: str, log: str, progress: str, gpu: bool) -> int:
+def _run_stage(name: str, cell: str, log: str, progress: str, gpu: bool, expected: str) -> int:
     """One stage in this worker, with its output in its own log; its exit status."""
     os.environ["MERGELINE_PROGRESS"] = progress
-    with _logged_to(log), _gpu_lock() if gpu else contextlib.nullcontext():
+    os.environ[EXPECTED_VARIABLE] = expected
+    with _logged_to(log), held_gpu() if gpu else contextlib.nullcontext():
         from stages.__main__ import main
 
         try:
@@ -148,46 +144,6 @@ def _logged_to(path: str) -> Iterator[None]:
         os.close(kept[1])
 
 
-@contextlib.contextmanager
-def _gpu_lock() -> Iterator[None]:
-    """Hold one GPU for this stage by a kernel lock, which dies with the process. Without a GPU nothing is held."""
-    devices = _gpu_numbers()
-    if not devices:
-        yield
-        return
-    bound = os.environ.get("MERGELINE_GPU")
-    choices = [bound] if bound is not None else devices
-    while True:
-        for number in choices:
-            handle = open(f"{_gpu_lock_folder()}/mergeline-gpu-{number}.lock", "w")  # noqa: PTH123, SIM115
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                handle.close()
-                continue
-            os.environ["MERGELINE_GPU"] = number  # CUDA can be bound once a process: stay with this one
-            os.environ["CUDA_VISIBLE_DEVICES"] = number
-            try:
-                yield
-            finally:
-                handle.close()
-            return
-        time.sleep(0.2)
-
-
-def _gpu_lock_folder() -> str:
-    """One folder for all projects of a machine, as they share its GPUs."""
-    return os.environ.get("MERGELINE_GPU_LOCKS", "/tmp")
-
-
-def _gpu_numbers() -> list[str]:
-    """The GPUs that this run may use: MERGELINE_GPUS, CUDA_VISIBLE_DEVICES, or all that the driver shows."""
-    for variable in ("MERGELINE_GPUS", "CUDA_VISIBLE_DEVICES"):
-        if variable in os.environ and "MERGELINE_GPU" not in os.environ:
-            return [number.strip() for number in os.environ[variable].split(",") if number.strip()]
-    return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
-
-
 # -- in the flow ------------------------------------------------------------------------------------------------------
 
 
@@ -201,7 +157,7 @@ class Workers:
         self.jobs = jobs
         self.timeout = timeout
         self.done = done
-        self.mark = f"{os.getpid()}-{start_of(os.getpid())}"
+        self.mark = guard.mark_of(os.getpid())
         self._threads = threads
         self._pool: ProcessPool | None = None
         self._stages: dict[str, Future] = {}
@@ -211,22 +167,26 @@ class Workers:
         self._free = threading.Semaphore(jobs)  # of the session's one command more, which waits to be next
         self._stopping = False
 
-    def start(self, key: str, command: str, folder: Path, log: Path, progress: Path, gpu: bool) -> None:
-        """Start a command; it runs as soon as a worker is free."""
+    def start(
+        self, key: str, command: str, folder: Path, log: Path, progress: Path, gpu: bool, values: Mapping[str, Any]
+    ) -> None:
+        """Start a command; it runs as soon as a worker is free. ``values``: of params.yaml, that will be recorded for it."""
         log.parent.mkdir(parents=True, exist_ok=True)
         progress.parent.mkdir(parents=True, exist_ok=True)
         arguments = stage_arguments(command)
         if arguments is not None and folder == self.root:
             begun = time.monotonic()
             future = self._warm_pool().schedule(
-                _run_stage, args=(*arguments, str(log), str(progress), gpu), timeout=self.timeout
+                _run_stage,
+                args=(*arguments, str(log), str(progress), gpu, json.dumps(values, default=str)),
+                timeout=self.timeout,
             )
             with self._lock:
                 self._stages[key] = future
             future.add_done_callback(lambda ended: self._stage_done(key, ended, begun, log))
         else:
             if self._guard is None:
-                self._guard = self._start_guard()
+                self._guard = guard.start(_notes(self.root), self.mark)
             threading.Thread(target=self._run_command, args=(key, command, folder, log), daemon=True).start()
 
     def stop(self) -> None:
@@ -253,13 +213,6 @@ class Workers:
             self._pool = None
         clear_notes(self.root)
         self._end_guard()
-
-    def _start_guard(self) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__, str(_notes(self.root)), *self.mark.split("-")],
-            cwd="/", start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
 
     def _end_guard(self) -> None:
         if self._guard is not None:
@@ -323,7 +276,7 @@ class Workers:
                 )  # fmt: skip
                 with self._lock:
                     self._commands[key] = process
-                _note_process(self.root, process.pid, self.mark)
+                guard.note(_notes(self.root), process.pid, self.mark)
                 try:
                     status = process.wait(self.timeout)
                 except subprocess.TimeoutExpired:

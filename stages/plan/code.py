@@ -22,7 +22,7 @@ from stages.plan import paths
 from stages.plan.packaged import packaged
 from stages.registry import STAGES, Stage, code_name
 
-__all__ = ["code_names", "installed_code", "module_closure", "planning_files", "run", "stage_code"]
+__all__ = ["code_names", "installed_code", "module_closure", "module_hash", "planning_files", "run", "stage_code"]
 
 PACKAGES = ("mergeline", "stages")
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +66,7 @@ def stage_code(name: str) -> dict[str, str]:
             roots.append(_module_of_entry(entry.variants, variant))
     closure = module_closure(roots)
     plugins |= _plugins_of(closure)
-    own = {module: _module_hash(module) for module in sorted(closure)}
+    own = {module: module_hash(module) for module in sorted(closure)}
     template = packaged(paths.TEMPLATES) / TEMPLATE
     if stage == "report" and template.is_file():
         own["stages.report.page, its template"] = hashlib.sha256(template.read_bytes()).hexdigest()[:16]
@@ -181,7 +181,8 @@ def _exists(module: str) -> bool:
 
 
 @cache
-def _module_hash(module: str) -> str:
+def module_hash(module: str) -> str:
+    """The hash of one of the project's modules, without comments, docstrings and formatting."""
     return _hash_of(_file(module).read_text(encoding="utf-8"))
 
 

@@ -25,8 +25,10 @@ def read_params_file(path: Path) -> Any:
 
     Raises
     ------
-    ParamsError: missing, or not YAML.
+    ParamsError: missing, no regular file, or not YAML.
     """
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise ParamsError(f"{path} is no regular file; take it away, and write the parameters to a file of that name")
     try:
         values = yaml12.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

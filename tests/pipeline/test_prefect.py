@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from flows.mirror.access import secret_of
 from flows.mirror.server import is_alive, own_server
 from tests.pipeline.conftest import SOURCE, Workspace, wait_for
 
@@ -51,27 +53,38 @@ stages:
 """
 
 
+SECRETS: dict[str, str] = {}
+"""User and password of servers, by address."""
+
+
+def access(url: str) -> dict[str, str]:
+    """The environment of who may use a server."""
+    return {"PREFECT_API_URL": url} | ({"PREFECT_API_AUTH_STRING": SECRETS[url]} if url in SECRETS else {})
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prefect server's address; one for the module, as it takes long to start."""
     folder = tmp_path_factory.mktemp("server")
     with own_server(folder) as (url, _):
+        SECRETS[url] = secret_of(folder)
         yield url
 
 
 def ask(url: str, path: str, body: dict[str, Any]) -> Any:
     import urllib.request
 
-    request = urllib.request.Request(
-        f"{url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
-    )
+    headers = {"Content-Type": "application/json"}
+    if url in SECRETS:
+        headers["Authorization"] = f"Basic {base64.b64encode(SECRETS[url].encode()).decode()}"
+    request = urllib.request.Request(f"{url}/{path}", json.dumps(body).encode(), headers, method="POST")
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.loads(answer.read())
 
 
 def run_recorded(workspace: Workspace, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        workspace.command("run", *arguments), cwd=workspace.root, env={**workspace.environment, "PREFECT_API_URL": url},
+        workspace.command("run", *arguments), cwd=workspace.root, env=workspace.environment | access(url),
         capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
 
@@ -134,8 +147,9 @@ def test_a_server_that_dies_in_the_middle_changes_nothing(shell: Callable[[str],
     workspace = shell(FINE.format(seconds=8))
     workspace.write("in.txt", "x")
     with own_server(tmp_path / "mortal") as (url, process):
+        SECRETS[url] = secret_of(tmp_path / "mortal")
         run = subprocess.Popen(
-            workspace.command("run"), cwd=workspace.root, env={**workspace.environment, "PREFECT_API_URL": url},
+            workspace.command("run"), cwd=workspace.root, env=workspace.environment | access(url),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         wait_for(lambda: ask(url, "flow_runs/filter", {}), 60, "the flow run")
@@ -160,7 +174,7 @@ def test_a_run_that_was_killed_is_marked_crashed_by_the_next(shell: Callable[[st
     workspace = shell(FINE.format(seconds=60))
     workspace.write("in.txt", "x")
     run = subprocess.Popen(
-        workspace.command("run"), cwd=workspace.root, env={**workspace.environment, "PREFECT_API_URL": server},
+        workspace.command("run"), cwd=workspace.root, env=workspace.environment | access(server),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
@@ -305,6 +319,7 @@ def test_a_scheduled_refresh_fires_finds_the_regression_and_says_so(scheduled: W
     )  # fmt: skip
     try:
         wait_for(lambda: is_alive(url), 120, "the server")
+        SECRETS[url] = secret_of(scheduled.root)
 
         def regression() -> bool:
             runs = ask(url, "flow_runs/filter", {"flows": {"name": {"any_": ["refresh"]}}})
@@ -357,7 +372,7 @@ print(json.dumps(drop_late_runs("refresh-downtime")))
 """
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=SOURCE, capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "PREFECT_API_URL": server, "PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(SOURCE)},
+        env={**os.environ, **access(server), "PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(SOURCE)},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout.splitlines()[-1]) == 2
