@@ -12,7 +12,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
-NAMES = ("training", "moments", "zip", "weight", "encoder", "orchestration", "tracing", "normalization", "cka")
+NAMES = (
+    "training",
+    "moments",
+    "zip",
+    "weight",
+    "encoder",
+    "orchestration",
+    "status",
+    "tracing",
+    "normalization",
+    "cka",
+)
 TABLES = ("architectures",)
 """Benchmarks that print a table and a line."""
 

@@ -17,6 +17,13 @@ __all__ = ["Refused", "closed_folders", "explained", "full_folders", "who_may"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+UNFIT = {
+    errno.ENOENT: "is missing, or a folder above it is",
+    errno.ENOTDIR: "has a file above it where a folder should be",
+    errno.EISDIR: "is a folder",
+    errno.ELOOP: "is a link to itself",
+}
+"""What else makes a place unfit to be read or written."""
 NEARLY_FULL = 1 << 20
 DATABASES = "/var/tmp"
 """Where DVC has its databases unless it is told."""
@@ -42,14 +49,16 @@ def explained(error: OSError | sqlite3.Error) -> Refused | None:
     name = os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else None
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in FULL:
-        return (
-            Refused(_full(name), 1) if name is not None or full_folders() else None
-        )  # the output alone can take no more
+        if name is None and not full_folders():
+            return Refused("the output cannot be written: no space is left where it goes", 1)
+        return Refused(_full(name), 1)
     if error.errno == errno.ENAMETOOLONG:
         short = "a name" if name is None else name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
         return Refused(f"{short}: a file's name is too long for this file system; choose a shorter one", 2)
     if error.errno in CLOSED and name is not None:
         return Refused(f"{name} cannot be used: {reason}. {who_may(Path(name))}", 2)
+    if error.errno in UNFIT and name is not None:
+        return Refused(f"{name} {UNFIT[error.errno]}", 2)
     return None
 
 

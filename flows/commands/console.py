@@ -64,47 +64,21 @@ def with_exit_codes(function: Callable[..., int | None]) -> Callable[..., None]:
 
 
 PIPE_CLOSED = 128 + signal.SIGPIPE
-BAD_PLACES = {
-    errno.ENOENT: "is missing, or a folder above it is",
-    errno.EACCES: "may not be read or written by you",
-    errno.EPERM: "may not be changed by you",
-    errno.EROFS: "is on a disk that can only be read",
-    errno.ENOTDIR: "has a file above it where a folder should be",
-    errno.EISDIR: "is a folder",
-    errno.ENAMETOOLONG: "has a longer name than the disk allows",
-    errno.ELOOP: "is a link to itself",
-}
-"""What makes a place unfit to be read or written, in words."""
 
 
 def _say_system_error(error: OSError | sqlite3.Error) -> int:
     """One line of what the system refused, and the exit code: bad input where a place was named that is unfit."""
     from flows.system_errors import explained
 
-    if (refused := explained(error)) is not None:
-        say_error(refused.text)
-        return refused.code
-    if isinstance(error, OSError):
-        return _say_os_error(error)
-    traceback.print_exception(error)
-    return FAILED
-
-
-def _say_os_error(error: OSError) -> int:
     if isinstance(error, BrokenPipeError):  # who read the output has enough of it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  so that nothing more is said as Python ends
         return PIPE_CLOSED
-    place = error.filename2 or error.filename
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full:
-        what = "the output, or a file of the benchmark," if place is None else os.fsdecode(place)
-        say_error(f"{what} cannot be written: no space is left there; free some and run the command again")
+    refused = explained(error)
+    if refused is None:
+        traceback.print_exception(error)
         return FAILED
-    if place is not None and error.errno in BAD_PLACES:
-        say_error(f"{os.fsdecode(place)} {BAD_PLACES[error.errno]}")
-        return BAD_INPUT
-    traceback.print_exc()
-    return FAILED
+    say_error(refused.text)
+    return refused.code
 
 
 def say_error(text: str) -> None:

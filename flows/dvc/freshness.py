@@ -19,7 +19,7 @@ from stages.plan import paths
 if TYPE_CHECKING:
     from flows.dvc.pipeline import Pipeline
 
-__all__ = ["is_fresh", "note_fresh", "stamps"]
+__all__ = ["is_fresh", "note_fresh", "pipeline_files", "stamps"]
 
 VERSION = 2
 
@@ -30,7 +30,7 @@ def is_fresh(root: Path) -> int | None:
         note = json.loads((root / paths.FRESH).read_text(encoding="utf-8"))
         if note["version"] != VERSION or note["files"] != _stamps(root, note["files"]):
             return None
-        if note["folders"] != _listings(root, note["folders"]) or note["pipelines"] != _pipeline_files(root):
+        if note["folders"] != _listings(root, note["folders"]) or note["pipelines"] != pipeline_files(root):
             return None
         return int(note["stages"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -51,7 +51,7 @@ def stamps(root: Path, pipeline: Pipeline) -> dict[str, Any]:
         "stages": len(pipeline.stages),
         "files": _stamps(root, files),
         "folders": _listings(root, folders),
-        "pipelines": _pipeline_files(root),
+        "pipelines": pipeline_files(root),
     }
 
 
@@ -86,7 +86,7 @@ def _listings(root: Path, names: Iterable[str]) -> dict[str, dict[str, list[int]
     return listings
 
 
-def _pipeline_files(root: Path) -> list[str]:
+def pipeline_files(root: Path) -> list[str]:
     """Every dvc.yaml and .dvc file below pipelines/ and at the top, so that a new one is seen."""
     found = [str(path.relative_to(root)) for path in (root / paths.PIPELINES).rglob(paths.PIPELINE_FILE)]
     return sorted(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from flows.dvc.stage import PipelineError
 from stages.formats import yaml12
 from stages.formats.files import write_bytes
 
-__all__ = ["LockEntries", "dump_lock", "fast_yaml", "plain_values"]
+__all__ = ["LockEntries", "dump_lock", "fast_yaml", "plain_values", "read_lock"]
 
 
 class LockEntries:
@@ -27,16 +27,21 @@ class LockEntries:
     Raises
     ------
     PipelineError: a lock file cannot be read.
+
+    ``read``: how its files are read, where some are known already.
     """
 
-    def __init__(self, repo: Repo, root: Path, stages: Iterable[Any]) -> None:
+    def __init__(
+        self, repo: Repo, root: Path, stages: Iterable[Any], read: Callable[[Path], dict[str, Any]] | None = None
+    ) -> None:
         self._repo = repo
         self._root = root
         self._names: dict[str, set[str]] = {}
         for stage in stages:
             if stage.cmd:
                 self._names.setdefault(stage.path, set()).add(getattr(stage, "name", ""))
-        self._written = {path: _read_lock(Path(path).with_suffix(".lock")).get("stages") or {} for path in self._names}
+        read = read or read_lock
+        self._written = {path: read(Path(path).with_suffix(".lock")).get("stages") or {} for path in self._names}
         self._recorded: dict[str, dict[str, Any]] = {}
         """By file: entries that are recorded but not yet written."""
 
@@ -60,7 +65,7 @@ class LockEntries:
                 if not entries:
                     continue
                 path = Path(dvcfile_path).with_suffix(".lock")
-                data = _read_lock(path)
+                data = read_lock(path)
                 stages = data.setdefault("stages", {})
                 stages.update(entries)
                 if path.exists():
@@ -85,7 +90,7 @@ class LockEntries:
         with self.locked():
             for path, name in self.without_stage():
                 lock = path.with_suffix(".lock")
-                data = _read_lock(lock)
+                data = read_lock(lock)
                 data.get("stages", {}).pop(name, None)
                 write_bytes(lock, dump_lock(data).encode())
                 self._written[str(path)].pop(name, None)
@@ -139,7 +144,13 @@ def _writers_may_differ(text: str) -> bool:
     return any(mark in text for mark in marks) or any(len(line) > 78 for line in text.splitlines())
 
 
-def _read_lock(path: Path) -> dict[str, Any]:
+def read_lock(path: Path) -> dict[str, Any]:
+    """What stands in a lock file; no stages where there is none.
+
+    Raises
+    ------
+    PipelineError: it is damaged.
+    """
     try:
         data = yaml12.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -79,6 +79,10 @@ class Pipeline:
         self._entries = LockEntries(self.repo, root, stages)
         self.cache = StageCache(self.repo, self._hashes)
 
+    def dvc_stage(self, address: str) -> Any:
+        """DVC's own stage."""
+        return self._dvc[address]
+
     def _relative(self, entry: Any) -> str:
         return os.path.relpath(entry.fs_path, self.root) if entry.fs.protocol == "local" else str(entry)
 
@@ -189,14 +193,14 @@ class Pipeline:
         """Why a stage is stale by its own inputs and outputs; empty if it is fresh."""
         if address in self._foreseen:
             return [Reason("never run")]
-        stage = self._dvc[address]
+        stage = self.dvc_stage(address)
         return stage_reasons(stage, self._entries.of(stage), self._hashes, self._relative, predicted or {})
 
     def recorded_dependency(self, address: str, path: str) -> str | None:
         """The md5 that a stage's lock entry has for a file that it reads; None if it has none."""
         if address in self._foreseen:
             return None
-        stage = self._dvc[address]
+        stage = self.dvc_stage(address)
         for dep in (self._entries.of(stage) or {}).get("deps", []):
             if os.path.normpath(os.path.join(stage.wdir, dep["path"])) == str(self.root / path):  # noqa: PTH118
                 md5: str | None = dep.get("md5")
@@ -207,7 +211,7 @@ class Pipeline:
         """Whether a stage is stale for its missing outputs alone, and the cache has them: it will read nothing."""
         if any(reason.kind not in ("output", "upstream") for reason in reasons):
             return False
-        outs = (self._entries.of(self._dvc[address]) or {}).get("outs", [])
+        outs = (self._entries.of(self.dvc_stage(address)) or {}).get("outs", [])
         return bool(outs) and all("md5" in out and self.cache.path_of(out["md5"]).is_file() for out in outs)
 
     # -- running a stage: before, instead, after -------------------------------------------------------------------
@@ -219,7 +223,7 @@ class Pipeline:
         ------
         PipelineError: an input is missing.
         """
-        stage = self._dvc[address]
+        stage = self.dvc_stage(address)
         hashes, stamps, params = {}, {}, {}
         for dep in stage.deps:
             if isinstance(dep, ParamsDependency):
@@ -238,7 +242,7 @@ class Pipeline:
 
     def clear_outputs(self, address: str) -> None:
         """Remove a stage's outputs before it runs, as ``dvc repro`` does."""
-        for out in self._dvc[address].outs:
+        for out in self.dvc_stage(address).outs:
             if out.persist:
                 out.unprotect()
                 continue
@@ -250,7 +254,7 @@ class Pipeline:
 
     def restore(self, address: str, snapshot: Snapshot) -> bool:
         """Put a stage's outputs back from the cache, if these inputs were run before; records them in the lock."""
-        stage = self._dvc[address]
+        stage = self.dvc_stage(address)
         self._fill_inputs(stage, snapshot)
         restored = self.cache.restore(stage, self._entries.of(stage))
         if restored:
@@ -265,7 +269,7 @@ class Pipeline:
         InputsChanged: an input is not what it was when the stage started.
         MissingOutput: an output was not written.
         """
-        stage = self._dvc[address]
+        stage = self.dvc_stage(address)
         self._check_unchanged(stage, snapshot)
         self._fill_inputs(stage, snapshot)
         for out in stage.outs:
@@ -322,7 +326,7 @@ class Pipeline:
     def recorded_outputs(self) -> Iterator[tuple[str, str, str]]:
         """Stage address, output and md5 of all that the locks record."""
         for address in self.stages:
-            stage = self._dvc[address]
+            stage = self.dvc_stage(address)
             for out in (self._entries.of(stage) or {}).get("outs", []):
                 if "md5" in out:
                     path = os.path.normpath(os.path.join(stage.wdir, out["path"]))  # noqa: PTH118
@@ -333,7 +337,7 @@ class Pipeline:
         kept = {
             (address, self._relative(out))
             for address in self.stages
-            for out in self._dvc[address].outs
+            for out in self.dvc_stage(address).outs
             if out.use_cache and out.is_in_repo
         }
         for address, output, md5 in self.recorded_outputs():

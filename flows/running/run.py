@@ -109,15 +109,16 @@ def prepare(
         fresh = is_fresh(root)
         if fresh is not None:
             return Preparation(params, None, fresh=fresh, healed=healed, notices=missing_notices(seen, None))
+    from flows.dvc.outline import look_at
     from flows.dvc.pipeline import Pipeline
     from stages.plan.code import planning_files
 
     code = stamps_of(planning_files())
-    pipeline = Pipeline(root)
+    pipeline = Pipeline(root) if write else look_at(root)
     if proposed is not None:
         pipeline.propose(root / paths.PARAMS, values)
     if not write and (written or removed):
-        _foresee(root, params, pipeline)
+        _foresee(root, params, pipeline, removed)
     chosen = pipeline.select(targets)
     before = stamps(root, pipeline)
     forget_rewritten(root, seen, pipeline)
@@ -149,7 +150,7 @@ def _drifted(root: Path, params: Params, write: bool) -> tuple[list[Path], list[
     return written, removed
 
 
-def _foresee(root: Path, params: Params, pipeline: Pipeline) -> None:
+def _foresee(root: Path, params: Params, pipeline: Pipeline, removed: Sequence[Path]) -> None:
     """Let an opened pipeline have the stages that the parameters ask for, whose files are not written yet."""
     from flows.dvc.stage import PipelineStage
 
@@ -160,7 +161,7 @@ def _foresee(root: Path, params: Params, pipeline: Pipeline) -> None:
         planned.append(
             PipelineStage(f"{file}:{name}", name, cell.command, root, cell.deps, cell.outs, upstream=(), file=file)
         )
-    gone = [path.relative_to(root).as_posix() for path in drift(plan, root)[1]]
+    gone = [path.relative_to(root).as_posix() for path in removed]
     pipeline.foresee(planned, [*dict.fromkeys(stage.file for stage in planned), *gone])
 
 

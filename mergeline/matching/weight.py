@@ -199,7 +199,7 @@ class AlignedWeights:
         kept = self._kept.get(space)
         if kept is None or not kept.follow(self):
             kept = self._kept[space] = _Products.of(self, space)
-        return kept.total[:, self.index[space]]
+        return np.take(kept.total, self.index[space], axis=1)
 
     def _product_among(self, space: str, among: Index) -> Float64:
         import torch
@@ -369,13 +369,13 @@ class _Products:
             if other not in moved:
                 continue
             units, original = moved[other], weights.original[number]
-            now = _chosen(original, 2 - side, weights.index[other][units])
-            now -= _chosen(original, 2 - side, self.stood[other][units])
+            both = np.concatenate([weights.index[other][units], self.stood[other][units]])
+            now, then = _chosen(original, 2 - side, both).split(len(units), 2 - side)
             if difference is None:
                 difference = torch.zeros(self.total.shape, device=original.device)
-            _add_product(difference, _chosen(weights.reference[number], 2 - side, units), now, side)
+            _add_product(difference, _chosen(weights.reference[number], 2 - side, units), now - then, side)
         if difference is not None:
-            self.total += difference.double().cpu().numpy()
+            self.total += difference.cpu().numpy()
         self.stood.update({name: weights.index[name] for name in moved})
         return True
 

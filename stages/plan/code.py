@@ -186,6 +186,7 @@ def module_hash(module: str) -> str:
     return _hash_of(_file(module).read_text(encoding="utf-8"))
 
 
+@cache
 def _hash_of(text: str) -> str:
     """Hash of a module's syntax tree without docstrings."""
     tree = ast.parse(text)

@@ -433,11 +433,8 @@ def _stage(
 # -- files --------------------------------------------------------------------------------------------------------
 
 
-class _Dumper(yaml.SafeDumper):
-    """Block style, lists indented under their key, nothing aliased."""
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        super().increase_indent(flow, False)
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Block style, nothing aliased."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -449,11 +446,13 @@ def render(plan: Plan) -> dict[PurePosixPath, str]:
     files: dict[PurePosixPath, dict[str, dict[str, StageCell]]] = {}
     for stage in sorted(plan.stages, key=lambda stage: (order.index(stage.stage), stage.kind)):
         files.setdefault(stage.file, {}).setdefault(stage.kind, {})[stage.cell] = stage
-    return {
-        file: HEADER
-        + yaml.dump({"stages": _foreach_stages(file, kinds)}, Dumper=_Dumper, sort_keys=False, width=10_000)
-        for file, kinds in files.items()
-    }
+    return {file: HEADER + _text({"stages": _foreach_stages(file, kinds)}) for file, kinds in files.items()}
+
+
+def _text(values: object) -> str:
+    """YAML with lists indented under their key, whichever of PyYAML's two writers there is."""
+    written = yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=10_000)
+    return re.sub(r"^( +- )", r"  \1", written, flags=re.MULTILINE)
 
 
 def _foreach_stages(file: PurePosixPath, kinds: dict[str, dict[str, StageCell]]) -> dict[str, object]:

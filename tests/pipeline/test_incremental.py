@@ -213,6 +213,37 @@ def test_a_status_counts_by_kind_and_says_how_long_as_a_run_does(benchmark_copy:
     assert f"{len(found['stale'])} stages to run, about {took}\n" in benchmark_copy.run().stdout
 
 
+def test_what_is_stale_is_the_same_from_the_outline_and_as_dvc_reads_it(benchmark_copy: Workspace) -> None:
+    """Each change after another, on an outline from before it."""
+    root = benchmark_copy.root
+    lock = next((root / "pipelines").rglob("dvc.lock"))
+    changes: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: benchmark_copy.edit("params.yaml", "tau: 1000.0", "tau: 750.0"),
+        lambda: benchmark_copy.edit(
+            "params.yaml", "epochs: 1, batch_size: 50}\nfinetune", "epochs: 2, batch_size: 50}\nfinetune"
+        ),
+        lambda: next((root / "artifacts/evaluations").glob("*.json")).unlink(),
+        lambda: benchmark_copy.write("artifacts/edges/digits/more.txt", "a file in a folder that collect reads"),
+        lambda: next((root / "artifacts/merged").rglob("model.safetensors")).write_bytes(b"changed"),
+        lambda: lock.write_text(lock.read_text().replace("md5: ", "md5: 0", 1)),
+        lambda: lock.unlink(),
+        lambda: benchmark_copy.edit("dvc.yaml", "desc: flags numbers that cannot be", "frozen: true"),
+        lambda: benchmark_copy.edit("params.yaml", "seeds: [0, 1]\ntasks", "seeds: [0, 1, 2]\ntasks"),
+    ]
+    seen = []
+    for change in changes:
+        benchmark_copy.stale()
+        assert (root / ".mergeline/outline.json").is_file()
+        change()
+        outlined = benchmark_copy.stale()
+        (root / ".mergeline/outline.json").unlink()
+        seen.append(outlined)
+        assert outlined == benchmark_copy.stale(), len(seen)
+    assert seen[0] == {}
+    assert len({json.dumps(own, sort_keys=True) for own in seen}) > 6, "what changed is seen"
+
+
 @pytest.mark.parametrize("profile", ["tiny", "paper"])
 def test_the_number_of_stages_of_a_profile_is_that_of_dvc(
     shell: Callable[[str], Workspace], profile: str, tmp_path: Path
@@ -245,7 +276,7 @@ def test_output_that_nobody_reads_or_nothing_holds_is_no_traceback(benchmark_cop
                 stderr=subprocess.PIPE, text=True, timeout=60, check=False,
             )  # fmt: skip
             assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1), ended.stderr
-            assert "no space is left" in ended.stderr
+            assert "no space is left where it goes" in ended.stderr
     assert benchmark_copy.run().stdout.count("nothing to do") == 1, "what was done before the output ended is kept"
 
 
