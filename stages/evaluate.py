@@ -23,6 +23,7 @@ from mergeline.evaluation import (
     score,
     target_of,
 )
+from mergeline.fusing import fused
 from mergeline.inputs import network_input
 from mergeline.metrics import MAIN
 from stages.context import Context
@@ -50,10 +51,11 @@ def run_merge(context: Context, cell: str) -> None:
     path = context.path(paths.merged_model(merge))
     network = context.place(load_merged(path))
     heads = head_names(sources)
+    fast = fused(network)
     logits: Logits = {}
     for task in sources.tasks:
         images, _ = context.task(task).part("test")
-        outputs = predict(network, context.input_batches(images, context.params.evaluate.batch_size))
+        outputs = predict(fast, context.input_batches(images, context.params.evaluate.batch_size))
         if isinstance(outputs, dict):
             logits[task] = [
                 context.readout(edge.task)(outputs[head]) for head, edge in zip(heads, sources.edges, strict=True)

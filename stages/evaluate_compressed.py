@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from mergeline.evaluation import predict
+from mergeline.fusing import fused
 from mergeline.pruning import sparsity_of
 from stages.context import Context
 from stages.errors import StageError
@@ -44,7 +45,7 @@ def _evaluate(context: Context, cell: Compressed, network: nn.Module, more: dict
     key = Key(Sources((cell.edge,)), compressed=cell)
     task = cell.edge.task
     images, _ = context.task(task).part("test")
-    outputs = predict(network, context.input_batches(images, context.params.evaluate.batch_size))
+    outputs = predict(fused(network), context.input_batches(images, context.params.evaluate.batch_size))
     assert not isinstance(outputs, dict)
     result = scores_of(context, key.sources, {task: [context.readout(task)(outputs)]})
     write_scores(context, cell.kind, key, result | more, context.path(paths.compressed_model(cell)), network)

@@ -6,6 +6,7 @@ Ensembles, and how far a merged model agrees with its sources, are read from the
 from __future__ import annotations
 
 from mergeline.evaluation import predict
+from mergeline.fusing import fused
 from stages.context import Context
 from stages.formats.models import load_edge
 from stages.formats.predictions import write_predictions
@@ -20,6 +21,6 @@ def run(context: Context, cell: str) -> None:
     prediction = parse_prediction(cell)
     model, _ = load_edge(context.path(paths.edge_model(prediction.edge)))
     images, _ = context.task(prediction.task).part("test")
-    outputs = predict(context.place(model), context.input_batches(images, context.params.evaluate.batch_size))
+    outputs = predict(fused(context.place(model)), context.input_batches(images, context.params.evaluate.batch_size))
     logits = context.readout(prediction.edge.task)(outputs)  # type: ignore[arg-type]
     write_predictions(context.path(paths.prediction(prediction)), logits)
