@@ -20,7 +20,15 @@ from mergeline.inputs import augmented, network_input
 from mergeline.kinds import UNLABELLED
 from mergeline.metrics.tally import tally_of
 
-__all__ = ["OPTIMIZERS", "EpochRecord", "Recipe", "TrainState", "learning_rate", "train"]
+__all__ = ["OPTIMIZERS", "PRECISIONS", "EpochRecord", "Recipe", "TrainState", "learning_rate", "train"]
+
+
+PRECISIONS: dict[str, Callable[[str], bool]] = {
+    "auto": lambda device: device == "cuda",
+    "float32": lambda device: False,
+    "bfloat16": lambda device: True,
+}
+"""By name, whether passes on a kind of device are in bfloat16; weights, their updates and norms stay in float32."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class Recipe:
 
     Raises
     ------
-    ValueError: there is no such optimizer.
+    ValueError: there is no such optimizer or precision.
     """
 
     epochs: int = 10
@@ -51,10 +59,14 @@ class Recipe:
     """Random horizontal mirroring."""
     compile: bool = False
     """torch.compile the network (worth it for long runs on a GPU)."""
+    precision: str = "auto"
+    """Of forward and backward passes, a key of :data:`PRECISIONS`: "auto" is bfloat16 on a GPU and float32 on a CPU."""
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
 
 
 @dataclass(frozen=True)
@@ -139,7 +151,7 @@ def train(
     total = steps * recipe.epochs
     kind = target_of(labels)
     dtype = torch.float32 if kind == "values" else torch.int64
-    mixed_precision = device.type == "cuda"
+    mixed_precision = PRECISIONS[recipe.precision](device.type)
     for epoch in range(first, recipe.epochs):
         order = torch.randperm(len(images), generator=generator, device=images.device)
         loss_sum = torch.zeros((), device=device)

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import io
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -176,6 +177,19 @@ def test_adamw_decays_the_weights_of_layers_by_themselves_and_no_tokens_position
 def test_an_optimizer_that_there_is_not_names_those_that_there_are() -> None:
     with pytest.raises(ValueError, match="unknown optimizer 'adam'; known: sgd, adamw"):
         Recipe(optimizer="adam")
+
+
+def test_bfloat16_trains_as_well_and_leaves_the_weights_in_float32(toy: Toy, whole: Run) -> None:
+    model, history, _ = run(toy, replace(SHORT, precision="bfloat16"))
+    assert {tensor.dtype for tensor in model.state_dict().values()} <= {torch.float32, torch.int64}
+    assert not equal(model, whole[0])
+    assert history[-1].accuracy == pytest.approx(whole[1][-1].accuracy, abs=0.1)
+    assert equal(run(toy, replace(SHORT, precision="float32"))[0], whole[0]), "what a CPU does by default"
+
+
+def test_a_precision_that_there_is_not_names_those_that_there_are() -> None:
+    with pytest.raises(ValueError, match="unknown precision 'half'; known: auto, float32, bfloat16"):
+        Recipe(precision="half")
 
 
 def test_a_loss_that_is_no_number_names_what_to_change(toy: Toy) -> None:

@@ -121,6 +121,9 @@ class Training(Section):
     shift: Annotated[int, Field(ge=0)] = 2
     """Pixels; none where there is a label for each pixel."""
     compile: bool = False
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of forward and backward passes: auto is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is faster if the processor
+    computes in it."""
 
 
 class Statistics(Section):
