@@ -350,7 +350,8 @@ def test_a_profile_has_as_many_merges_as_its_lists_say(name: str) -> None:
     seeds = pairs.seeds or params.seeds
     assert len(seeds) == 2
     assert pairs.both_directions
-    expected = len(pairs.tasks) * 2 * (n_archs + depth_pairs) * perm(2, 2) * n_methods
+    directions = n_archs + 2 * depth_pairs  # models of one architecture have none
+    expected = len(pairs.tasks) * directions * perm(2, 2) * n_methods
     assert len(expand_cells(params, {"pairs": pairs})) == expected
     assert len(set(names_of(params))) == len(names_of(params))
 
@@ -439,14 +440,24 @@ def test_another_width_adds_cells_and_changes_none() -> None:
 
 
 def test_both_directions_make_each_task_the_reference_once() -> None:
-    family = {"tasks": [["bars", "dots"]], "both_directions": True, "homogeneous_only": True, "methods": ["permute"]}
-    params = parse_params(grown(merges={"pairs": family}, architectures=["r17"]))
-    assert sorted(names_of(params)) == [
-        "bars+dots.r17+r17.s0+s1.permute.reset",
-        "bars+dots.r17+r17.s1+s0.permute.reset",
-        "dots+bars.r17+r17.s0+s1.permute.reset",
-        "dots+bars.r17+r17.s1+s0.permute.reset",
+    family = {"tasks": [["bars", "dots"]], "both_directions": True, "methods": ["permute"]}
+    params = parse_params(grown(merges={"pairs": family}, architectures=["r17", "r29"]))
+    mixed = [
+        f"{tasks}.r29+r17.{seeds}.permute.reset" for tasks in ("bars+dots", "dots+bars") for seeds in ("s0+s1", "s1+s0")
     ]
+    alike = [
+        f"bars+dots.{name}+{name}.{seeds}.permute.reset" for name in ("r17", "r29") for seeds in ("s0+s1", "s1+s0")
+    ]
+    assert sorted(names_of(params)) == sorted([*mixed, *alike]), (
+        "of one architecture the other direction is the same merge"
+    )
+
+
+@pytest.mark.parametrize("change", [{"weights": [0.7, 0.3]}, {"tasks": [["bars", "dots"], ["dots", "bars"]]}])
+def test_a_direction_that_is_another_merge_or_is_listed_is_made(change: dict[str, Any]) -> None:
+    family = {"tasks": [["bars", "dots"]], "both_directions": True, "homogeneous_only": True, "methods": ["permute"]}
+    params = parse_params(grown(merges={"pairs": family | change}, architectures=["r17"]))
+    assert sum(name.startswith("dots+bars.r17+r17") for name in names_of(params)) == 2
 
 
 def test_models_of_different_tasks_never_share_a_seed_and_equal_models_never_merge() -> None:

@@ -192,6 +192,9 @@ class Shell:
             assert self.here.is_dir(), command
         elif words[0] == "make":
             subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+        elif words[0] == "export":  # of Prefect's settings, those that mergeline uses itself
+            used = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "flows" / "mirror").glob("*.py"))
+            assert all(word.partition("=")[0] in used for word in words[1:]), command
         elif words == (".", ".venv/bin/activate"):
             assert "BIN := .venv/bin\n" in (ROOT / "Makefile").read_text()
         elif words[:2] == ("pip", "install"):

@@ -348,7 +348,8 @@ def test_values_are_scored_by_every_stage(bench: Bench, rows: list[dict[str, Any
     assert score_word(good) == "score"
     edge = bench.json("artifacts/evaluations/heights.r17-seg.s0.json")["tasks"]["heights"]
     assert edge["n"] == 6 * 30 * 32  # a quarter of the images, without their first lines
-    assert edge["r2"] == bench.json("artifacts/edges/heights.r17-seg.s0/metrics.json")["test_r2"]
+    trained = bench.json("artifacts/edges/heights.r17-seg.s0/metrics.json")["test_r2"]
+    assert edge["r2"] == pytest.approx(trained, rel=1e-4)  # norms are folded for evaluation
     audit = bench.json("artifacts/audit.json")
     assert audit["errors"] == 0, audit["findings"]
 
