@@ -164,6 +164,7 @@ def homogeneous(rows: Any, name: str, tasks: str) -> list[float]:
 
 def test_deviations_of_task_pairs_are_drawn_against_similarity(data: FigureData) -> None:
     axes = task_pairs_by_similarity(data).axes[0]
+    assert axes.get_title() == "", "a pair's combinations stand at one place: two points are no correlation"
     known = {
         "bars+dots": math.exp(-0.5),
         "dots+bars": math.exp(-0.5),

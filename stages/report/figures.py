@@ -245,7 +245,11 @@ def _deviation(found: Sequence[Deviation], x: Sequence[float], label: str) -> Fi
                 fontsize=8,
             )  # fmt: skip
     axes.axhline(0, color=GRAY, lw=1, ls="--")
-    found_correlation = spearman(x, [d.value for d in found])
+    by_place: dict[float, list[float]] = {}
+    for place, deviation in zip(x, found, strict=True):
+        by_place.setdefault(place, []).append(deviation.value)
+    # Combinations of one pair of tasks, or of architectures, stand at one place: they are one point of a correlation.
+    found_correlation = spearman(list(by_place), [float(np.mean(values)) for values in by_place.values()])
     if np.isfinite(found_correlation.rho) and found_correlation.n >= LEAST_POINTS:
         axes.set_title(
             f"Spearman {found_correlation.rho:+.2f}, p = {found_correlation.p_value:.2f}, n = {found_correlation.n}",
