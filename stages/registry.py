@@ -37,19 +37,19 @@ STAGES: dict[str, Stage] = {
     "prepare": Stage("stages.prepare", "run", "bring a task's images to the input size", "TASK", seconds=2),
     "targets": Stage("stages.targets", "run", "embed a task's class names", "TASK", seconds=1),
     "import": Stage("stages.train", "run_import", "take a checkpoint as an edge", _EDGE, gpu=True),
-    "train": Stage("stages.train", "run_train", "train an edge model", _EDGE, gpu=True, seconds=45),
-    "finetune": Stage("stages.train", "run_finetune", "finetune an edge model", _EDGE, gpu=True, seconds=8),
+    "train": Stage("stages.train", "run_train", "train an edge model", _EDGE, gpu=True, seconds=22),
+    "finetune": Stage("stages.train", "run_finetune", "finetune an edge model", _EDGE, gpu=True, seconds=5),
     "untrained": Stage(
         "stages.train", "run_untrained", "make an untrained network", "task.architecture.u0", gpu=True, seconds=0.5
     ),
-    "predict": Stage("stages.predict", "run", "store an edge's logits", f"{_EDGE}.on-task", gpu=True, seconds=0.6),
+    "predict": Stage("stages.predict", "run", "store an edge's logits", f"{_EDGE}.on-task", gpu=True, seconds=0.3),
     "evaluate-edge": Stage("stages.evaluate", "run_edge", "score an edge", _EDGE, seconds=0.1),
-    "embed": Stage("stages.similarity", "run_embed", "moments of a task's embeddings", "TASK", gpu=True, seconds=4),
+    "embed": Stage("stages.similarity", "run_embed", "moments of a task's embeddings", "TASK", gpu=True, seconds=2),
     "similarity": Stage(
         "stages.similarity", "run_similarity", "Fréchet distance of two tasks", "TASK+TASK", seconds=0.2
     ),
     "blocks": Stage("stages.blocks", "run", "compare two edges' blocks", _SOURCES, gpu=True, seconds=2),
-    "statistics": Stage("stages.statistics", "run", "moments of a merge's sources", _SOURCES, gpu=True, seconds=2.5),
+    "statistics": Stage("stages.statistics", "run", "moments of a merge's sources", _SOURCES, gpu=True, seconds=1.2),
     "layers": Stage("stages.layers", "run", "statistics of an edge's layers", f"{_EDGE}.on-task", gpu=True, seconds=1),
     "match": Stage(
         "stages.match",
@@ -57,7 +57,7 @@ STAGES: dict[str, Stage] = {
         "match the units of a merge's sources",
         _MATCH,
         variants="mergeline.matching",
-        seconds=0.5,
+        seconds=0.3,
     ),
     "match-judged": Stage(
         "stages.match_judged",
@@ -69,7 +69,7 @@ STAGES: dict[str, Stage] = {
         only="judged",
     ),
     "merge": Stage(
-        "stages.merge", "run", "merge networks", _MERGE, gpu=True, variants="mergeline.normalization", seconds=1
+        "stages.merge", "run", "merge networks", _MERGE, gpu=True, variants="mergeline.normalization", seconds=0.5
     ),
     "curve": Stage(
         "stages.curve",
@@ -87,8 +87,8 @@ STAGES: dict[str, Stage] = {
         "stages.prune", "run", "prune an edge", _PRUNED, gpu=True, variants="mergeline.normalization", seconds=1
     ),
     "narrow": Stage("stages.narrow", "run", "narrow an edge", _NARROWED, gpu=True, variants="mergeline.normalization"),
-    "evaluate": Stage("stages.evaluate", "run_merge", "score a merge", _MERGE, gpu=True, seconds=1),
-    "evaluate-ensemble": Stage("stages.evaluate", "run_ensemble", "score an ensemble", _SOURCES, seconds=0.2),
+    "evaluate": Stage("stages.evaluate", "run_merge", "score a merge", _MERGE, gpu=True, seconds=0.6),
+    "evaluate-ensemble": Stage("stages.evaluate", "run_ensemble", "score an ensemble", _SOURCES, seconds=0.1),
     "evaluate-pruned": Stage(
         "stages.evaluate_compressed", "run_pruned", "score a pruned edge", _PRUNED, gpu=True, seconds=1
     ),
