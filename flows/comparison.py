@@ -6,7 +6,6 @@ Results of a commit are ``results.parquet`` as its ``dvc.lock`` has it, read fro
 from __future__ import annotations
 
 import math
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from stages.errors import InputError
 from stages.formats import yaml12
+from stages.git import git_says
 from stages.plan import paths
 from stages.plan.params import Params
 from stages.report.intervals import Paired, Sample, paired_difference
@@ -23,6 +24,7 @@ from stages.report.rows import Row, main_scope, run_of, score_of, setting_label
 __all__ = [
     "Change",
     "Comparison",
+    "NoResults",
     "change_lines",
     "compare",
     "finished_cells",
@@ -72,28 +74,40 @@ class Comparison:
         return not (self.regressions or self.improvements or self.other or self.added or self.removed)
 
 
-def rows_at(root: Path, revision: str) -> tuple[list[dict[str, Any]] | None, str]:
-    """The rows of the results of a commit, and what they are called; None where none is committed or cached."""
-    text = _show(root, revision, paths.LOCK_FILE)
-    commit = _git(root, "rev-parse", "--short=12", f"{revision}^{{commit}}")
-    if text is None or commit is None:
-        return None, "none committed"
+class NoResults(InputError):
+    """A commit has no results to compare with; the message says why, and the way out."""
+
+
+def rows_at(root: Path, revision: str) -> tuple[list[dict[str, Any]], str]:
+    """The rows of the results of a commit, and what they are called.
+
+    Raises
+    ------
+    NoResults: there is no such commit, its dvc.lock names no results, or the cache does not have them.
+    """
+    commit = git_says(root, "rev-parse", "--verify", "--quiet", "--short=12", f"{revision}^{{commit}}")
+    if commit is None:
+        raise NoResults(f"none committed: git knows no commit {revision}")
+    name = f"commit {commit.strip()}"
     try:
-        outs = yaml12.load(text)["stages"]["collect"]["outs"]
+        outs = yaml12.load(git_says(root, "show", f"{revision}:./{paths.LOCK_FILE}") or "")["stages"]["collect"]["outs"]
         digest = next(out["md5"] for out in outs if out["path"].endswith(Path(paths.RESULTS).name))
     except (ValueError, KeyError, TypeError, StopIteration):
-        return None, "none committed"
+        raise NoResults(f"none committed: the dvc.lock of {name} names no results") from None
     from flows.dvc.cache import cache_object
 
     path = cache_object(root, digest)
     if not path.is_file():
-        return None, f"commit {commit.strip()}, whose results are not in the cache"
-    return pq.read_table(path).to_pylist(), f"commit {commit.strip()}"
+        raise NoResults(
+            f"none at hand: the results of {name} are not in the cache; bring them there: git checkout it in another clone, and "
+            "mergeline run --pull"
+        )
+    return pq.read_table(path).to_pylist(), name
 
 
 def parameters_at(root: Path, revision: str) -> dict[str, Any]:
     """The values of a commit's params.yaml, by their dotted keys; empty where it has none that can be read."""
-    text = _show(root, revision, paths.PARAMS)
+    text = git_says(root, "show", f"{revision}:./{paths.PARAMS}")
     try:
         return _flat(yaml12.load(text)) if text is not None else {}
     except ValueError:
@@ -113,18 +127,6 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
         for key, own in values.items()
         for name, value in _flat(own, f"{prefix}.{key}" if prefix else str(key)).items()
     }
-
-
-def _show(root: Path, revision: str, path: object) -> str | None:
-    return _git(root, "show", f"{revision}:./{path}")
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        ended = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return ended.stdout if ended.returncode == 0 else None
 
 
 def compare(before: list[Any], now: list[Any], params: Params, baseline: str) -> Comparison:

@@ -18,8 +18,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.comparison import Comparison, change_lines, compare, finished_cells, rows_at, scores_by_setting
+from flows.comparison import Comparison, NoResults, change_lines, compare, finished_cells, rows_at, scores_by_setting
 from stages.formats.files import write_bytes, writing
+from stages.git import git_says
 from stages.plan import paths
 from stages.plan.loading import load_params
 
@@ -51,10 +52,11 @@ def finish(root: Path, status: int) -> tuple[int, Comparison | None]:
         return status or 1, None
     params = load_params(root / paths.PARAMS)
     rows = pq.read_table(results).to_pylist()
-    found, name = rows_at(root, "HEAD")
-    comparison = (
-        compare(found, rows, params, name) if found is not None else compare(rows, rows, params, "none committed")
-    )
+    try:
+        before, name = rows_at(root, "HEAD")
+    except NoResults as error:
+        before, name = rows, str(error)
+    comparison = compare(before, rows, params, name)
     write_changes(root, comparison)
     write_history(root, rows, comparison)
     if status:
@@ -112,5 +114,4 @@ def write_history(root: Path, rows: list[Any], comparison: Comparison) -> Path:
 
 
 def _commit(root: Path) -> str:
-    ended = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    return ended.stdout.strip()
+    return (git_says(root, "rev-parse", "HEAD") or "").strip()

@@ -123,13 +123,7 @@ def _results_at(root: Path, revision: str | None) -> tuple[list[Any], str]:
         if not (root / paths.RESULTS).is_file():
             raise input_error(f"{root / paths.RESULTS} is not there yet; make it: mergeline run")
         return pq.read_table(root / paths.RESULTS).to_pylist(), "the results as they are now"
-    rows, name = rows_at(root, revision)
-    if rows is None:
-        way = "its dvc.lock names no results; is it a commit of this benchmark, with a finished run?"
-        if "not in the cache" in name:
-            way = "bring them: git checkout it in another clone, and mergeline run --pull"
-        raise input_error(f"{revision}: {name}; {way}")
-    return rows, name
+    return rows_at(root, revision)
 
 
 def _changed_parameters(root: Path, revision: str, other: str | None) -> dict[str, tuple[str, str]]:
@@ -217,6 +211,7 @@ def serve(
     Without --cron and --interval only the server runs, and other runs are recorded there. Ends with Ctrl-C.
     """
     from flows.editing import profile_path
+    from flows.mirror.serving import Schedule
     from flows.mirror.serving import serve as serve_benchmark
     from flows.workspace import find_root
 
@@ -226,7 +221,8 @@ def serve(
     if profile:
         profile_path(root, profile)
     _check_schedule(cron, port)
-    return serve_benchmark(root, cron, interval, port, jobs, profile, lambda line: out.print(line, highlight=False))
+    schedule = Schedule(cron, interval, jobs, profile)
+    return serve_benchmark(root, port, schedule, lambda line: out.print(line, highlight=False))
 
 
 def _check_schedule(cron: str | None, port: int) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flows.mirror.access import ROOT_VARIABLE, secret_file
@@ -17,18 +18,23 @@ from flows.running import guard
 from flows.running.workers import die_with_parent
 from stages.plan import paths
 
-__all__ = ["serve"]
+__all__ = ["Schedule", "serve"]
 
 
-def serve(
-    root: Path,
-    cron: str | None,
-    interval: float | None,
-    port: int,
-    jobs: int,
-    profile: str | None,
-    say: Callable[[str], None],
-) -> int:
+@dataclass(frozen=True)
+class Schedule:
+    """When a benchmark is refreshed, by ``cron`` or every ``interval`` seconds (or neither), and how."""
+
+    cron: str | None
+    interval: float | None
+    jobs: int
+    profile: str | None
+
+    def __str__(self) -> str:
+        return f"by cron {self.cron!r}" if self.cron else f"every {self.interval:g} s" if self.interval else "never"
+
+
+def serve(root: Path, port: int, schedule: Schedule, say: Callable[[str], None]) -> int:
     """Serve until interrupted; exit code 0, or 1 if the server or the schedule's process ended by itself."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -37,7 +43,7 @@ def serve(
     guard.end_left(started)
     keeper = guard.start(started, guard.mark_of(os.getpid()))
     try:
-        return _serve(root, cron, interval, port, jobs, profile, say, stop)
+        return _serve(root, port, schedule, say, stop)
     finally:
         note.unlink(missing_ok=True)
         for pid in guard.noted(started):
@@ -46,16 +52,7 @@ def serve(
         keeper.wait()
 
 
-def _serve(
-    root: Path,
-    cron: str | None,
-    interval: float | None,
-    port: int,
-    jobs: int,
-    profile: str | None,
-    say: Callable[[str], None],
-    stop: threading.Event,
-) -> int:
+def _serve(root: Path, port: int, schedule: Schedule, say: Callable[[str], None], stop: threading.Event) -> int:
     say(f"starting a Prefect server on port {port} (it takes some ten seconds)")
     with own_server(root, port) as (url, server):
         note_server(root, url)
@@ -65,10 +62,10 @@ def _serve(
         )
         runner = None
         try:
-            if cron or interval:
-                runner = _start_runner(root, url, cron, interval, jobs, profile)
+            if schedule.cron or schedule.interval:
+                runner = _start_runner(root, url, schedule)
                 guard.note(root / paths.SERVED, runner.pid, guard.mark_of(os.getpid()))
-                say(f"refreshing {f'by cron {cron!r}' if cron else f'every {interval:g} s'}; ends with Ctrl-C")
+                say(f"refreshing {schedule}; ends with Ctrl-C")
             while not stop.wait(0.5):
                 if server.poll() is not None:
                     say("the Prefect server ended; see logs/prefect-server.log")
@@ -87,12 +84,10 @@ def _serve(
     return 0
 
 
-def _start_runner(
-    root: Path, url: str, cron: str | None, interval: float | None, jobs: int, profile: str | None
-) -> subprocess.Popen:
+def _start_runner(root: Path, url: str, schedule: Schedule) -> subprocess.Popen:
     log = root / paths.log("schedule")
     log.parent.mkdir(parents=True, exist_ok=True)
-    options = {"folder": str(root), "cron": cron, "interval": interval, "jobs": jobs, "profile": profile}
+    options = {"folder": str(root), **asdict(schedule)}
     environment = own_environment(root, url)
     environment[ROOT_VARIABLE] = str(root)
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
@@ -104,7 +99,7 @@ def _start_runner(
         )  # fmt: skip
 
 
-def run_schedule(folder: str, cron: str | None, interval: float | None, jobs: int, profile: str | None) -> None:
+def run_schedule(folder: str, schedule: Schedule) -> None:
     """In a process of its own: serve the flow ``refresh`` on its schedule until ended."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 
@@ -115,11 +110,11 @@ def run_schedule(folder: str, cron: str | None, interval: float | None, jobs: in
     drop_late_runs("refresh")
     refresh.serve(
         name="refresh",
-        cron=cron,
-        interval=interval,
+        cron=schedule.cron,
+        interval=schedule.interval,
         limit=1,
         global_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
-        parameters={"folder": folder, "jobs": jobs, "profile": profile},
+        parameters={"folder": folder, "jobs": schedule.jobs, "profile": schedule.profile},
         tags=["mergeline"],
         print_starting_message=False,
     )
@@ -158,4 +153,5 @@ def drop_late_runs(flow_name: str) -> int:
 
 
 if __name__ == "__main__":
-    run_schedule(**json.loads(sys.argv[1]))
+    given = json.loads(sys.argv[1])
+    run_schedule(given.pop("folder"), Schedule(**given))

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,15 @@ class Preparation:
     """How many the data of a task are, where they are somebody's own."""
     code: dict[str, Stamp | None] = field(default_factory=dict)
     """The stamps of all code, from before it was hashed."""
+
+    @cached_property
+    def expected(self) -> dict[str, float]:
+        """Seconds that each stage is likely to take, by address."""
+        from flows.running.durations import expected_seconds
+
+        if self.pipeline is None:
+            return {}
+        return expected_seconds(self.pipeline.root, self.params, self.pipeline.stages, self.files)
 
 
 def plan_files(root: Path, params: Params, write: bool = True) -> tuple[list[Path], list[Path]]:
@@ -273,7 +283,7 @@ def execute(
     ``around`` makes a context in which the run happens (the display), from the expected seconds and the jobs; if what
     it gives can be called, it hears the events too.
     """
-    from flows.running.durations import expected_seconds, note_work
+    from flows.running.durations import note_work
     from flows.running.session import Outcome, Session
     from flows.running.workers import kill_orphans
 
@@ -284,7 +294,7 @@ def execute(
     os.environ[STAMPS_VARIABLE] = str(write_stamps(pipeline.root, preparation.code))
     execution = params.execution
     jobs = jobs or usual_jobs(params)
-    expected = expected_seconds(pipeline.root, params, pipeline.stages, preparation.files)
+    expected = preparation.expected
     (pipeline.root / paths.FRESH).unlink(missing_ok=True)
     with _entered(around, expected, jobs) as watcher:
         session = Session(
@@ -318,13 +328,13 @@ def usual_jobs(params: Params) -> int:
 
 def expected_time(preparation: Preparation, jobs: int = 0) -> float:
     """Seconds that a run of what is stale is likely to take: what ``status``, ``--dry`` and a run itself say."""
-    from flows.running.durations import elapsed_seconds, expected_seconds
+    from flows.running.durations import elapsed_seconds
 
-    pipeline, params = preparation.pipeline, preparation.params
+    pipeline = preparation.pipeline
     if pipeline is None:
         return 0.0
-    expected = expected_seconds(pipeline.root, params, pipeline.stages, preparation.files)
-    return elapsed_seconds(pipeline.stages, preparation.stale, expected, jobs or usual_jobs(params))
+    jobs = jobs or usual_jobs(preparation.params)
+    return elapsed_seconds(pipeline.stages, preparation.stale, preparation.expected, jobs)
 
 
 def pull(root: Path, preparation: Preparation) -> str:

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stages.formats.files import read_json, writing
+from stages.git import git_says
 from stages.plan import paths
 from stages.plan.expansion import base_edge
 from stages.plan.packaged import local_or_packaged
@@ -146,11 +146,7 @@ def _judged(data: FigureData) -> list[tuple[str, str]]:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    try:
-        ended = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return ended.stdout.strip() if ended.returncode == 0 else ""
+    return (git_says(root, *arguments) or "").strip()
 
 
 def _device() -> str:

@@ -85,16 +85,21 @@ def _stages(workspace: Workspace) -> list[psutil.Process]:
 # -- locks of GPUs -------------------------------------------------------------------------------------------------------
 
 
+def held_and_then_free(folder: Path, holder: int) -> None:
+    """Another handle must wait for the holder, and has the lock when that is closed."""
+    other = open_lock(folder, "0")
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(holder)
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(other)
+
+
 def test_a_gpus_lock_is_shared_and_follows_no_link(tmp_path: Path) -> None:
     first = open_lock(tmp_path, "0")
     fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert (tmp_path / "mergeline-gpu-0.lock").stat().st_mode & 0o777 == 0o644
-    second = open_lock(tmp_path, "0")
-    with pytest.raises(BlockingIOError):
-        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.close(first)
-    fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.close(second)
+    held_and_then_free(tmp_path, first)
 
 
 @pytest.mark.parametrize("trap", ["link", "link to nowhere", "pipe", "folder"])
@@ -125,12 +130,7 @@ def test_another_users_lock_is_waited_for_and_not_stumbled_over(tmp_path: Path) 
     os.chown(place, 65534, 65534)
     theirs = os.open(place, os.O_RDONLY)
     fcntl.flock(theirs, fcntl.LOCK_EX)
-    ours = open_lock(tmp_path, "0")
-    with pytest.raises(BlockingIOError):
-        fcntl.flock(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.close(theirs)
-    fcntl.flock(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.close(ours)
+    held_and_then_free(tmp_path, theirs)
 
 
 # -- pipes ---------------------------------------------------------------------------------------------------------------
