@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from stages.report import papers as reference
+from stages import papers as reference
 
 # table name: (numbers, lines of the printed table)
 SIZES = {

@@ -27,6 +27,7 @@ import yaml
 from scipy import stats
 
 from stages.context import Context
+from stages.papers import PAPERS, load, tables
 from stages.plan import paths
 from stages.report import audit
 from stages.report.audit import findings
@@ -52,7 +53,7 @@ from stages.report.figures import (
 from stages.report.findings import sentences
 from stages.report.intervals import Sample, paired_difference
 from stages.report.layer_figures import batch_norms, cka, layer_variance, magnitudes, vanishing
-from stages.report.papers import PAPERS, load, tables
+from stages.report.page import breakable
 from stages.report.plot import figure_data
 from stages.report.rows import method_label, setting_label
 from stages.report.spread import percent
@@ -823,7 +824,7 @@ def test_the_stage_counts_what_it_flags(small_report: SmallReport, tmp_path: Pat
 class _Page(HTMLParser):
     """Every address that a page loads from or links to, its ids, and the tags left open."""
 
-    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
+    VOID = frozenset({"meta", "link", "br", "wbr", "img", "input", "hr"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -893,6 +894,11 @@ def test_tables_and_rows_can_be_taken_out_of_the_page(small_report: SmallReport)
     rows = pq.read_table(small_report.root / paths.RESULTS)
     assert lines[0].split(",") == rows.column_names
     assert len(list(csv.reader(lines))) == rows.num_rows + 1
+
+
+def test_a_name_breaks_behind_its_plus_and_nowhere_else() -> None:
+    assert str(breakable("digits+<landcover>")) == "digits+<wbr>&lt;landcover&gt;"
+    assert str(breakable("r17")) == "r17"
 
 
 def test_the_page_explains_its_words_and_how_to_repeat_it(small_report: SmallReport) -> None:

@@ -145,7 +145,7 @@ def papers(
     ] = None,
 ) -> int:
     """Print the result tables of the five papers that the benchmark follows."""
-    from stages.report import papers as reference
+    from stages import papers as reference
 
     if paper is None:
         for name in reference.PAPERS:

@@ -25,12 +25,12 @@ from mergeline.pruning_options import READ_LABELS
 from mergeline.readings import SMALLEST_BATCH
 from mergeline.registry import options_of
 from mergeline.tasks import TASKS, Adapter
+from stages.papers import PAPERS, tables
 from stages.plan.expansion import architecture_lists, expand_cells, narrowed_cells, pruned_cells
 from stages.plan.keys import INITIALIZATION, UNCHANGED, Edge, Merge
 from stages.plan.methods import resolve
 from stages.plan.params import Compression, MergeSeries, Method, Narrowing, Params, Training, WithOptions
 from stages.plan.recipes import WITHOUT_MOMENTUM, recipe_settings
-from stages.report.papers import PAPERS, tables
 
 __all__ = ["faults_of", "suggestion"]
 

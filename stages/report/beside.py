@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.report import papers as reference
+from stages import papers as reference
+from stages.papers import ReferenceRow
 from stages.report.analysis import PairResult
 from stages.report.intervals import Sample
-from stages.report.papers import ReferenceRow
 from stages.report.spread import Spread, percent
 
 __all__ = ["HEADER", "beside"]

@@ -13,7 +13,9 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
+from stages import papers as reference
 from stages.formats.files import read_json, writing
 from stages.git import git_says
 from stages.plan import paths
@@ -22,7 +24,6 @@ from stages.plan.packaged import local_or_packaged
 from stages.plan.params import Params
 from stages.plan.pipelines import Plan, make_plan
 from stages.plan.recipes import recipe_settings
-from stages.report import papers as reference
 from stages.report.catalogue import ALL_FIGURES
 from stages.report.downloads import address_of, rows_of
 from stages.report.figures import FigureData
@@ -49,6 +50,7 @@ def run(context: Any, cell: str) -> None:
         loader=FileSystemLoader(local_or_packaged(root, paths.TEMPLATES)), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["breakable"] = breakable
     text = environment.get_template("index.html.j2").render(
         title=params.report.title,
         facts=_facts(root, data, timings),
@@ -85,6 +87,11 @@ def _sources(root: Path, names: Sequence[str]) -> list[dict[str, Any]]:
             file = f"{Path(name).stem}.csv.gz"
             found.append({"name": name, "id": anchor(name), "file": file, **rows_of(path)})
     return found
+
+
+def breakable(name: object) -> Markup:
+    """A name as HTML that a narrow column may break behind each +."""
+    return escape(name).replace("+", Markup("+<wbr>"))
 
 
 def anchor(name: str) -> str:
