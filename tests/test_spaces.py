@@ -291,6 +291,24 @@ def test_the_last_stage_is_observed_before_pooling(enliven: Enliven) -> None:
     assert values[last.name].shape == (3 * 2 * 2, 128)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_walk_gives_what_the_model_gives_behind_a_transposed_convolution(groups: int, enliven: Enliven) -> None:
+    model = enliven(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(8, 16, 2, stride=2, groups=groups),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 4, 1),
+        )
+    )
+    images = noise(2, 3, 8, 8)
+    with torch.no_grad():
+        *_, (_, walked) = Walk(trace(model, images), model).values(images)
+        torch.testing.assert_close(walked, model(images), rtol=1e-4, atol=1e-4)
+
+
 def test_spaces_of_one_model_serve_every_model_of_its_topology() -> None:
     first, second = trace_network(tiny(), 32), trace_network(tiny(), 32)
     assert first.spaces == second.spaces

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import fx
+import torch
+from torch import Tensor, fx
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mergeline.spaces.recording import operation
 from mergeline.spaces.rules import Arguments, canonical
 
-__all__ = ["BatchNorm", "LayerNormed", "batch_norm_of", "layers_with_norms"]
+__all__ = [
+    "BatchNorm",
+    "LayerNormed",
+    "batch_norm_of",
+    "convolutions_with_norms",
+    "fused_tensors",
+    "layer_tensors",
+    "layers_with_norms",
+]
 
 LAYERS = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
@@ -54,6 +65,28 @@ def layers_with_norms(graph: fx.Graph) -> list[LayerNormed]:
     return found
 
 
+def convolutions_with_norms(nodes: Iterable[fx.Node]) -> Iterator[LayerNormed]:
+    """The convolutions that a batch norm alone reads; each call by itself, as what a call computes may share its tensors."""
+    for node in nodes:
+        own = _of(node)
+        if own is not None and is_convolution(own.layer):
+            yield own
+
+
+def fused_tensors(own: LayerNormed, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution that gives what it and its norm give; a weight of two dimensions in channels last."""
+
+    def named(name: str) -> Tensor | None:
+        return tensors[name] if name else None
+
+    weight, bias = fuse_conv_bn_weights(
+        tensors[own.weight], named(own.bias), tensors[own.running_mean], tensors[own.running_var], own.eps,
+        named(own.gamma), named(own.beta), transpose=is_transposed(own.layer),
+    )  # fmt: skip
+    laid_out = weight.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else weight
+    return laid_out.detach(), bias.detach()
+
+
 @dataclass(frozen=True)
 class BatchNorm:
     """A call of a batch norm with running statistics: what it reads, and the names of its tensors (empty where there is none)."""
@@ -83,21 +116,33 @@ def batch_norm_of(node: fx.Node) -> BatchNorm | None:
     )
 
 
-def _of(node: fx.Node) -> LayerNormed | None:
-    norm = batch_norm_of(node)
-    if norm is None or norm.source.op != "call_function":
+def layer_tensors(node: fx.Node) -> tuple[str, str] | None:
+    """The names of a layer's weight and bias (empty where it has none), if one node alone reads the layer's output, a norm's
+    factor is one number for each of its units, and both are the network's."""
+    kind = operation(node)
+    if node.op != "call_function" or kind not in LAYERS or len(node.users) != 1:
         return None
-    layer = norm.source
-    kind = operation(layer)
-    if kind not in LAYERS or len(layer.users) != 1:
-        return None
-    made = Arguments(layer)
-    transposed = kind.startswith("conv_transpose")
-    if transposed and made.get(6, "groups", 1) != 1:
+    made = Arguments(node)
+    if is_transposed(node) and made.get(6, "groups", 1) != 1:
         return None
     weight, bias = made.get(1, "weight"), made.get(2, "bias")
     if weight is None or any(part is not None and part.op != "get_attr" for part in (weight, bias)):
         return None
-    own = str(weight.target), "" if bias is None else str(bias.target)
-    axis = 1 if transposed else 0
-    return LayerNormed(layer, node, *own, norm.gamma, norm.beta, norm.mean, norm.variance, norm.eps, axis)
+    return str(weight.target), "" if bias is None else str(bias.target)
+
+
+def _of(node: fx.Node) -> LayerNormed | None:
+    norm = batch_norm_of(node)
+    tensors = None if norm is None else layer_tensors(norm.source)
+    if norm is None or tensors is None:
+        return None
+    axis = 1 if is_transposed(norm.source) else 0
+    return LayerNormed(norm.source, node, *tensors, norm.gamma, norm.beta, norm.mean, norm.variance, norm.eps, axis)
+
+
+def is_convolution(node: fx.Node) -> bool:
+    return operation(node).startswith("conv")
+
+
+def is_transposed(node: fx.Node) -> bool:
+    return operation(node).startswith("conv_transpose")

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from mergeline.spaces.norms import batch_norm_of
-from mergeline.spaces.recording import Example, flat_inputs, operation
+from mergeline.spaces.norms import convolutions_with_norms, fused_tensors
+from mergeline.spaces.recording import Example, flat_inputs
 from mergeline.spaces.rules import Arguments
 from mergeline.spaces.space import Space, Spaces
 
@@ -128,25 +127,9 @@ class Walk:
     def _fold(self) -> dict[fx.Node, tuple[Tensor, Tensor] | None]:
         """Convolutions with a batch norm after them: their weights with the norm in them. The norm then does nothing."""
         folded: dict[fx.Node, tuple[Tensor, Tensor] | None] = {}
-        tensor: dict[str, Any] = {**self.tensors, "": None}
-        for node in self.nodes:
-            norm = batch_norm_of(node)
-            if norm is None or not _is_convolution(norm.source) or len(norm.source.users) != 1:
-                continue
-            conv = norm.source
-            if conv.name in self.observed:
-                continue
-            own = Arguments(conv)
-            weight, bias = own.get(1, "weight"), own.get(2, "bias")
-            if weight.op != "get_attr" or (bias is not None and bias.op != "get_attr"):
-                continue
-            fused = fuse_conv_bn_weights(
-                tensor[str(weight.target)], None if bias is None else tensor[str(bias.target)],
-                tensor[norm.mean], tensor[norm.variance], norm.eps, tensor[norm.gamma], tensor[norm.beta],
-                transpose=operation(conv).startswith("conv_transpose"),
-            )  # fmt: skip
-            folded[conv] = (_laid_out(fused[0].detach()), fused[1].detach())
-            folded[node] = None
+        for own in convolutions_with_norms(self.nodes):
+            if own.layer.name not in self.observed:
+                folded[own.layer], folded[own.norm] = fused_tensors(own, self.tensors), None
         return folded
 
     def _run_folded(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
@@ -159,14 +142,6 @@ class Walk:
         kwargs = {key: value for key, value in node.kwargs.items() if key not in ("input", "weight", "bias")}
         assert callable(node.target)
         return node.target(source, *tensors, *rest, **fx.node.map_arg(kwargs, values.__getitem__))
-
-
-def _is_convolution(node: fx.Node) -> bool:
-    return node.op == "call_function" and operation(node).startswith("conv")
-
-
-def _laid_out(weight: Tensor) -> Tensor:
-    return weight.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else weight
 
 
 def _allows_channels_last(spaces: Spaces) -> bool:
