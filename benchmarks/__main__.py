@@ -26,11 +26,15 @@ NAMES = (
 )
 TABLES = ("architectures",)
 """Benchmarks that print a table and a line."""
+LONG = ("demo",)
+"""Benchmarks that are measured only where they are named: a quarter of an hour, and the history of a clone."""
 
 
 def benchmarks() -> dict[str, str]:
     """The module of each benchmark there is, by name."""
-    modules = {name: f"benchmarks.{name}_speed" for name in NAMES} | {name: f"benchmarks.{name}" for name in TABLES}
+    modules = {name: f"benchmarks.{name}_speed" for name in (*NAMES, *LONG)} | {
+        name: f"benchmarks.{name}" for name in TABLES
+    }
     return {name: module for name, module in modules.items() if find_spec(module) is not None}
 
 
@@ -50,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measure speed, as ratios where possible."
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all by default")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; by default all but {', '.join(LONG)}"
+    )
     parser.add_argument("--list", action="store_true", help="print the names, and measure nothing")
     parser.add_argument("--quick", action="store_true", help="less work where a benchmark takes minutes")
     chosen = parser.parse_args(arguments)
@@ -62,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name:<14} {(importlib.import_module(module).__doc__ or '').strip().splitlines()[0]}")
         return 0
     failed = []
-    for name in chosen.names or known:
+    for name in chosen.names or (name for name in known if name not in LONG):
         try:
             run(name, known[name], chosen.quick)
         except Exception as error:
