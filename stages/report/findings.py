@@ -170,7 +170,8 @@ def _one_side(data: FigureData) -> Iterator[str]:
         yield (
             f"With the {name} side never trained, merges of different {difference} ({data.method}) keep "
             f"{_of_score(rows)}{100 * control:.1f} % "
-            f"against {100 * trained:.1f} % with both trained ({_points(gap)}, the same runs of {len(chosen)} pairs): {reading}."
+            f"against {100 * trained:.1f} % with both trained ({_points(gap)}, the same runs of {len(chosen)} "
+            f"pair{'s' if len(chosen) > 1 else ''}): {reading}."
         )
 
 

@@ -115,12 +115,6 @@ def _recipes(params: Params, plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def _facts(root: Path, data: FigureData, timings: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    commit = _git(root, "rev-parse", "--short=12", "HEAD") or "no commit"
-    date = _git(root, "show", "--no-patch", "--format=%cs", "HEAD")
-    dated = f" of {date}" if date else ""
-    dirty = (
-        " with changes that are not committed" if _git(root, "status", "--porcelain", "--untracked-files=no") else ""
-    )
     merges = {row["cell"] for row in data.rows if row["kind"] == "merge"}
     edges = {row["cell"] for row in data.rows if row["kind"] == "edge"}
     smaller = {kind: {row["cell"] for row in data.rows if row["kind"] == kind} for kind in ("pruned", "narrowed")}
@@ -129,12 +123,22 @@ def _facts(root: Path, data: FigureData, timings: list[dict[str, Any]]) -> list[
     return [
         ("merges", f"{len(merges)} of {len(edges)} edge models"),
         *((f"{kind} networks", str(len(cells))) for kind, cells in smaller.items() if cells),
-        ("commit", commit + dated + dirty),
+        ("commit", _commit(root)),
         ("machine", f"{platform.machine()}, {os.cpu_count()} cores, {_device()}, Python {platform.python_version()}"),
         ("versions", versions),
         *_judged(data),
         ("stage time", f"{seconds / 60:.1f} minutes over all stages' last runs"),
     ]
+
+
+def _commit(root: Path) -> str:
+    """The commit that is checked out, with its date; whether there is anything else in the folder."""
+    commit = _git(root, "rev-parse", "--verify", "--quiet", "--short=12", "HEAD")
+    if not commit:
+        return "none: git keeps nothing of this yet"
+    date = _git(root, "show", "--no-patch", "--format=%cs", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit} of {date}" + (" with changes that are not committed" if changed else "")
 
 
 def _judged(data: FigureData) -> list[tuple[str, str]]:
