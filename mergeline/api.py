@@ -16,6 +16,7 @@ from mergeline.heads import cut, stop_space
 from mergeline.maps import UnitMap, without_partner
 from mergeline.matching import MATCHERS, Matcher, Matching, Problem
 from mergeline.matching.problem import solve
+from mergeline.merging import checked_weights
 from mergeline.moments import Moments, collect_moments, cross_pairs, full_pairs
 from mergeline.network import assemble, check_maps, check_normalization, normalise
 from mergeline.normalization import NORMALIZATIONS, Normalizer
@@ -26,7 +27,7 @@ from mergeline.spaces import Places, Spaces, seen_at, trace
 from mergeline.spaces.verifying import check_spaces
 from mergeline.width import Width, fitted
 
-__all__ = ["MergeResult", "merge"]
+__all__ = ["MergeResult", "merge", "resolved_cuts"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def merge(
 
     Raises
     ------
-    ValueError: an unknown method, option or normalisation, models that do not fit together, no data.
+    ValueError: an unknown method, option or normalisation, models that do not fit together, weights that do not sum to one,
+        a negative seed, no data.
     SpaceError: an operation of the model is not known, or the trace is found wrong.
     """
     several = isinstance(models, Mapping)
@@ -94,11 +96,12 @@ def merge(
     normalizer, settings = entry_and_options("normalisation", normalize, NORMALIZATIONS, normalize_options)
     placer, _ = entry_and_options("depth", depth, PLACEMENTS, None)
     networks = _networks(models, 2 if width is None else 1, normalize)
+    weights, generator = checked_weights(weights, len(networks)), np.random.default_rng(seed)
     parts = _parts(data, list(networks), several, again=normalizer.reads_images or placer.compares)
     networks, reference, spaces, placed, verified = _aligned(networks, parts, matcher, placer, width, several, check)
     check_normalization(normalize, reference, spaces)
-    cuts = _cuts(reference, spaces, stop, preserve, several)
-    problem = _problem(matcher, list(networks.values()), seen_at(places, spaces), parts, several, seed)
+    cuts = resolved_cuts(reference, spaces, stop, preserve, several)
+    problem = _problem(matcher, list(networks.values()), seen_at(places, spaces), parts, several, generator)
     matching = solve(matcher, problem, chosen)
     check_maps(spaces, matching.maps, normalize)
     merged = _finished(networks, reference, spaces, matching.maps, parts, several, *cuts, weights, normalizer, settings)
@@ -168,10 +171,15 @@ def _finished(
     )  # fmt: skip
 
 
-def _cuts(
+def resolved_cuts(
     reference: nn.Module, spaces: Spaces, stop: str | None, preserve: float | str | None, several: bool
 ) -> tuple[str | None, int]:
-    """The last space that is merged, if not all are, and the number of layers that each model keeps."""
+    """The last space that is merged, if not all are, and the number of layers that each model keeps.
+
+    Raises
+    ------
+    ValueError: there is no such space, or there are not as many layers.
+    """
     stop = stop_space(reference, spaces, stop)
     kept = preserved_layers(reference, spaces, preserve)
     if several or stop is not None:
@@ -195,7 +203,12 @@ def _verified(networks: Sequence[nn.Module], spaces: Spaces) -> float:
 
 
 def _problem(
-    matcher: Matcher, networks: list[nn.Module], spaces: Spaces, parts: Mapping[str, Batches], several: bool, seed: int
+    matcher: Matcher,
+    networks: list[nn.Module],
+    spaces: Spaces,
+    parts: Mapping[str, Batches],
+    several: bool,
+    generator: np.random.Generator,
 ) -> Problem:
     """What the matcher is to solve, with the moments that it needs, over all tasks' batches."""
     moments: dict[str, Moments] = {}
@@ -203,7 +216,7 @@ def _problem(
         pairs = (cross_pairs if matcher.moments == "cross" else full_pairs)(len(networks))
         moments = collect_moments(networks, spaces, (batch for part in parts.values() for batch in part), pairs)
     states = [network.state_dict() for network in networks]
-    return Problem(spaces, states, moments, np.random.default_rng(seed), same_outputs=not several)
+    return Problem(spaces, states, moments, generator, same_outputs=not several)
 
 
 def _networks(

@@ -5,6 +5,7 @@ Nothing here loads torch before a network is built, so that a benchmark can be p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -270,7 +271,7 @@ class Architecture:
     def __post_init__(self) -> None:
         if self.name not in ARCHITECTURES:
             raise ValueError(f"unknown architecture {self.name!r}; known: {known_names()}")
-        if self.num_classes < 1 or self.width <= 0:
+        if self.num_classes < 1 or not 0 < self.width < math.inf:
             raise ValueError(
                 f"architecture {self.name!r}: needs num_classes >= 1 and width > 0, "
                 f"got num_classes={self.num_classes}, width={self.width}"

@@ -6,6 +6,7 @@ and norms with M (docs/numerics.md). Which entries belong to which space comes f
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from mergeline.spaces import Axis, Spaces, spread, transferred, unspread
 __all__ = [
     "Maps",
     "UnitMerger",
+    "checked_weights",
     "counterparts",
     "mapped",
     "merge_folded",
@@ -40,6 +42,21 @@ COMPUTED = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 def uniform_weights(n_models: int) -> tuple[float, ...]:
     """``1/N`` for each model."""
     return (1.0 / n_models,) * n_models
+
+
+def checked_weights(weights: Sequence[float] | None, n_models: int) -> tuple[float, ...]:
+    """Each model's weight; uniform where none are given.
+
+    Raises
+    ------
+    ValueError: not one for each model, not finite, or they do not sum to one.
+    """
+    found = uniform_weights(n_models) if weights is None else tuple(weights)
+    if len(found) != n_models:
+        raise ValueError(f"{n_models} models need as many weights, got {len(found)}")
+    if not all(map(math.isfinite, found)) or abs(sum(found) - 1) > 1e-6:
+        raise ValueError(f"merge weights must sum to 1 and be finite, got {found}")
+    return found
 
 
 Entry = tuple[str, Axis, Axis]
@@ -106,11 +123,9 @@ def merge_states(
     ValueError: numbers of states, maps and weights differ, or weights do not sum to one.
     """
     n_models = len(states)
-    weights = uniform_weights(n_models) if weights is None else tuple(weights)
-    if not len(maps) == len(weights) == n_models:
-        raise ValueError(f"{n_models} models need as many maps and weights, got {len(maps)} and {len(weights)}")
-    if abs(sum(weights) - 1) > 1e-6:
-        raise ValueError(f"merge weights must sum to 1, got {weights}")
+    weights = checked_weights(weights, n_models)
+    if len(maps) != n_models:
+        raise ValueError(f"{n_models} models need as many maps, got {len(maps)}")
     whole = [with_bundles(spaces, own) for own in maps]
     models = [
         _Part(spaces.of(model), state, own, weight, shares)

@@ -15,7 +15,7 @@ from torch import nn
 
 from mergeline.heads import multi_head
 from mergeline.maps import UnitMap
-from mergeline.merging import merge_network, uniform_weights
+from mergeline.merging import checked_weights, merge_network
 from mergeline.normalization import NORMALIZATIONS, Finished
 from mergeline.preserving import preserve_first
 from mergeline.spaces import Spaces
@@ -153,7 +153,7 @@ def normalise(
         models,
         spaces,
         maps,
-        uniform_weights(len(models)) if weights is None else weights,
+        checked_weights(weights, len(models)),
         mixed,
         own,
         statistics,

@@ -28,7 +28,7 @@ from mergeline.heads import (
     tensors_read,
 )
 from mergeline.maps import Groups, Permutation, UnitMap
-from mergeline.merging import Maps, merge_folded, uniform_weights, unit_shares
+from mergeline.merging import Maps, checked_weights, merge_folded, unit_shares
 from mergeline.spaces import Observation, Space, Spaces
 from mergeline.spaces.layers import node_depths
 from mergeline.spaces.recording import flat_inputs
@@ -142,7 +142,7 @@ def preserve_first(
     ValueError: the layers end inside of an attention, or above ``stop``.
     """
     networks = list(models.values())
-    weights = uniform_weights(len(networks)) if weights is None else tuple(weights)
+    weights = checked_weights(weights, len(networks))
     reference = networks[0] if reference is None else reference
     stem = stem_nodes(spaces, layers)
     plan = _whole(spaces, stem) if whole else cut(reference, spaces, stop, stem)

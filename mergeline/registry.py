@@ -7,6 +7,7 @@ can be added at run time, as to a dictionary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import fields
 from difflib import get_close_matches
@@ -159,13 +160,15 @@ def options_of(kind: type[Options], given: Mapping[str, object]) -> Options:
 
 
 def _is(value: object, kind: Any) -> bool:
-    """Whether a value is of a type, as they are written for options; a whole number is a number, and a switch is none."""
+    """Whether a value is of a type, as they are written for options; a whole number is a number, and neither a switch nor
+    infinity is one."""
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if get_origin(kind) in (Union, UnionType):
         return any(_is(value, one) for one in get_args(kind))
     if kind in (int, float):
-        return isinstance(value, int | float if kind is float else int) and not isinstance(value, bool)
+        number = isinstance(value, int | float if kind is float else int) and not isinstance(value, bool)
+        return number and math.isfinite(value)  # type: ignore[arg-type]
     return not isinstance(kind, type) or isinstance(value, kind)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize, prune
 from torch.utils import _pytree as pytree
 
@@ -39,8 +40,8 @@ def prepared(model: nn.Module, name: str) -> nn.Module:
 
     Raises
     ------
-    ValueError: not a model, weights that are not finite, or kept in a form that stands for other weights and that cannot be
-        undone; names the model and the tensor.
+    ValueError: not a model, weights that are not finite, variances below zero, or weights kept in a form that stands for others
+        and that cannot be undone; names the model and the tensor.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"model {name!r} is a {type(model).__name__}, not a torch.nn.Module")
@@ -54,6 +55,12 @@ def prepared(model: nn.Module, name: str) -> nn.Module:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
             raise ValueError(f"model {name!r}: tensor {key!r} has {bad} values of {tensor.numel()} that are not finite")
+    for path, module in copy.named_modules():
+        variances = module.running_var if isinstance(module, _NormBase) else None
+        if variances is not None and bool((variances < 0).any()):
+            raise ValueError(
+                f"model {name!r}: the norm {path!r} has negative variances, down to {float(variances.min()):.3g}"
+            )
     for tensor in [*copy.parameters(), *copy.buffers()]:
         if tensor.dtype in COMPUTED:
             tensor.data = tensor.data.to(COMPUTED[tensor.dtype])
@@ -186,8 +193,9 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         self.images = 0
-        for batch in self._open():
+        for number, batch in enumerate(self._open()):
             inputs = _inputs(batch)
+            _check_values(inputs, number)
             self.images += batch_size(inputs)
             yield inputs
 
@@ -230,6 +238,20 @@ def _inputs(batch: Any) -> Any:
     if leaves[0].dim() == 0 or len(leaves[0]) == 0:
         raise ValueError(f"{DATA}; a batch has no samples")
     return batch
+
+
+def _check_values(batch: Any, number: int) -> None:
+    """Refuse values that no network makes anything of. Infinities may be a mask's, where there are several tensors."""
+    for leaf in pytree.tree_leaves(batch):
+        if not leaf.is_floating_point():
+            continue
+        odd = ~torch.isfinite(leaf) if leaf is batch else torch.isnan(leaf)
+        if bool(odd.any()):
+            sample = int(odd.nonzero()[0, 0])
+            raise ValueError(
+                f"data: {int(odd.sum())} values of batch {number} are not finite, the first in its sample {sample}; leave it out, "
+                "or look at how it was prepared (a deviation of 0 that was divided by?)"
+            )
 
 
 def batch_size(batch: Any) -> int:

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mergeline.api import MergeResult, merge
+from mergeline.api import MergeResult, merge, resolved_cuts
 from mergeline.architectures import ARCHITECTURES, Architecture, as_wide, build, deepest, multiplier
 from mergeline.evaluation import ensemble_logits, parameters, pixel_logits, score
 from mergeline.images import MEAN, STD
 from mergeline.kinds import OF_PIXELS
+from mergeline.merging import checked_weights
 from mergeline.metrics import MAIN
 from mergeline.normalization import NORMALIZATIONS
-from mergeline.spaces import Places, SpaceError
+from mergeline.spaces import Places, SpaceError, trace
 from mergeline.tasks.task import PreparedTask
 from stages.errors import InputError
 from stages.exported import EXPORTS, check_exports, export
@@ -142,6 +143,7 @@ def prepare_merge(request: Request) -> Prepared:
     """
     check_target(request.target)
     check_exports(request.exports)
+    Preprocessing(request.input_size or 1, request.mean, request.std)  # before any file is read
     for place in (request.target, *request.exports):
         _check_place(place, ENDINGS if place == request.target else tuple(EXPORTS))
     names = request.architectures or (None,) * len(request.files)
@@ -169,7 +171,23 @@ def prepare_merge(request: Request) -> Prepared:
         raise InputError(
             f"{request.target}: a network with a head for each model goes into a .safetensors file, which says what it is"
         )
-    return Prepared(request, models, tasks, preprocessing, _normalization(request, models), _warnings(models))
+    prepared = Prepared(request, models, tasks, preprocessing, _normalization(request, models), _warnings(models))
+    try:
+        checked_weights(request.weights, len(models))
+        _check_cuts(prepared)
+    except (ValueError, SpaceError) as error:
+        raise InputError(str(error)) from None
+    return prepared
+
+
+def _check_cuts(prepared: Prepared) -> None:
+    """Refuse layers to keep or to stop at that there are not; networks of different depth say it when they are brought to one."""
+    request, network = prepared.request, prepared.models[0].network
+    names = {(own.architecture.name, own.architecture.width) for own in prepared.models}
+    if (request.stop is None and request.preserve is None) or len(names) > 1:
+        return
+    batch = next(iter(prepared.preprocessing.batches(some_images(prepared.task_of(0), 2), 2)))
+    resolved_cuts(network, trace(network, batch), request.stop, request.preserve, prepared.several)
 
 
 def _check_place(target: Path, endings: Sequence[str]) -> None:

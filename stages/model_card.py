@@ -55,7 +55,7 @@ def command_of(request: Request) -> str:
     words += [word for place in request.exports for word in ("--export", str(place))]
     for flag in ("mean", "std"):
         if getattr(request, flag) != getattr(usual, flag):
-            words += [f"--{flag}", *map(str, getattr(request, flag))]
+            words += [f"--{flag}", ",".join(map(str, getattr(request, flag)))]
     return shlex.join(words)
 
 

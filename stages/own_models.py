@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -45,6 +46,15 @@ class Preprocessing:
     size: int
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that would make every input infinite, or none at all."""
+        if self.size < 1:
+            raise InputError(f"images of {self.size} pixels a side: name at least 1")
+        if not all(map(math.isfinite, self.mean)):
+            raise InputError(f"mean {list(self.mean)}: not finite numbers")
+        if not all(math.isfinite(deviation) and deviation > 0 for deviation in self.std):
+            raise InputError(f"std {list(self.std)}: what is divided by must be finite and larger than 0")
 
     def batches(self, samples: Tensor, size: int) -> Iterator[Tensor]:
         """Batches of what networks read, of images ``(N, H, W, C)`` uint8 or texts ``(N, T)``."""

@@ -271,6 +271,42 @@ def test_values_that_are_not_finite_are_named() -> None:
         merge([mlp(), bad], features(), "permute", "none")
 
 
+@pytest.mark.parametrize("method", ["identity", "permute", "weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_data_that_are_not_finite_are_named(value: float, method: str) -> None:
+    data = list(features().split(5))
+    data[1][3, 2] = value
+    with pytest.raises(ValueError, match=r"1 values of batch 1 are not finite, the first in its sample 3"):
+        merge([mlp(), mlp()], data, method, "repair")
+
+
+def test_variances_below_zero_are_named() -> None:
+    bad = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    bad[1].running_var[0] = -1
+    with pytest.raises(ValueError, match=r"model '1': the norm '1' has negative variances, down to -1"):
+        merge([nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), bad], features(), "identity", "none")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"weights": (float("nan"), 1.0)}, "sum to 1 and be finite"),
+        ({"weights": (float("inf"), float("-inf"))}, "sum to 1 and be finite"),
+        ({"weights": (1.0,)}, "2 models need as many weights, got 1"),
+        ({"seed": -1}, "non-negative"),
+        ({"method": "transport", "options": {"regularization": float("inf")}}, "regularization is inf, and takes a number"),
+        ({"method": "cca", "options": {"gamma": float("inf")}}, "gamma is inf, and takes a number"),
+    ],
+)  # fmt: skip
+def test_numbers_that_mean_nothing_are_refused_before_data_are_read(given: dict[str, Any], message: str) -> None:
+    def never() -> Iterator[Tensor]:
+        raise AssertionError("no data are needed to see this")
+        yield
+
+    with pytest.raises(ValueError, match=message):
+        merge([mlp(), mlp()], never, **({"normalize": "none"} | given))
+
+
 def test_reset_without_batch_norms_is_refused() -> None:
     with pytest.raises(ValueError, match="normalisation 'reset' would do nothing: the network has no batch norms"):
         merge([mlp(), mlp()], features())

@@ -327,8 +327,9 @@ def test_only_the_named_tensors_are_merged(trained: Trained) -> None:
 @pytest.mark.parametrize(
     ("maps", "weights", "message"),
     [
-        ([{}], None, "2 models need as many maps and weights, got 1 and 2"),
-        ([{}, {}], (1.0,), "got 2 and 1"),
+        ([{}], None, "2 models need as many maps, got 1"),
+        ([{}, {}], (1.0,), "as many weights, got 1"),
+        ([{}, {}], (float("nan"), 0.5), "be finite"),
         ([{}, {}], (0.5, 0.6), "must sum to 1"),
     ],
 )

@@ -404,6 +404,13 @@ def test_models_of_two_tasks_keep_their_classifiers(
         (("a.pth", "b.pth", "--data", "folder", "--root", "lost"), "lost"),
         (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--method", "permut"), "unknown method 'permut'"),
         (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--weight", "0.5"), "1 --weight for 2 checkpoints"),
+        (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--weight", "nan", "--weight", "1"), "be finite"),
+        (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--std", "0.5,0.5,0"), "larger than 0"),
+        (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--mean", "0.5 0.5 0.5"), "commas between them"),
+        (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--mean", "1,2"), "one for all channels, or three"),
+        (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--mean", "inf"), "not finite numbers"),
+        (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--stop", "7", "--dry"), "lie between 0 and 1"),
+        (("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--preserve", "99", "--dry"), "can be preserved"),
         (
             ("a.pth", "b.pth", "--data", "folder", "--root", "birds", "--root", "cars", "--root", "cars"),
             "3 --data for 2 checkpoints",

@@ -76,8 +76,11 @@ Width = Annotated[
     float | None, typer.Option(help="Width multiplier of our own networks; by default what the tensors say.")
 ]
 Channels = Annotated[
-    tuple[float, float, float] | None,
-    typer.Option(help="Of each channel's values, 0 to 1, in training; by default ImageNet's."),
+    str | None,
+    typer.Option(
+        metavar="R,G,B",
+        help="Of each channel's values, 0 to 1, in training; one number stands for all three. By default ImageNet's.",
+    ),
 ]
 Images = Annotated[int, typer.Option(min=1, help="Training images of each task for the statistics.")]
 Exports = Annotated[
@@ -102,7 +105,7 @@ def merge(
     preserve: Preserve = None,
     depth: Depth = "append",
     places: Places = "all",
-    seed: Annotated[int, typer.Option(help="For methods that draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="For methods that draw.")] = 0,
     input_size: InputSize = None,
     width: Width = None,
     mean: Channels = None,
@@ -127,8 +130,8 @@ def merge(
         tuple(files), _data(data, root or [], len(files)), out_file, _each("architectures", architecture or [], len(files)),
         method, _options("method", method, "--option", option or []), normalize,
         _options("normalisation", normalize, "--normalize-option", normalize_option or []), _weights(weight, len(files)),
-        stop, preserve, depth, places, seed, input_size, width, mean or MEAN, std or STD, images,  # type: ignore[arg-type]
-        exports=tuple(export or ()),
+        stop, preserve, depth, places, seed, input_size, width,  # type: ignore[arg-type]
+        _channels("--mean", mean) or MEAN, _channels("--std", std) or STD, images, exports=tuple(export or ()),
     )  # fmt: skip
     for path in card_files(out_file):
         check_target(path)
@@ -189,6 +192,19 @@ def _weights(given: Sequence[float] | None, count: int) -> tuple[float, ...] | N
     if len(given) != count:
         raise input_error(f"{len(given)} --weight for {count} checkpoints: name one for each")
     return tuple(given)
+
+
+def _channels(flag: str, given: str | None) -> tuple[float, ...] | None:
+    """A number for each of the three channels."""
+    if given is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in given.split(","))
+    except ValueError:
+        raise input_error(f"{flag} {given}: expected numbers with commas between them: 0.5,0.5,0.5") from None
+    if len(numbers) not in (1, 3):
+        raise input_error(f"{flag} {given}: {len(numbers)} numbers; name one for all channels, or three")
+    return numbers * (3 // len(numbers))
 
 
 def _check_choices(method: str, normalize: str | None, depth: str, places: str) -> None:
