@@ -36,11 +36,13 @@ def cka(x: Tensor | NDArray[np.floating], y: Tensor | NDArray[np.floating], unbi
 
     Raises
     ------
-    ValueError: not two matrices of as many rows, or fewer samples than HSIC is defined for.
+    ValueError: not two matrices of as many rows, fewer samples than HSIC is defined for, or values that are not finite.
     """
     first, second = (torch.as_tensor(value).detach().double() for value in (x, y))
     if first.dim() != 2 or second.dim() != 2 or len(first) != len(second):
         raise ValueError(f"CKA compares (n, p) with (n, q), got shapes {tuple(first.shape)} and {tuple(second.shape)}")
+    if not bool(torch.isfinite(first).all() and torch.isfinite(second).all()):
+        raise ValueError("CKA compares features, and some of these are not finite")
     if len(first) < (SMALLEST_BATCH if unbiased else 2):
         raise ValueError(f"CKA needs at least {SMALLEST_BATCH if unbiased else 2} samples, got {len(first)}")
     if not unbiased:
@@ -107,7 +109,8 @@ class MinibatchCka:
         self._sums = [one + two for one, two in zip(self._sums, found, strict=True)] if self._sums else found
 
     def matrix(self) -> NDArray[np.float64]:
-        """``(first, second)``; 0 for a representation that does not depend on the sample.
+        """``(first, second)``; 0 for a representation that does not depend on the sample, NaN for one with values that are not
+        finite.
 
         Raises
         ------
@@ -118,6 +121,6 @@ class MinibatchCka:
         both, one, two = self._sums
         scale = one.sqrt()[:, None] * two.sqrt()
         result: NDArray[np.float64] = (
-            torch.where(scale > 0, both / torch.where(scale > 0, scale, 1.0), 0.0).cpu().numpy()
+            torch.where(scale == 0, 0.0, both / torch.where(scale == 0, 1.0, scale)).cpu().numpy()
         )
         return result

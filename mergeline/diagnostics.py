@@ -6,6 +6,7 @@ is used several times counts with all its uses; one that no sample reaches (it r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -166,8 +167,8 @@ def vanishing(merged: Mapping[str, float], sources: Sequence[Mapping[str, float]
     """
     if not sources:
         raise ValueError("what vanishes is measured against source models, and there are none")
-    if smoothing < 1:
-        raise ValueError(f"smoothing must be at least 1, or the sequence is no upper bound, got {smoothing}")
+    if not 1 <= smoothing < math.inf:
+        raise ValueError(f"smoothing must be at least 1 and finite, or the sequence is no upper bound, got {smoothing}")
     for number, source in enumerate(sources):
         if missing := [name for name in merged if name not in source]:
             raise ValueError(f"source {number} has no layer {', '.join(missing[:3])}, which the merged model has")
@@ -178,7 +179,7 @@ def vanishing(merged: Mapping[str, float], sources: Sequence[Mapping[str, float]
     last = 0.0
     for steps, (name, value) in enumerate(reversed(relative.items()), start=1):
         factor = smoothing + (1 - smoothing) * (1 - 1 / steps)
-        last = max(factor * last, value)
+        last = math.nan if math.isnan(last) or math.isnan(value) else max(factor * last, value)
         bound[name] = last
     return Vanishing(relative, dict(reversed(bound.items())))
 
@@ -232,7 +233,13 @@ def magnitudes(model: nn.Module, spaces: Spaces, order: int = 2) -> dict[str, Ma
     """By layer, the size of its weight and bias: ``(mean |w|^order)^(1 / order)``.
 
     ``order`` 2 is the root mean square; 1 the mean absolute value, as vanishing_feature Fig. 1 shows it.
+
+    Raises
+    ------
+    ValueError: an order below 1.
     """
+    if order < 1:
+        raise ValueError(f"the order of a mean of magnitudes must be 1 at least, got {order}")
     tensors = model_tensors(model)
     return {
         layer.name: Magnitude(*(_size(tensors, name, layer, order) for name in (layer.weight, layer.bias)))

@@ -14,6 +14,7 @@ from mergeline.metrics.confusion import confusion_counts
 
 __all__ = [
     "agreement",
+    "check_finite",
     "confusion",
     "ensemble_logits",
     "flops",
@@ -29,9 +30,16 @@ __all__ = [
 
 @torch.no_grad()
 def predict(model: nn.Module, batches: Iterable[Tensor]) -> Tensor | dict[str, Tensor]:
-    """Logits ``(N, classes)`` in float32 on the CPU; for a multi-head network, by head."""
+    """Logits ``(N, classes)`` in float32 on the CPU; for a multi-head network, by head.
+
+    Raises
+    ------
+    ValueError: no batches.
+    """
     model.eval()
     parts = [model(batch) for batch in batches]
+    if not parts:
+        raise ValueError("a network predicts on batches of inputs, and there are none")
     if isinstance(parts[0], dict):
         return {name: torch.cat([part[name].float().cpu() for part in parts]) for name in parts[0]}
     return torch.cat([part.float().cpu() for part in parts])
@@ -54,6 +62,10 @@ def labelled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
     ``logits``: ``(N, classes)``, a row for each of ``labels`` in order, of images or of their pixels; values ``(N, 1)`` where
     labels are values, NaN for none.
+
+    Raises
+    ------
+    ValueError: other numbers of decisions than labels, a label of no class, several outputs for a value.
     """
     flat = labels.flatten().to(logits.device)
     if len(flat) != len(logits):
@@ -65,6 +77,11 @@ def labelled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     else:
         flat = flat.to(torch.int64)
         kept = flat != UNLABELLED
+        odd = kept & ((flat < 0) | (flat >= logits.shape[1]))
+        if bool(odd.any()):
+            raise ValueError(
+                f"a label is {int(flat[odd][0])}, and the outputs are of {logits.shape[1]} classes, counted from 0"
+            )
     return (logits, flat) if bool(kept.all()) else (logits[kept], flat[kept])
 
 
@@ -76,11 +93,25 @@ def score(logits: Tensor, labels: Tensor, bins: int = 15) -> dict[str, float]:
     logits: ``(N, classes)``, or values ``(N, 1)``. labels: ``(N,)``, or of pixels ``(B, H, W)``, ``N`` in all;
         :data:`mergeline.kinds.UNLABELLED` counts for nothing. Labels of a floating type are values, NaN where there is none.
     bins: for what is binned.
+
+    Raises
+    ------
+    ValueError: labels that do not fit (:func:`labelled`), outputs that are not finite, no bins.
     """
+    if bins < 1:
+        raise ValueError(f"there must be 1 bin at least, got {bins}")
     target = target_of(labels)
     logits, labels = labelled(logits, labels)
+    check_finite(logits)
     found = {name: metric.measure(logits, labels, bins) for name, metric in METRICS.items() if target in metric.targets}
     return {**found, "n": len(labels)}
+
+
+def check_finite(logits: Tensor) -> None:
+    """Refuse outputs that are not finite (ValueError): whatever class they seem to tell, they mean nothing."""
+    odd = ~torch.isfinite(logits).flatten(1).all(1)
+    if bool(odd.any()):
+        raise ValueError(f"{int(odd.sum())} of {len(odd)} outputs are not finite")
 
 
 def confusion(logits: Tensor, labels: Tensor) -> Tensor:
@@ -102,12 +133,13 @@ def joint_accuracy(logits: Sequence[Sequence[Tensor]], labels: Sequence[Tensor])
 
     Raises
     ------
-    ValueError: a task's labels are values, which are in no union with classes.
+    ValueError: a task's labels are values, which are in no union with classes, or of classes that its head has not.
     """
     for target in labels:
         _of_classes("a joint accuracy", target_of(target))
     right = count = 0
     for task, (per_head, target) in enumerate(zip(logits, labels, strict=True)):
+        labelled(per_head[task], target)  # refuses labels of classes that only other heads have
         offset = sum(head.shape[1] for head in per_head[:task])
         together, own = labelled(torch.cat(list(per_head), dim=1), target)
         right += int((together.argmax(1) == own + offset).sum())
@@ -135,9 +167,14 @@ def agreement(merged: Tensor, sources: Sequence[Tensor], target: Target = "class
 
     Raises
     ------
-    ValueError: the outputs are values, which are never the same.
+    ValueError: the outputs are values, which are never the same; fewer than two sources, or another number of images.
     """
     _of_classes("an agreement", target)
+    if len(sources) < 2 or any(len(source) != len(merged) for source in sources):
+        raise ValueError(
+            f"an agreement is with two sources at least on the same images, got {len(merged)} predictions and, of the sources, "
+            f"{[len(source) for source in sources]}"
+        )
     predicted = merged.argmax(1)
     votes = [source.argmax(1) for source in sources]
     result = {f"agree_{i}": float((predicted == vote).double().mean()) for i, vote in enumerate(votes)}

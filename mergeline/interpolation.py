@@ -6,6 +6,7 @@ far it falls below (vanishing_feature A.4; docs/numerics.md, "Along the line, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -202,7 +203,7 @@ def landscape(
     """
     if len(models) != 3:
         raise ValueError(f"a plane lies through three models, got {len(models)}")
-    if steps < 2 or margin < 0:
+    if steps < 2 or not 0 <= margin < math.inf:
         raise ValueError(f"a grid needs steps >= 2 and margin >= 0, got steps={steps} and margin={margin}")
     plane = _Plane([model.state_dict() for model in models])
     network = deepcopy(models[0])

@@ -71,5 +71,14 @@ def _root(covariance: Float64) -> Float64:
 
 
 def similarity(distance: float, tau: float) -> float:
-    """``exp(-distance / tau)``."""
+    """``exp(-distance / tau)``.
+
+    Raises
+    ------
+    ValueError: a distance below 0, a ``tau`` that is not above it, or either no number.
+    """
+    if not (distance >= 0 and 0 < tau < math.inf):
+        raise ValueError(
+            f"a similarity needs a distance of 0 or more and a finite tau above 0, got {distance} and {tau}"
+        )
     return math.exp(-distance / tau)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mergeline.evaluation import (
     agreement,
+    check_finite,
     confusion,
     ensemble_logits,
     flops,
@@ -133,6 +134,10 @@ def scores_of(context: Context, sources: Sources, logits: Logits) -> dict[str, A
     tasks: dict[str, dict[str, Any]] = {}
     for task in sources.tasks:
         own = _own_head(context, sources, task, logits[task])
+        try:
+            check_finite(own)
+        except ValueError as error:
+            raise StageError(f"{sources}: on {task}, {error}: no score means anything") from None
         scores = score(own, labels[task], context.params.evaluate.calibration_bins)
         if not all(math.isfinite(value) for value in scores.values()):
             raise StageError(f"{sources}: the scores on {task} are not finite numbers: {scores}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mergeline.api import MergeResult, merge, resolved_cuts
 from mergeline.architectures import ARCHITECTURES, Architecture, as_wide, build, deepest, multiplier
-from mergeline.evaluation import ensemble_logits, parameters, pixel_logits, score
+from mergeline.evaluation import check_finite, ensemble_logits, parameters, pixel_logits, score
 from mergeline.images import MEAN, STD
 from mergeline.kinds import OF_PIXELS
 from mergeline.merging import checked_weights
@@ -239,7 +239,8 @@ def merge_files(prepared: Prepared, say: Callable[[str], None] = lambda text: No
 
     Raises
     ------
-    InputError: the networks do not fit together, or the normalisation cannot be done; nothing is written then.
+    InputError: the networks do not fit together, the normalisation cannot be done, or a network gives no finite outputs; nothing
+        is written then.
     """
     request = prepared.request
     networks = [own.network for own in prepared.models]
@@ -297,15 +298,21 @@ def _scores(prepared: Prepared, merged: nn.Module) -> list[dict[str, Any]]:
         logits = logits_of(own.network, task, prepared.preprocessing, size)
         assert isinstance(logits, Tensor)
         by_task.setdefault(head, []).append(logits)
-        rows.append({"network": own.place, "kind": "source", "score": {head: _score(logits, task)}})
+        rows.append({"network": own.place, "kind": "source", "score": {head: _score(own.place, logits, task)}})
     if not prepared.several:
         head, task = next(iter(prepared.tasks.items()))
         together = ensemble_logits([pixel_logits(own) for own in by_task[head]], task.target)
-        rows.append({"network": "ensemble of the sources", "kind": "ensemble", "score": {head: _score(together, task)}})
+        rows.append(
+            {
+                "network": "ensemble of the sources",
+                "kind": "ensemble",
+                "score": {head: _score("the ensemble", together, task)},
+            }
+        )
     scores = {}
     for head, task in prepared.tasks.items():
         logits = logits_of(merged, task, prepared.preprocessing, size)
-        scores[head] = _score(logits[head] if isinstance(logits, dict) else logits, task)
+        scores[head] = _score("the merge", logits[head] if isinstance(logits, dict) else logits, task)
     rows.append({"network": str(prepared.request.target), "kind": "merged", "score": scores})
     return rows
 
@@ -328,8 +335,12 @@ def _doubts(prepared: Prepared, scores: Sequence[Mapping[str, Any]]) -> Iterator
                 )
 
 
-def _score(logits: Tensor, task: PreparedTask) -> float:
-    """The main metric of the task's target, of outputs in any form."""
+def _score(network: str, logits: Tensor, task: PreparedTask) -> float:
+    """The main metric of the task's target, of outputs in any form. InputError if they are not finite: they mean nothing."""
+    try:
+        check_finite(logits)
+    except ValueError as error:
+        raise InputError(f"{network}: {error}, on the test images; nothing is written") from None
     return score(pixel_logits(logits), torch.from_numpy(task.part("test")[1]))[MAIN[task.target]]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mergeline.architectures import Architecture, build
 from mergeline.evaluation import (
     agreement,
+    confusion,
     ensemble_logits,
     flops,
     joint_accuracy,
@@ -90,6 +91,32 @@ def test_the_joint_accuracy_counts_over_all_heads_classes() -> None:
     labels = [torch.tensor([0, 1, 0]), torch.tensor([1, 2])]
     # task 0: right; taken by head 1; own head, wrong class. task 1: right; taken by head 0
     assert joint_accuracy([first, second], labels) == pytest.approx(2 / 5)
+
+
+@pytest.mark.parametrize("label", [3, -2])
+def test_a_label_of_no_class_is_refused(label: int) -> None:
+    logits, labels = torch.zeros(4, 3), torch.tensor([0, label, -1, 2])
+    with pytest.raises(ValueError, match=f"a label is {label}, and the outputs are of 3 classes"):
+        score(logits, labels)
+    with pytest.raises(ValueError, match=f"a label is {label}"):
+        confusion(logits, labels)
+    with pytest.raises(ValueError, match=f"a label is {label}"):  # though another task's head has as many classes
+        joint_accuracy([[logits, torch.zeros(4, 5)]], [labels])
+
+
+def test_what_means_nothing_is_refused() -> None:
+    labels = torch.tensor([0, 1])
+    logits = torch.tensor([[0.0, 1.0], [math.inf, 0.0]])
+    with pytest.raises(ValueError, match="1 of 2 outputs are not finite"):
+        score(logits, labels)
+    with pytest.raises(ValueError, match="1 bin at least"):
+        score(torch.zeros(2, 2), labels, bins=0)
+    with pytest.raises(ValueError, match="there are none"):
+        predict(nn.Linear(2, 2), [])
+    with pytest.raises(ValueError, match=r"got 3 predictions and, of the sources, \[3, 1\]"):
+        agreement(torch.zeros(3, 2), [torch.zeros(3, 2), torch.zeros(1, 2)])
+    with pytest.raises(ValueError, match="two sources at least"):
+        agreement(torch.zeros(3, 2), [torch.zeros(3, 2)])
 
 
 def test_the_joint_accuracy_of_one_task_is_its_accuracy() -> None:

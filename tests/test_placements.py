@@ -162,6 +162,23 @@ def test_what_cannot_be_compared_is_refused(x: tuple[int, ...], y: tuple[int, ..
         cka(np.zeros(x), np.zeros(y))
 
 
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_features_that_are_not_finite_are_like_nothing(unbiased: bool) -> None:
+    x = np.random.default_rng(0).normal(size=(9, 3))
+    bad = x.copy()
+    bad[4, 1] = np.inf
+    with pytest.raises(ValueError, match="not finite"):
+        cka(x, bad, unbiased)
+    similarity = MinibatchCka()
+    grams = [centred_gram(torch.from_numpy(own)) for own in (x, np.ones((9, 2)), bad)]
+    similarity.add(grams, grams)
+    found = similarity.matrix()
+    assert np.isnan(found[2]).all()
+    assert np.isnan(found[:, 2]).all()
+    assert found[0, 0] == pytest.approx(1)
+    assert not found[1, :2].any()
+
+
 # -- families ---------------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +299,16 @@ def test_blocks_are_like_themselves(family: str, enliven: Callable[..., nn.Modul
     for matrix, blocks in zip(similarity, place(chains, SPREAD), strict=True):
         own = np.maximum.accumulate([-1 if block is None else block for block in blocks])
         np.testing.assert_allclose(matrix[np.arange(len(own)), own], 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", ["shallow", "deep"])
+def test_a_block_that_gives_no_finite_values_is_named(side: str, enliven: Callable[..., nn.Module]) -> None:
+    pair = dict(zip(("shallow", "deep"), (enliven(model).eval() for model in vggs(False)), strict=True))
+    chains = find_chains(**pair)
+    with torch.no_grad():
+        next(pair[side].parameters()).mul_(1e38)
+    with pytest.raises(ValueError, match=r"'0\.1' gives values that are not finite"):
+        block_similarity(pair["shallow"], pair["deep"], chains, [batch()])
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,14 @@ def test_moments_that_do_not_fit_are_refused(arguments: tuple, words: str) -> No
         frechet_distance(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("distance", "tau"), [(-1.0, 500.0), (math.nan, 500.0), (1.0, 0.0), (1.0, -5.0), (1.0, math.inf)]
+)
+def test_a_similarity_of_no_distance_or_scale_is_refused(distance: float, tau: float) -> None:
+    with pytest.raises(ValueError, match="a finite tau above 0"):
+        similarity(distance, tau)
+
+
 def test_similarity_is_one_at_distance_zero_and_falls() -> None:
     found = [similarity(distance, 500.0) for distance in (0.0, 1.0, 500.0, 1e9)]
     assert found[0] == 1.0

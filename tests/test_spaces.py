@@ -309,6 +309,16 @@ def test_a_walk_gives_what_the_model_gives_behind_a_transposed_convolution(group
         torch.testing.assert_close(walked, model(images), rtol=1e-4, atol=1e-4)
 
 
+def test_a_network_without_finite_outputs_is_said_to_be_that() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        for layer in (model[0], model[2], model[4]):
+            layer.weight.fill_(1e30)  # type: ignore[union-attr, operator]
+    spaces = trace(model, torch.ones(2, 4))
+    with pytest.raises(SpaceError, match="outputs that are not finite"):
+        check_spaces(model, spaces, spaces.example)
+
+
 def test_spaces_of_one_model_serve_every_model_of_its_topology() -> None:
     first, second = trace_network(tiny(), 32), trace_network(tiny(), 32)
     assert first.spaces == second.spaces

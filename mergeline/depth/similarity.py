@@ -36,7 +36,8 @@ def block_similarity(
 
     Raises
     ------
-    ValueError: no batches, one of fewer than 4 samples, or a block that has no output of its own for each sample.
+    ValueError: no batches, one of fewer than 4 samples, a block that has no output of its own for each sample, or one whose
+        outputs are not finite.
     """
     places = [(chain.path, stage) for chain in chains for stage in chain.stages]
     ends = [
@@ -63,6 +64,8 @@ def block_similarity(
 def _gram(seen: dict[str, Tensor], name: str) -> Tensor:
     if name not in seen:
         raise ValueError(f"blocks cannot be compared: {name!r} was not run")
+    if not bool(torch.isfinite(seen[name]).all()):
+        raise ValueError(f"blocks cannot be compared: {name!r} gives values that are not finite")
     return seen[name]
 
 

@@ -143,6 +143,10 @@ def _one_by_one(
     tolerance: float,
 ) -> dict[str, float]:
     """Differences of outputs by space, or the error that names what is wrong."""
+    if not all(bool(torch.isfinite(value).all()) for value in _run(model, spaces, model_tensors(model), example)):
+        raise SpaceError(
+            "the network gives outputs that are not finite on the inputs it was followed on; nothing is proved so"
+        )
     wrong = _wrong_outputs(model, spaces, example, tolerance)
     if wrong:  # rounding, or another network? without rounding it shows
         wrong = _wrong_outputs(copy.deepcopy(model).double(), spaces, example, tolerance)
