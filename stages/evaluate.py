@@ -149,6 +149,7 @@ def scores_of(context: Context, sources: Sources, logits: Logits) -> dict[str, A
         "tasks": tasks,
         mains.pop() if len(mains) == 1 else "score": sum(tasks[t][MAIN[targets[t]]] for t in tasks) / len(tasks),
         "data": {task: context.task(task).hash for task in sources.tasks},
+        "training_images": {task: int((~context.task(task).test).sum()) for task in sources.tasks},
     }
     if len(sources.tasks) > 1 and "values" not in targets.values():
         per_task = [

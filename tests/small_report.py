@@ -33,6 +33,8 @@ from tests.small_diagnosis import diagnosis
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = {"bars": 200, "dots": 150, "late": 120}
+TRAINING = {"bars": 800, "dots": 16, "late": 480}
+"""Training images: of one task fewer than statistics and normalisations are asked for."""
 CLASSES = {"bars": 4, "dots": 3, "late": 2}
 LEVELS = {"edge": 0.95, "ensemble": 0.97, "identity": 0.45, "permute": 0.8, "random": 0.3}
 UNPARTNERED = 24
@@ -199,6 +201,7 @@ def _evaluation(group: Sources, level: float, rng: np.random.Generator, merged: 
         "tasks": tasks, "parameters": 1000 * len(group.edges), "flops": 10**6 * len(group.edges),
         "model": f"{int(rng.integers(1 << 32)):064x}",
         "sources": {str(edge): "0" * 64 for edge in group.edges}, "data": dict.fromkeys(group.tasks, "1" * 64),
+        "training_images": {task: TRAINING[task] for task in group.tasks},
     }  # fmt: skip
     if len(group.tasks) > 1:
         values["joint_accuracy"] = 0.6 * float(np.mean([entry["accuracy"] for entry in tasks.values()]))

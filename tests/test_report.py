@@ -111,6 +111,13 @@ def test_the_table_has_the_format_of_collect(small_report: SmallReport) -> None:
     assert [row["cell"] for row in small_report.rows if row["status"] == "missing"] == [MISSING]
 
 
+def test_no_row_counts_images_that_a_task_has_not(small_report: SmallReport) -> None:
+    rows = [row for row in small_report.rows if row["images_reset"] is not None and row["status"] == "ok"]
+    assert {row["images_reset"] for row in rows if "dots" not in row["tasks"]} == {24}
+    assert {row["images_reset"] for row in rows if "dots" in row["tasks"]} == {16}
+    assert {row["images_statistics"] for row in rows} == {16, 24, None}
+
+
 def test_homogeneous_merges_are_drawn_against_the_mean_of_their_sources(data: FigureData) -> None:
     axes = same_task_homogeneous(data).axes[0]
     points = drawn(axes)

@@ -89,8 +89,12 @@ SCHEMA = pa.schema(
                 "about": "units of a merge that a source has none for (inside identity blocks), summed over sources"
             },
         ),
-        pa.field("images_statistics", pa.int64(), metadata={"about": "images of each task for the moments"}),
-        pa.field("images_reset", pa.int64()),
+        pa.field(
+            "images_statistics",
+            pa.int64(),
+            metadata={"about": "images of each task for the moments; of several tasks the fewest that one of them has"},
+        ),
+        pa.field("images_reset", pa.int64(), metadata={"about": "the same, for the normalisation"}),
         pa.field("seed", pa.int64(), metadata={"about": "the benchmark's base seed"}),
         pa.field("model", pa.string(), metadata={"about": "sha256 of the evaluated model's file"}),
         pa.field("sources", pa.string(), metadata={"about": "edge=sha256 of each source model's file"}),
@@ -98,6 +102,10 @@ SCHEMA = pa.schema(
     ],
     metadata={"format": "1"},
 )
+
+
+IMAGES = ("images_statistics", "images_reset")
+"""Columns of numbers of training images, which are no more than a task has."""
 
 
 SIMILARITY_SCHEMA = pa.schema(
@@ -213,6 +221,8 @@ def _rows(
         "sources": " ".join(f"{name}={digest}" for name, digest in values["sources"].items()),
         "data": " ".join(f"{name}={digest}" for name, digest in values["data"].items()),
     }
+    fewest = min(values["training_images"].values())
+    common |= {name: min(common[name], fewest) for name in IMAGES if common.get(name) is not None}
     for task in sources.tasks:
         yield {**common, "scope": task, "target": scopes[task], **values["tasks"][task]}
     if len(sources.tasks) > 1:
