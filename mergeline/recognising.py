@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mergeline.architectures import ARCHITECTURES, INPUT_SIZES, Architecture, Design
 from mergeline.foreign import design_of, learn, library_names
@@ -132,11 +134,22 @@ def without_memory(make: Callable[[], nn.Module]) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision warns of how it draws weights, and none are drawn here
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), _Undrawn():
                 return make()
         except RuntimeError:  # it counts its layers with tensors, which then must have values
             with _parameters_on_meta():
                 return make()
+
+
+class _Undrawn(TorchFunctionMode):
+    """A block in which tensors without memory are not filled with what is drawn, which takes longer than all else about them."""
+
+    drawn = (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.drawn and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
