@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,7 +63,7 @@ def run(context: Context, cell: str) -> None:
         for task in tasks:
             outputs = predict(network, images[task])
             assert isinstance(outputs, torch.Tensor)
-            found.append(score(context.readout(task)(outputs), labels[task])["loss"])
+            found.append(loss_of(context.readout(task)(outputs), labels[task]))
         return found
 
     def recalibrate(network: nn.Module) -> None:
@@ -78,6 +79,11 @@ def run(context: Context, cell: str) -> None:
     write_measurement(
         context.path(paths.measurement("landscape", merge)), "landscape", _rows(found, list(tasks)), made_from
     )
+
+
+def loss_of(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The loss of outputs, NaN where some are not finite: far out on the plane networks may explode, which is no fault of it."""
+    return score(logits, labels)["loss"] if bool(torch.isfinite(logits).all()) else math.nan
 
 
 def _calibration(context: Context, tasks: tuple[str, ...]) -> list[torch.Tensor]:

@@ -23,10 +23,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from scipy import stats
 
 from stages.context import Context
+from stages.landscape import loss_of
 from stages.papers import PAPERS, load, tables
 from stages.plan import paths
 from stages.report import audit
@@ -419,6 +421,27 @@ def test_curves_are_drawn_by_method_for_accuracy_and_loss(data: FigureData) -> N
         [100 * (0.45 - 0.02), 100 * (0.8 - 0.02)]
     )
     assert loss.lines[0].get_ydata()[0] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("far", [math.nan, math.inf])
+def test_a_landscape_is_drawn_where_its_loss_is_finite(far: float, data: FigureData) -> None:
+    rows = [dict(row) for row in data.measured["landscape"]]
+    outermost = max(row["u"] for row in rows if row["point"] == "grid")
+    for row in rows:
+        if row["point"] == "grid" and row["u"] == outermost:
+            row["loss"] = far
+    figure = landscapes(replace(data, measured={**data.measured, "landscape": rows}))
+    figure.canvas.draw()
+    low, high = figure.axes[0].collections[0].get_clim()
+    assert math.isfinite(low)
+    assert math.isfinite(high)
+    assert low < high
+
+
+def test_a_loss_far_out_on_the_plane_may_be_none() -> None:
+    labels = torch.tensor([0, 1])
+    assert loss_of(torch.zeros(2, 2), labels) == pytest.approx(math.log(2))
+    assert math.isnan(loss_of(torch.tensor([[0.0, math.inf], [0.0, 1.0]]), labels))
 
 
 def test_a_landscape_has_its_networks_where_they_are(data: FigureData) -> None:
