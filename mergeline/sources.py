@@ -247,7 +247,7 @@ def _check_values(batch: Any, number: int) -> None:
             continue
         odd = ~torch.isfinite(leaf) if leaf is batch else torch.isnan(leaf)
         if bool(odd.any()):
-            sample = int(odd.nonzero()[0, 0])
+            sample = int(odd.reshape(len(odd) if odd.dim() else 1, -1).any(1).nonzero()[0, 0])
             raise ValueError(
                 f"data: {int(odd.sum())} values of batch {number} are not finite, the first in its sample {sample}; leave it out, "
                 "or look at how it was prepared (a deviation of 0 that was divided by?)"

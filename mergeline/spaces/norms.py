@@ -74,7 +74,7 @@ def convolutions_with_norms(nodes: Iterable[fx.Node]) -> Iterator[LayerNormed]:
 
 
 def fused_tensors(own: LayerNormed, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that gives what it and its norm give; a weight of two dimensions in channels last."""
+    """Weight and bias of a convolution that gives what it and its norm give; that of images in channels last."""
 
     def named(name: str) -> Tensor | None:
         return tensors[name] if name else None
