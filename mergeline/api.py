@@ -87,8 +87,7 @@ def merge(
 
     Raises
     ------
-    ValueError: an unknown method, option or normalisation, models that do not fit together, weights that do not sum to one,
-        a negative seed, no data.
+    ValueError: an unknown name or option, models or weights that do not fit together, no data, or data that are not finite.
     SpaceError: an operation of the model is not known, or the trace is found wrong.
     """
     several = isinstance(models, Mapping)
@@ -107,8 +106,7 @@ def merge(
     merged = _finished(networks, reference, spaces, matching.maps, parts, several, *cuts, weights, normalizer, settings)
     _as_given(merged, next(iter(models.values() if isinstance(models, Mapping) else models)))
     said = {"method": method, "options": chosen, "normalize": normalize, "depth": depth, "places": places}
-    report = said | _counted(matching, parts, verified)
-    return MergeResult(merged, matching.maps, report, spaces, preserved=cuts[1], placed=placed)
+    return MergeResult(merged, matching.maps, said | _counted(matching, parts, verified), spaces, cuts[1], placed)
 
 
 def _counted(matching: Matching, parts: Mapping[str, Batches], verified: float | None) -> dict[str, object]:

@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize, prune
 from torch.utils import _pytree as pytree
@@ -17,6 +17,7 @@ from mergeline.spaces.recording import Recording, operation, record
 
 __all__ = [
     "Batches",
+    "check_same_constants",
     "check_same_names",
     "check_same_topology",
     "first_difference",
@@ -52,6 +53,8 @@ def prepared(model: nn.Module, name: str) -> nn.Module:
     for key, tensor in [*copy.named_parameters(), *copy.named_buffers()]:
         if tensor.is_quantized:
             raise ValueError(f"model {name!r}: tensor {key!r} is quantised; merge the model before it is quantised")
+        if tensor.is_complex():
+            raise ValueError(f"model {name!r}: tensor {key!r} is complex, and units of complex values are not followed")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
             raise ValueError(f"model {name!r}: tensor {key!r} has {bad} values of {tensor.numel()} that are not finite")
@@ -111,6 +114,29 @@ def check_same_names(networks: Mapping[str, nn.Module]) -> None:
             )
 
 
+def check_same_constants(networks: Mapping[str, nn.Module], spaces: Spaces) -> None:
+    """What the networks read and merging does not average must be the same in all: buffers of whole numbers (indices, masks), and
+    those that are not kept in a state dict.
+
+    Raises
+    ------
+    ValueError: names the model and the buffer.
+    """
+    (first_name, first), *others = networks.items()
+    read = {str(node.target) for node in spaces.graph.nodes if node.op == "get_attr" and node.users}
+    kept = first.state_dict()
+    for key, buffer in first.named_buffers(remove_duplicate=False):
+        if key not in read or (key in kept and buffer.is_floating_point()):
+            continue
+        for name, network in others:
+            own = dict(network.named_buffers(remove_duplicate=False)).get(key)
+            if own is None or (own.shape == buffer.shape and not torch.equal(own, buffer)):
+                raise ValueError(
+                    f"model {name!r}: buffer {key!r}, which the network computes with, has other values than that of "
+                    f"{first_name!r}, and no merge of the two stands for both"
+                )
+
+
 def check_same_topology(
     networks: Mapping[str, nn.Module],
     spaces: Spaces,
@@ -155,14 +181,27 @@ def first_difference(ours: Recording, theirs: Recording) -> str:
         place = ours.modules.get(node.name) or "the top of the model"
         if (node.op, operation(node)) != (other.op, operation(other)):
             return f"in {place!r} {operation(other)} stands in place of {operation(node)}"
-        mine, its = (_constants((n.args, n.kwargs)) for n in (node, other))
+        mine, its = _constants(node), _constants(other)
         if operation(node) != "dropout" and mine != its and ours.shapes.get(node.name) == theirs.shapes.get(other.name):
             return f"in {place!r} {operation(node)} has {its} in place of {mine}"
-    return "" if len(nodes) == len(others) else "one of them has more operations"
+    if len(nodes) != len(others):
+        return "one of them has more operations"
+    for name, tensor in ours.constants.items():
+        its_own = theirs.constants.get(name)
+        if its_own is not None and its_own.shape == tensor.shape and not torch.equal(its_own, tensor):
+            reader = next((n for n in nodes if any(str(used.target) == name for used in n.all_input_nodes)), None)
+            place = "" if reader is None else ours.modules.get(reader.name, "")
+            return f"in {place or 'the top of the model'!r} a tensor that is neither a parameter nor a buffer has other values"
+    return ""
 
 
-def _constants(values: Any) -> list[Any]:
-    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, int | float | str | bool)]
+def _constants(node: fx.Node) -> list[Any]:
+    """What a node is given beside tensors; a batch norm without its momentum, which says nothing of what it computes."""
+    given = list(node.args), dict(node.kwargs)
+    if operation(node) == "batch_norm":
+        given[0][6:7] = []
+        given[1].pop("momentum", None)
+    return [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, int | float | str | bool)]
 
 
 # -- data -------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import nn
 
 from mergeline.matching import MATCHERS, Matcher
 from mergeline.resizing import resized, resized_shapes
-from mergeline.sources import check_same_names, check_same_topology, first_difference
+from mergeline.sources import check_same_constants, check_same_names, check_same_topology, first_difference
 from mergeline.spaces import Space, Spaces, trace
 from mergeline.spaces.recording import record
 
@@ -48,6 +48,7 @@ def fitted(
     ValueError: the models differ in more than their widths; or the method, or a space, allows no other width.
     """
     check_same_names(networks)
+    check_same_constants(networks, spaces)
     first = next(iter(networks.values()))
     others = [name for name, matcher in MATCHERS.items() if matcher.widths != "equal"]
     if matcher.widths == "equal" or (width is None and _one_width(networks, spaces, same_outputs)):
@@ -82,6 +83,7 @@ def as_widest(networks: Mapping[str, nn.Module], spaces: Spaces, same_outputs: b
     ValueError: the models differ in more than their widths, or a space allows one width alone.
     """
     check_same_names(networks)
+    check_same_constants(networks, spaces)
     if _one_width(networks, spaces, same_outputs):
         return spaces, next(iter(networks.values()))
     own, units = _measured(networks, spaces, same_outputs)

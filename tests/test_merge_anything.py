@@ -287,6 +287,56 @@ def test_variances_below_zero_are_named() -> None:
         merge([nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), bad], features(), "identity", "none")
 
 
+class Reading(nn.Module):
+    """Reads something beside its weights: kept in the state dict, in a buffer that is not, or in an attribute."""
+
+    def __init__(self, kind: str, value: Tensor, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        if kind == "attribute":
+            self.read = value
+        else:
+            self.register_buffer("read", value, persistent=kind == "buffer")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.index_select(1, self.read) if self.read.dtype == torch.int64 else x * self.read
+        return self.last(torch.relu(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        ("buffer", (torch.arange(6), torch.arange(6).flip(0)), "buffer 'read', which the network computes with"),
+        ("buffer", (torch.arange(6) > 2, torch.arange(6) < 2), "buffer 'read', which the network computes with"),
+        ("unkept", (torch.ones(6), torch.full((6,), 2.0)), "buffer 'read', which the network computes with"),
+        ("attribute", (torch.ones(6), torch.full((6,), 2.0)), "neither a parameter nor a buffer has other values"),
+    ],
+)
+def test_what_is_read_and_not_averaged_must_be_the_same(kind: str, values: tuple[Tensor, Tensor], message: str) -> None:
+    same = [Reading(kind, values[0], seed) for seed in (0, 1)]
+    assert merge(same, features(), "permute", "none").model(features()).shape == (len(features()), 3)
+    with pytest.raises(ValueError, match=message):
+        merge([same[0], Reading(kind, values[1], 1)], features(), "permute", "none")
+
+
+def test_complex_weights_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))
+    model.register_parameter("phase", nn.Parameter(torch.zeros(3, dtype=torch.complex64)))
+    with pytest.raises(ValueError, match="tensor 'phase' is complex"):
+        merge([model, model], features(), "permute", "none")
+
+
+def test_the_momentum_of_a_norm_is_no_difference_and_its_epsilon_is_one() -> None:
+    def normed(**options: Any) -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8, **options), nn.ReLU(), nn.Linear(8, 3))
+
+    merge([normed(), normed(momentum=0.01)], features(), "permute", "reset")
+    merge([normed(), normed(momentum=None)], features(), "permute", "reset")
+    with pytest.raises(ValueError, match=r"batch_norm has \[False, 0.1\] in place of \[False, 1e-05\]"):
+        merge([normed(), normed(eps=0.1)], features(), "permute", "reset")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

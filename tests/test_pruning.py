@@ -614,6 +614,8 @@ def test_labels_must_be_there(method: str, data: Any, message: str) -> None:
 
 def test_fingerprints_must_be_finite() -> None:
     with pytest.raises(ValueError, match="saliencies that are not finite"):
+        prune(network(), 0.5, "wanda", [INPUTS * 1e38])
+    with pytest.raises(ValueError, match="values of batch 0 are not finite"):
         prune(network(), 0.5, "wanda", [INPUTS * float("inf")])
     with pytest.raises(ValueError, match="data must be batches"):
         prune(network(), 0.5, "wanda", 5)
