@@ -14,7 +14,6 @@ from mergeline.metrics.confusion import confusion_counts
 
 __all__ = [
     "agreement",
-    "check_finite",
     "confusion",
     "ensemble_logits",
     "flops",
@@ -102,12 +101,12 @@ def score(logits: Tensor, labels: Tensor, bins: int = 15) -> dict[str, float]:
         raise ValueError(f"there must be 1 bin at least, got {bins}")
     target = target_of(labels)
     logits, labels = labelled(logits, labels)
-    check_finite(logits)
+    _check_finite(logits)
     found = {name: metric.measure(logits, labels, bins) for name, metric in METRICS.items() if target in metric.targets}
     return {**found, "n": len(labels)}
 
 
-def check_finite(logits: Tensor) -> None:
+def _check_finite(logits: Tensor) -> None:
     """Refuse outputs that are not finite (ValueError): whatever class they seem to tell, they mean nothing."""
     odd = ~torch.isfinite(logits).flatten(1).all(1)
     if bool(odd.any()):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from mergeline.spaces.norms import is_convolution, is_transposed, layer_tensors
+from mergeline.spaces.norms import convolutions_with_norms, fused_tensors
 
 __all__ = ["fused"]
 
@@ -37,27 +35,17 @@ def fused(network: nn.Module) -> nn.Module:
 
 
 def _fuse_part(part: fx.GraphModule) -> None:
-    """Fold the norms of a part of a network in place; its layers are functions of its tensors, and its norms modules."""
-    modules, tensors = dict(part.named_modules()), dict(part.named_parameters())
-    for node in list(part.graph.nodes):
-        norm = modules.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
-            continue
-        layer = node.all_input_nodes[0]
-        names = layer_tensors(layer) if is_convolution(layer) else None
-        if names is None or names[0] not in tensors:
-            continue
-        weight, bias = fuse_conv_bn_weights(
-            tensors[names[0]], tensors[names[1]] if names[1] else None, norm.running_mean, norm.running_var, norm.eps,
-            norm.weight, norm.bias, transpose=is_transposed(layer),
-        )  # fmt: skip
-        with part.graph.inserting_before(layer):
-            for place, (name, tensor) in enumerate((("weight", weight), ("bias", bias)), 1):
-                own = f"fused_{name}_{layer.name}"
-                part.register_buffer(own, tensor.detach())
-                _give(layer, place, name, part.graph.get_attr(own))
-        node.replace_all_uses_with(layer)
-        part.graph.erase_node(node)
+    """Fold the norms of a part of a network in place."""
+    tensors = dict(part.named_parameters()) | dict(part.named_buffers())
+    for own in list(convolutions_with_norms(part.graph.nodes)):
+        fused_pair = zip(("weight", "bias"), fused_tensors(own, tensors), strict=True)
+        with part.graph.inserting_before(own.layer):
+            for place, (name, tensor) in enumerate(fused_pair, 1):
+                target = f"fused_{name}_{own.layer.name}"
+                part.register_buffer(target, tensor)
+                _give(own.layer, place, name, part.graph.get_attr(target))
+        own.norm.replace_all_uses_with(own.layer)
+        part.graph.erase_node(own.norm)
     part.graph.eliminate_dead_code()
     part.delete_all_unused_submodules()
     part.recompile()

@@ -124,12 +124,12 @@ def check_same_constants(networks: Mapping[str, nn.Module], spaces: Spaces) -> N
     """
     (first_name, first), *others = networks.items()
     read = {str(node.target) for node in spaces.graph.nodes if node.op == "get_attr" and node.users}
-    kept = first.state_dict()
-    for key, buffer in first.named_buffers(remove_duplicate=False):
-        if key not in read or (key in kept and buffer.is_floating_point()):
-            continue
-        for name, network in others:
-            own = dict(network.named_buffers(remove_duplicate=False)).get(key)
+    averaged = {key for key, tensor in first.state_dict().items() if tensor.is_floating_point()}
+    fixed = {key: own for key, own in first.named_buffers(remove_duplicate=False) if key in read - averaged}
+    for name, network in others:
+        buffers = dict(network.named_buffers(remove_duplicate=False))
+        for key, buffer in fixed.items():
+            own = buffers.get(key)
             if own is None or (own.shape == buffer.shape and not torch.equal(own, buffer)):
                 raise ValueError(
                     f"model {name!r}: buffer {key!r}, which the network computes with, has other values than that of "

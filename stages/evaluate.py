@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mergeline.evaluation import (
     agreement,
-    check_finite,
     confusion,
     ensemble_logits,
     flops,
@@ -135,10 +134,9 @@ def scores_of(context: Context, sources: Sources, logits: Logits) -> dict[str, A
     for task in sources.tasks:
         own = _own_head(context, sources, task, logits[task])
         try:
-            check_finite(own)
+            scores = score(own, labels[task], context.params.evaluate.calibration_bins)
         except ValueError as error:
-            raise StageError(f"{sources}: on {task}, {error}: no score means anything") from None
-        scores = score(own, labels[task], context.params.evaluate.calibration_bins)
+            raise StageError(f"{sources}: on {task}, {error}") from None
         if not all(math.isfinite(value) for value in scores.values()):
             raise StageError(f"{sources}: the scores on {task} are not finite numbers: {scores}")
         tasks[task] = dict(scores)
@@ -149,7 +147,7 @@ def scores_of(context: Context, sources: Sources, logits: Logits) -> dict[str, A
         "tasks": tasks,
         mains.pop() if len(mains) == 1 else "score": sum(tasks[t][MAIN[targets[t]]] for t in tasks) / len(tasks),
         "data": {task: context.task(task).hash for task in sources.tasks},
-        "training_images": {task: int((~context.task(task).test).sum()) for task in sources.tasks},
+        "training_images": {task: context.task(task).n_train for task in sources.tasks},
     }
     if len(sources.tasks) > 1 and "values" not in targets.values():
         per_task = [

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mergeline.api import MergeResult, merge, resolved_cuts
 from mergeline.architectures import ARCHITECTURES, Architecture, as_wide, build, deepest, multiplier
-from mergeline.evaluation import check_finite, ensemble_logits, parameters, pixel_logits, score
+from mergeline.evaluation import ensemble_logits, parameters, pixel_logits, score
 from mergeline.images import MEAN, STD
 from mergeline.kinds import OF_PIXELS
 from mergeline.merging import checked_weights
@@ -30,7 +30,7 @@ from stages.formats.files import writing
 from stages.formats.merged import save_merged
 from stages.own_models import OwnModel, Preprocessing, check_target, logits_of, own_model, own_task, some_images
 
-__all__ = ["Data", "Merged", "Prepared", "Request", "merge_files", "prepare_merge", "state_dict_file"]
+__all__ = ["Data", "Merged", "Prepared", "Request", "check_request", "merge_files", "prepare_merge", "state_dict_file"]
 
 STATE_DICTS = (".pth", ".pt", ".bin")
 """Endings of files that ``torch.save`` writes."""
@@ -114,8 +114,8 @@ class Prepared:
                 for own in self.models:
                     own.network(batch)
                 each = (perf_counter() - start) / len(batch)
-        shown = sum(min(self.request.images, int((~task.test).sum())) for task in self.tasks.values())
-        tested = sum(int(task.test.sum()) for task in self.tasks.values())
+        shown = sum(min(self.request.images, task.n_train) for task in self.tasks.values())
+        tested = sum(task.n_test for task in self.tasks.values())
         return SETUP + each * (PASSES * shown + 2 * tested)
 
 
@@ -143,7 +143,6 @@ def prepare_merge(request: Request) -> Prepared:
     """
     check_target(request.target)
     check_exports(request.exports)
-    Preprocessing(request.input_size or 1, request.mean, request.std)  # before any file is read
     for place in (request.target, *request.exports):
         _check_place(place, ENDINGS if place == request.target else tuple(EXPORTS))
     names = request.architectures or (None,) * len(request.files)
@@ -171,17 +170,25 @@ def prepare_merge(request: Request) -> Prepared:
         raise InputError(
             f"{request.target}: a network with a head for each model goes into a .safetensors file, which says what it is"
         )
-    prepared = Prepared(request, models, tasks, preprocessing, _normalization(request, models), _warnings(models))
+    return Prepared(request, models, tasks, preprocessing, _normalization(request, models), _warnings(models))
+
+
+def check_request(prepared: Prepared) -> None:
+    """Refuse, where nothing is merged, what a merge would refuse once the first network is followed: weights, and layers to keep or
+    to stop at that there are not. Networks of different depth say it when they are brought to one.
+
+    Raises
+    ------
+    InputError: with the cause.
+    """
     try:
-        checked_weights(request.weights, len(models))
+        checked_weights(prepared.request.weights, len(prepared.models))
         _check_cuts(prepared)
     except (ValueError, SpaceError) as error:
         raise InputError(str(error)) from None
-    return prepared
 
 
 def _check_cuts(prepared: Prepared) -> None:
-    """Refuse layers to keep or to stop at that there are not; networks of different depth say it when they are brought to one."""
     request, network = prepared.request, prepared.models[0].network
     names = {(own.architecture.name, own.architecture.width) for own in prepared.models}
     if (request.stop is None and request.preserve is None) or len(names) > 1:
@@ -338,10 +345,9 @@ def _doubts(prepared: Prepared, scores: Sequence[Mapping[str, Any]]) -> Iterator
 def _score(network: str, logits: Tensor, task: PreparedTask) -> float:
     """The main metric of the task's target, of outputs in any form. InputError if they are not finite: they mean nothing."""
     try:
-        check_finite(logits)
+        return score(pixel_logits(logits), torch.from_numpy(task.part("test")[1]))[MAIN[task.target]]
     except ValueError as error:
-        raise InputError(f"{network}: {error}, on the test images; nothing is written") from None
-    return score(pixel_logits(logits), torch.from_numpy(task.part("test")[1]))[MAIN[task.target]]
+        raise InputError(f"{network}, on its test images: {error}; nothing is written") from None
 
 
 def _topology(prepared: Prepared, result: MergeResult) -> Architecture:

@@ -84,7 +84,7 @@ def card_of(merged: Merged) -> dict[str, Any]:
             {
                 "head": head, "source": task.source, "licence": task.licence, "hash": task.hash, "classes": list(task.classes),
                 "metric": MAIN[task.target],
-                "training": int((~task.test).sum()), "test": int(task.test.sum()),
+                "training": task.n_train, "test": task.n_test,
             }
             for head, task in prepared.tasks.items()
         ],

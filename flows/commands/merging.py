@@ -121,7 +121,7 @@ def merge(
     Of two tasks: [bold]mergeline merge a.pth b.pth --data folder --root birds --root cars --out both.safetensors[/]
     """
     from mergeline.images import MEAN, STD
-    from stages.merge_files import Request, merge_files, prepare_merge
+    from stages.merge_files import Request, check_request, merge_files, prepare_merge
     from stages.model_card import card_files, card_of, write_card
     from stages.own_models import check_target
 
@@ -138,6 +138,7 @@ def merge(
     prepared = prepare_merge(request)
     _say_prepared(prepared, quiet=as_json)
     if dry:
+        check_request(prepared)
         return _say_plan(prepared, as_json)
     with err.status("reading", spinner="dots") as status:
         merged = merge_files(prepared, lambda text: status.update(text))
@@ -258,7 +259,7 @@ def _say_prepared(prepared: Prepared, quiet: bool) -> None:
         said = f"{own.place}: {architecture.name}, {architecture.num_classes} classes, {architecture.input_size} pixels"
         out.print("; ".join([said, *own.notes]), highlight=False, soft_wrap=True, markup=False)
     for head, task in prepared.tasks.items():
-        counts = f"{int((~task.test).sum())} training and {int(task.test.sum())} test images, {task.n_classes} classes"
+        counts = f"{task.n_train} training and {task.n_test} test images, {task.n_classes} classes"
         for said in (f"{task.source}, {counts}", *task.notes):
             out.print(f"{head}: {said}", highlight=False, soft_wrap=True, markup=False)
 

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, fx
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mergeline.spaces.recording import operation
@@ -20,7 +21,6 @@ __all__ = [
     "batch_norm_of",
     "convolutions_with_norms",
     "fused_tensors",
-    "layer_tensors",
     "layers_with_norms",
 ]
 
@@ -69,7 +69,7 @@ def convolutions_with_norms(nodes: Iterable[fx.Node]) -> Iterator[LayerNormed]:
     """The convolutions that a batch norm alone reads; each call by itself, as what a call computes may share its tensors."""
     for node in nodes:
         own = _of(node)
-        if own is not None and is_convolution(own.layer):
+        if own is not None and operation(own.layer).startswith("conv"):
             yield own
 
 
@@ -81,7 +81,7 @@ def fused_tensors(own: LayerNormed, tensors: Mapping[str, Tensor]) -> tuple[Tens
 
     weight, bias = fuse_conv_bn_weights(
         tensors[own.weight], named(own.bias), tensors[own.running_mean], tensors[own.running_var], own.eps,
-        named(own.gamma), named(own.beta), transpose=is_transposed(own.layer),
+        named(own.gamma), named(own.beta), transpose=_is_transposed(own.layer),
     )  # fmt: skip
     laid_out = weight.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else weight
     return laid_out.detach(), bias.detach()
@@ -100,7 +100,12 @@ class BatchNorm:
 
 
 def batch_norm_of(node: fx.Node) -> BatchNorm | None:
-    """The batch norm that a node is, if it divides by running statistics and all its tensors are the network's."""
+    """The batch norm that a node is, if it divides by running statistics and all its tensors are the network's.
+
+    In a part of a network, which a graph module is, norms are modules; in a recorded graph they are calls.
+    """
+    if node.op == "call_module":
+        return _norm_module(node)
     if node.op != "call_function" or canonical(operation(node)) != "batch_norm":
         return None
     given = Arguments(node)
@@ -116,14 +121,24 @@ def batch_norm_of(node: fx.Node) -> BatchNorm | None:
     )
 
 
-def layer_tensors(node: fx.Node) -> tuple[str, str] | None:
+def _norm_module(node: fx.Node) -> BatchNorm | None:
+    """The same of a module, whose tensors have its path before their names."""
+    path, owner = str(node.target), node.graph.owning_module
+    norm = None if owner is None else owner.get_submodule(path)
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None:
+        return None
+    gamma, beta = (f"{path}.weight", f"{path}.bias") if norm.affine else ("", "")
+    return BatchNorm(node.all_input_nodes[0], f"{path}.running_mean", f"{path}.running_var", gamma, beta, norm.eps)
+
+
+def _layer_tensors(node: fx.Node) -> tuple[str, str] | None:
     """The names of a layer's weight and bias (empty where it has none), if one node alone reads the layer's output, a norm's
     factor is one number for each of its units, and both are the network's."""
     kind = operation(node)
     if node.op != "call_function" or kind not in LAYERS or len(node.users) != 1:
         return None
     made = Arguments(node)
-    if is_transposed(node) and made.get(6, "groups", 1) != 1:
+    if _is_transposed(node) and made.get(6, "groups", 1) != 1:
         return None
     weight, bias = made.get(1, "weight"), made.get(2, "bias")
     if weight is None or any(part is not None and part.op != "get_attr" for part in (weight, bias)):
@@ -133,16 +148,12 @@ def layer_tensors(node: fx.Node) -> tuple[str, str] | None:
 
 def _of(node: fx.Node) -> LayerNormed | None:
     norm = batch_norm_of(node)
-    tensors = None if norm is None else layer_tensors(norm.source)
+    tensors = None if norm is None else _layer_tensors(norm.source)
     if norm is None or tensors is None:
         return None
-    axis = 1 if is_transposed(norm.source) else 0
+    axis = 1 if _is_transposed(norm.source) else 0
     return LayerNormed(norm.source, node, *tensors, norm.gamma, norm.beta, norm.mean, norm.variance, norm.eps, axis)
 
 
-def is_convolution(node: fx.Node) -> bool:
-    return operation(node).startswith("conv")
-
-
-def is_transposed(node: fx.Node) -> bool:
+def _is_transposed(node: fx.Node) -> bool:
     return operation(node).startswith("conv_transpose")

@@ -231,6 +231,14 @@ class PreparedTask:
         return len(self.classes)
 
     @property
+    def n_train(self) -> int:
+        return len(self.test) - self.n_test
+
+    @property
+    def n_test(self) -> int:
+        return int(self.test.sum())
+
+    @property
     def target(self) -> Target:
         """What the labels are of."""
         if self.labels.dtype.kind == "f":

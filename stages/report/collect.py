@@ -104,7 +104,7 @@ SCHEMA = pa.schema(
 )
 
 
-IMAGES = ("images_statistics", "images_reset")
+IMAGE_COUNTS = ("images_statistics", "images_reset")
 """Columns of numbers of training images, which are no more than a task has."""
 
 
@@ -222,7 +222,7 @@ def _rows(
         "data": " ".join(f"{name}={digest}" for name, digest in values["data"].items()),
     }
     fewest = min(values["training_images"].values())
-    common |= {name: min(common[name], fewest) for name in IMAGES if common.get(name) is not None}
+    common |= {name: min(common[name], fewest) for name in IMAGE_COUNTS if common.get(name) is not None}
     for task in sources.tasks:
         yield {**common, "scope": task, "target": scopes[task], **values["tasks"][task]}
     if len(sources.tasks) > 1:
