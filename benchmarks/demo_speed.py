@@ -10,10 +10,11 @@ import argparse
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+
+from benchmarks.commands import mergeline
 
 SOURCE = Path(__file__).resolve().parents[1]
 BEFORE = "6adf892"
@@ -35,9 +36,9 @@ def measure(quick: bool = False, against: str = BEFORE) -> dict[str, float | str
             root = Path(folder) / name
             _git("clone", "--quiet", "--no-checkout", str(SOURCE), str(root))
             _git("-C", str(root), "checkout", "--quiet", str(found[name]))
-            _mergeline(root, "--help")  # compiles the modules: not timed
+            mergeline(root, root, "--help")  # compiles the modules: not timed
             begun = time.perf_counter()
-            said = _mergeline(root, "run", "--profile", profile, "--quiet", "--no-prefect")
+            said = mergeline(root, root, "run", "--profile", profile, "--quiet", "--no-prefect")
             found[f"{name} seconds"] = time.perf_counter() - begun
             ran = re.search(r"(\d+) ran", said)
             if ran is None:
@@ -54,21 +55,6 @@ def _git(*arguments: str) -> str:
             f"git {' '.join(arguments)}: {ended.stderr.strip()} (it needs a clone with its whole history)"
         )
     return ended.stdout.strip()
-
-
-def _mergeline(root: Path, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(root), "DVC_NO_ANALYTICS": "1", "COLUMNS": "200"}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    with tempfile.TemporaryFile("w+") as output:
-        ended = subprocess.run(
-            [sys.executable, "-P", "-m", "flows.cli", *arguments],
-            cwd=root, env=environment, stdout=output, stderr=output, check=False, timeout=7200,
-        )  # fmt: skip
-        output.seek(0)
-        text = output.read()
-    if ended.returncode:
-        raise RuntimeError(f"mergeline {' '.join(arguments)}: exit {ended.returncode}\n{text[-2000:]}")
-    return text
 
 
 def line(found: dict[str, float | str]) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import median
 
+from benchmarks.commands import mergeline
 from benchmarks.timing import in_turn, ratio
 from stages.formats import yaml12
 from stages.formats.files import write_bytes
@@ -23,7 +21,7 @@ def measure(quick: bool = False, rounds: int = 3) -> dict[str, float | str]:
     """Seconds of both commands from the outline, and of ``status`` without; nothing of the benchmark has run."""
     with tempfile.TemporaryDirectory(prefix="mergeline-status-") as folder:
         root = Path(folder) / "large"
-        _mergeline(Path(folder), "init", "large", "--profile", "tiny")
+        mergeline(Path(folder), SOURCE, "init", "large", "--profile", "tiny")
         values = yaml12.load((root / paths.PARAMS).read_text(encoding="utf-8"))
         values |= {"seeds": [0, 1]} if quick else CHANGES
         values["merges"] = {
@@ -33,19 +31,19 @@ def measure(quick: bool = False, rounds: int = 3) -> dict[str, float | str]:
         import yaml
 
         write_bytes(root / paths.PARAMS, yaml.safe_dump(values, sort_keys=False).encode())
-        _mergeline(root, "plan")
+        mergeline(root, SOURCE, "plan")
 
         def anew() -> None:
             (root / paths.OUTLINE).unlink(missing_ok=True)
-            _mergeline(root, "status")
+            mergeline(root, SOURCE, "status")
 
         ways = {
             "anew": anew,
-            "status": lambda: _mergeline(root, "status"),
-            "dry": lambda: _mergeline(root, "run", "--dry"),
+            "status": lambda: mergeline(root, SOURCE, "status"),
+            "dry": lambda: mergeline(root, SOURCE, "run", "--dry"),
         }
         seconds = in_turn(ways, 1 if quick else rounds, warmup=0)
-        said = _mergeline(root, "status").splitlines()[-1]
+        said = mergeline(root, SOURCE, "status").splitlines()[-1]
     return {
         "stages": int(said.split()[0]),
         "times as fast": ratio(seconds, "anew", "status"),
@@ -53,15 +51,6 @@ def measure(quick: bool = False, rounds: int = 3) -> dict[str, float | str]:
         "dry seconds": median(seconds["dry"]),
         "anew seconds": median(seconds["anew"]),
     }
-
-
-def _mergeline(folder: Path, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "DVC_NO_ANALYTICS": "1"}
-    ended = subprocess.run(
-        [sys.executable, "-P", "-m", "flows.cli", *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, check=True, timeout=600,
-    )  # fmt: skip
-    return ended.stdout
 
 
 def line(found: dict[str, float | str]) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mergeline.checkpoint_names import split_part
+from mergeline.faults import fault_of
 from mergeline.weights import WeightsError, read_weights
 
 __all__ = ["Checkpoint", "fitted", "read_checkpoint"]
@@ -171,15 +172,8 @@ def _value(path: Path, name: str, tensor: Tensor, expected: Tensor) -> Tensor:
             f"{path}: {name} holds {_type(tensor)} where weights are; quantised networks are not merged, save them before"
         )
     value = tensor.to(expected.dtype)
-    bad = int((~torch.isfinite(value)).sum())
-    if bad:
-        raise WeightsError(
-            f"{path}: {bad} of {value.numel()} values of {name} are not finite; its training went astray"
-        )
-    if name.endswith("running_var") and bool((value < 0).any()):
-        raise WeightsError(
-            f"{path}: {name} has negative variances, down to {float(value.min()):.3g}; the file is damaged"
-        )
+    if fault := fault_of(name, value):
+        raise WeightsError(f"{path}: {name} {fault}; its training went astray, or the file is damaged")
     return value
 
 

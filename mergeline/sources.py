@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize, prune
 from torch.utils import _pytree as pytree
 
+from mergeline.faults import fault_of
 from mergeline.spaces import Spaces
 from mergeline.spaces.recording import Recording, operation, record
 
@@ -55,15 +55,8 @@ def prepared(model: nn.Module, name: str) -> nn.Module:
             raise ValueError(f"model {name!r}: tensor {key!r} is quantised; merge the model before it is quantised")
         if tensor.is_complex():
             raise ValueError(f"model {name!r}: tensor {key!r} is complex, and units of complex values are not followed")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise ValueError(f"model {name!r}: tensor {key!r} has {bad} values of {tensor.numel()} that are not finite")
-    for path, module in copy.named_modules():
-        variances = module.running_var if isinstance(module, _NormBase) else None
-        if variances is not None and bool((variances < 0).any()):
-            raise ValueError(
-                f"model {name!r}: the norm {path!r} has negative variances, down to {float(variances.min()):.3g}"
-            )
+        if fault := fault_of(key, tensor):
+            raise ValueError(f"model {name!r}: tensor {key!r} {fault}")
     for tensor in [*copy.parameters(), *copy.buffers()]:
         if tensor.dtype in COMPUTED:
             tensor.data = tensor.data.to(COMPUTED[tensor.dtype])

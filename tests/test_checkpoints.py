@@ -228,9 +228,9 @@ UNFIT: dict[str, tuple[Callable[[State], State], str]] = {
     "shape": (changed("3.weight", lambda t: torch.ones(5, 4)), r"3\.weight has shape \(5, 4\), expected \(2, 4\)"),
     "not a number": (
         changed("0.weight", lambda t: t.index_fill(0, torch.tensor([1]), torch.nan)),
-        r"27 of 108 values of 0\.weight",
+        r"0\.weight has 27 values of 108 that are not finite",
     ),
-    "infinite": (changed("0.bias", lambda t: t + torch.inf), r"4 of 4 values of 0\.bias are not finite"),
+    "infinite": (changed("0.bias", lambda t: t + torch.inf), r"0\.bias has 4 values of 4 that are not finite"),
     "variance": (changed("1.running_var", lambda t: t - 3), r"1\.running_var has negative variances, down to -2"),
     "whole numbers": (changed("0.weight", lambda t: t.to(torch.int8)), r"0\.weight holds int8 where weights are"),
     "quantised": (

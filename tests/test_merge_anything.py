@@ -283,7 +283,7 @@ def test_data_that_are_not_finite_are_named(value: float, method: str) -> None:
 def test_variances_below_zero_are_named() -> None:
     bad = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     bad[1].running_var[0] = -1
-    with pytest.raises(ValueError, match=r"model '1': the norm '1' has negative variances, down to -1"):
+    with pytest.raises(ValueError, match=r"model '1': tensor '1.running_var' has negative variances, down to -1"):
         merge([nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), bad], features(), "identity", "none")
 
 
