@@ -180,6 +180,7 @@ class AlignedWeights:
         for number, panel in enumerate(self.layout):
             for side, space in enumerate(panel.spaces):
                 self.places[space].append((number, side))
+        self._stacks: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._kept: dict[str, _Products] = {}
         self._value: float | None = None
         self.restore(start or {})
@@ -190,6 +191,19 @@ class AlignedWeights:
         for side, space in enumerate(self.layout[number].spaces):
             tensor = _chosen(tensor, 1 + side, self.index[space])
         return tensor
+
+    def stacks(self, number: int, side: int) -> tuple[Tensor, Tensor]:
+        """A panel of the reference and of the other model's units in their own order, ``(rest, entries, units)`` each: its
+        units last, so that entries of a neighbour are whole rows, and all ``rest`` make one product."""
+        found = self._stacks.get((number, side))
+        if found is None:
+            found = self.reference[number], self.original[number]
+            if side == 0:
+                found = found[0].transpose(1, 2), found[1].transpose(1, 2)
+                if len(self.layout[number].spaces) == 2:  # else there is one product in all, which needs no copy
+                    found = found[0].contiguous(), found[1].contiguous()
+            self._stacks[number, side] = found
+        return found
 
     def product(self, space: str, among: Index | None = None) -> Float64:
         """``sum over axes of W_reference . W_own'``, ``(units, units)``, as the units are permuted now; ``among``: of these
@@ -202,18 +216,13 @@ class AlignedWeights:
         return np.take(kept.total, self.index[space], axis=1)
 
     def _product_among(self, space: str, among: Index) -> Float64:
-        import torch
-
         total: Tensor | None = None
         for number, side in self.places[space]:
-            a = _chosen(self.reference[number], 1 + side, among)
-            b = _chosen(self.original[number], 1 + side, self.index[space][among])
-            other = self.layout[number].spaces[1 - side :][:1] if len(self.layout[number].spaces) == 2 else ()
-            for name in other:
-                b = _chosen(b, 2 - side, self.index[name])
-            if total is None:
-                total = torch.zeros(len(among), len(among), device=a.device)
-            _add_product(total, a, b, side)
+            reference, original = self.stacks(number, side)
+            a, b = _chosen(reference, 2, among), _chosen(original, 2, self.index[space][among])
+            for name in _others(self.layout[number], side):
+                b = _chosen(b, 1, self.index[name])
+            total = _with_product(total, a, b)
         return np.zeros((len(among),) * 2) if total is None else total.double().cpu().numpy()
 
     def norms(self, space: str) -> tuple[Float64, Float64]:
@@ -309,13 +318,15 @@ def _chosen(tensor: Tensor, axis: int, index: Index) -> Tensor:
     return tensor.index_select(axis, torch.from_numpy(index).to(tensor.device))
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor, side: int) -> None:
-    """Add the inner products of the rows (side 0), or of the columns (side 1), of ``(rest, rows, columns)``."""
-    if side == 0:
-        for rows, own_rows in zip(a, b, strict=True):
-            total.addmm_(rows, own_rows.T)
-    else:
-        total.addmm_(a.flatten(0, 1).T, b.flatten(0, 1))
+def _with_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """``total`` (changed) with the inner products of the last axes of two ``(rest, entries, units)``, ``(units, units)``."""
+    first, second = a.flatten(0, 1).T, b.flatten(0, 1)
+    return first @ second if total is None else total.addmm_(first, second)
+
+
+def _others(panel: Panel, side: int) -> tuple[str, ...]:
+    """The space on the other side of a panel, if there is one."""
+    return panel.spaces[1 - side : 2 - side] if len(panel.spaces) == 2 else ()
 
 
 @dataclass
@@ -332,25 +343,18 @@ class _Products:
     @classmethod
     def of(cls, weights: AlignedWeights, space: str) -> _Products:
         """All of them, from the start."""
-        import torch
-
         size = weights.spaces[space].size
         stood = {name: weights.index[name] for name in _neighbours(weights, space)}
         total: Tensor | None = None
         for number, side in weights.places[space]:
-            a, b = weights.reference[number], weights.original[number]
-            spaces = weights.layout[number].spaces
-            if len(spaces) == 2:
-                b = _chosen(b, 2 - side, stood[spaces[1 - side]])
-            if total is None:
-                total = torch.zeros(size, size, device=a.device)
-            _add_product(total, a, b, side)
+            a, b = weights.stacks(number, side)
+            for name in _others(weights.layout[number], side):
+                b = _chosen(b, 1, stood[name])
+            total = _with_product(total, a, b)
         return cls(space, np.zeros((size, size)) if total is None else total.double().cpu().numpy(), stood)
 
     def follow(self, weights: AlignedWeights) -> bool:
         """Exchange the products of what has moved; false where all of them had better be made again."""
-        import torch
-
         moved = {
             name: np.flatnonzero(weights.index[name] != then)
             for name, then in self.stood.items()
@@ -364,16 +368,13 @@ class _Products:
             return False
         difference: Tensor | None = None
         for number, side in weights.places[self.space] if moved else ():
-            spaces = weights.layout[number].spaces
-            other = spaces[1 - side] if len(spaces) == 2 else ""
-            if other not in moved:
-                continue
-            units, original = moved[other], weights.original[number]
-            both = np.concatenate([weights.index[other][units], self.stood[other][units]])
-            now, then = _chosen(original, 2 - side, both).split(len(units), 2 - side)
-            if difference is None:
-                difference = torch.zeros(self.total.shape, device=original.device)
-            _add_product(difference, _chosen(weights.reference[number], 2 - side, units), now - then, side)
+            for other in _others(weights.layout[number], side):
+                if other not in moved:
+                    continue
+                units, (reference, original) = moved[other], weights.stacks(number, side)
+                both = np.concatenate([weights.index[other][units], self.stood[other][units]])
+                now, then = _chosen(original, 1, both).split(len(units), 1)
+                difference = _with_product(difference, _chosen(reference, 1, units), now - then)
         if difference is not None:
             self.total += difference.cpu().numpy()
         self.stood.update({name: weights.index[name] for name in moved})
@@ -385,9 +386,7 @@ MOST_CHANGES = 4.0
 
 
 def _neighbours(weights: AlignedWeights, space: str) -> set[str]:
-    found = (weights.layout[number].spaces for number, _ in weights.places[space])
-    pairs = [(spaces, side) for spaces, (_, side) in zip(found, weights.places[space], strict=True) if len(spaces) == 2]
-    return {spaces[1 - side] for spaces, side in pairs}
+    return {name for number, side in weights.places[space] for name in _others(weights.layout[number], side)}
 
 
 # -- sweeps ------------------------------------------------------------------------------------------------------------
