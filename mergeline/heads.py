@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from mergeline.architectures import ARCHITECTURES, Architecture, Design, build
 from mergeline.biases import add_missing_biases
 from mergeline.bundles import with_bundles
 from mergeline.inputs import example_input
@@ -44,6 +46,7 @@ __all__ = [
     "multi_head_from_state",
     "stop_space",
     "tensors_read",
+    "trace_architecture",
     "trace_network",
 ]
 
@@ -491,3 +494,13 @@ def load_resized(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 def trace_network(model: nn.Module, input_size: int, reads: Kind = "images") -> Spaces:
     """Trace one of our architectures, which reads images of ``input_size`` pixels or texts of as many tokens."""
     return trace(model, example_input(reads, input_size))
+
+
+def trace_architecture(architecture: Architecture) -> Spaces:
+    """The spaces of every network of an architecture, those expanded to it too; a process traces each of the last few once."""
+    return _traced(architecture, ARCHITECTURES[architecture.name])
+
+
+@lru_cache(maxsize=8)
+def _traced(architecture: Architecture, design: Design) -> Spaces:  # a name may be given to another design
+    return trace_network(build(architecture, seed=0), architecture.input_size, design.reads)

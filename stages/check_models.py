@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 
 from mergeline.architectures import Architecture, build
-from mergeline.heads import cut, stop_space, trace_network
+from mergeline.heads import cut, stop_space, trace_architecture
 from mergeline.preserving import preserved_layers, stem_nodes
 from mergeline.tasks import TASKS
 from stages.errors import StageError
@@ -74,7 +74,7 @@ def _cuts(params: Params) -> list[str]:
         for name in sorted({cell.sources.topology for cell in expand_cells(params, {name_of_series: series})}):
             architecture = Architecture(name, 2, params.model.width, params.model.input_size)
             model = build(architecture)
-            spaces = trace_network(model, architecture.input_size, architecture.reads)
+            spaces = trace_architecture(architecture)
             for stop, preserve in product(series.stops, series.preserves):
                 key = "stops" if preserve is None else "preserves"
                 try:

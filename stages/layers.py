@@ -5,7 +5,7 @@ What REPAIR and RESCALE compare a merged network with. Each model is seen once f
 
 from __future__ import annotations
 
-from mergeline.heads import trace_network
+from mergeline.heads import trace_architecture
 from mergeline.inputs import batches
 from mergeline.normalization.targets import layer_statistics
 from stages.context import Context
@@ -24,7 +24,7 @@ def run(context: Context, cell: str) -> None:
     place = parse_prediction(cell)
     path = context.path(paths.edge_model(place.edge))
     model, architecture = load_edge(path)
-    spaces = trace_network(model, architecture.input_size, architecture.reads)
+    spaces = trace_architecture(architecture)
     options = context.params.statistics
     images = training_images(context, [place.task], "reset", options.images)[place.task]
     found = layer_statistics(context.place(model), spaces, batches(images, options.batch_size))

@@ -64,6 +64,7 @@ class LoadedCode:
         self._in_run = given is not None
         self._before = stamps_of(own_files()) if given is None else given
         self._sure: set[str] = set()
+        self._paths: dict[str, str] = {}
         self.settle()
 
     def settle(self) -> None:
@@ -121,7 +122,9 @@ class LoadedCode:
             if path is None or name in NOT_RESULTS:
                 continue
             if name.split(".")[0] in PACKAGES or path in self._before:
-                yield name, os.path.realpath(path)
+                if path not in self._paths:
+                    self._paths[path] = os.path.realpath(path)
+                yield name, self._paths[path]
 
     def _as_before(self, path: str) -> bool:
         return path in self._before and _stamp_of(path) == self._before[path]

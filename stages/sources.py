@@ -12,7 +12,7 @@ from torch import nn
 from mergeline.architectures import Architecture
 from mergeline.depth import PLACEMENTS
 from mergeline.depth.expansion import Similarity, expand_to
-from mergeline.heads import trace_network
+from mergeline.heads import trace_architecture
 from mergeline.inputs import batches, to_device
 from mergeline.readings import SMALLEST_BATCH
 from mergeline.seeds import numpy_generator
@@ -81,7 +81,7 @@ def load_sources(context: Context, sources: Sources) -> LoadedSources:
     same_outputs = sources.same_task or context.outputs_are_text
     named = dict(zip(head_names(sources), models, strict=True))
     try:
-        spaces, reference = as_widest(named, trace_network(models[0], first.input_size, first.reads), same_outputs)
+        spaces, reference = as_widest(named, trace_architecture(first), same_outputs)
     except ValueError as error:
         raise StageError(f"{sources}: {error}") from error
     topology = replace(first, name=sources.topology)

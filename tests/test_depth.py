@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations, product
 
 import pytest
@@ -26,7 +27,7 @@ from mergeline.depth import PLACEMENTS, place_append
 from mergeline.depth.blocks import find_chains
 from mergeline.depth.expansion import expand, expand_statistics, expand_to, noise
 from mergeline.depth.similarity import block_similarity
-from mergeline.heads import trace_network
+from mergeline.heads import trace_architecture, trace_network
 from mergeline.images import normalize
 from mergeline.normalization.targets import layer_statistics
 from mergeline.spaces import trace, verify
@@ -130,6 +131,34 @@ def test_the_units_of_an_expanded_model_may_be_permuted(enliven: Callable[..., n
     expanded, _ = expand_to(enliven(build(architecture("r17"), 0)), architecture("r17"), "r29")
     differences = verify(expanded, images())
     assert set(differences) == {space.name for space in trace_network(expanded, 32).free}
+
+
+PAIRS = [("r17", "r29"), ("r29", "r50"), ("vgg11", "vgg13"), ("vgg11-bn", "vgg16-bn"), ("vit4", "vit6"), ("bert3", "bert6"),
+         ("r17-seg", "r26-seg")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shallow", "deep"), PAIRS)
+@pytest.mark.parametrize("placement", [name for name, placement in PLACEMENTS.items() if not placement.compares])
+def test_an_expanded_model_has_the_spaces_and_the_graph_of_its_topology(
+    shallow: str, deep: str, placement: str
+) -> None:
+    expanded, topology = expand_to(build(architecture(shallow), 0), architecture(shallow), deep, placement)
+    own, known = trace_network(expanded.eval(), 32, topology.reads), trace_architecture(topology)
+    assert (own.spaces, own.tensors, own.grouped, dict(own.carried)) == (
+        known.spaces, known.tensors, known.grouped, dict(known.carried),
+    )  # fmt: skip
+    assert str(own.graph) == str(known.graph)
+    assert own.recording.shapes == known.recording.shapes
+    assert own.recording.module_outputs == known.recording.module_outputs
+
+
+def test_an_architecture_is_traced_once_but_for_a_name_that_is_given_to_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = trace_architecture(architecture("r17"))
+    assert trace_architecture(architecture("r17")) is first
+    monkeypatch.setitem(ARCHITECTURES, "r17", replace(ARCHITECTURES["r29"], name="r17"))
+    assert len(trace_architecture(architecture("r17"))) > len(first)
 
 
 def test_expansion_leaves_the_source_as_it_was() -> None:

@@ -15,7 +15,7 @@ from mergeline.architectures import Architecture, build
 from mergeline.biases import add_missing_biases
 from mergeline.depth.placer import Placement
 from mergeline.foreign import learn
-from mergeline.heads import multi_head_from_state, trace_network
+from mergeline.heads import multi_head_from_state, trace_architecture, trace_network
 from mergeline.preserving import preserve_first_from_state
 from mergeline.resizing import resized
 from mergeline.width import as_widest
@@ -97,8 +97,7 @@ def load_merged(path: Path) -> nn.Module:
     model: nn.Module = next(iter(models.values()))
     whole = description["kind"] != "multi-head"
     if "sizes" in description:
-        size = next(iter(architectures.values())).input_size
-        model, _ = resized(model, trace_network(model, size), description["sizes"])
+        model, _ = resized(model, trace_architecture(next(iter(architectures.values()))), description["sizes"])
     if whole and "preserve" not in description:
         add_missing_biases(model, tensors)
         load_strictly(path, model, tensors)
@@ -107,7 +106,12 @@ def load_merged(path: Path) -> nn.Module:
         kept = [build(Architecture(**own)) for own in description.get("kept", [])] or [model] * description["stems"]
         models = {str(index): own for index, own in enumerate(kept)}
     first = next(iter(architectures.values()))
-    traced = trace_network(next(iter(models.values())), first.input_size, first.reads)
+    # A whole network's first may be another architecture's, or have fewer units.
+    traced = (
+        trace_network(next(iter(models.values())), first.input_size, first.reads)
+        if whole
+        else trace_architecture(first)
+    )
     spaces, reference = as_widest(models, traced, same_outputs=whole)
     stop = description["stop"]
     if "preserve" in description:

@@ -25,6 +25,7 @@ import csv
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -94,14 +95,14 @@ def tables(paper: str) -> dict[str, list[ReferenceRow]]:
     """All tables of a paper by table name, in the paper's order."""
     if paper not in PAPERS:
         raise UnknownPaperError(paper)
-    return {name: _read(name) for name in _table_names() if name.startswith(f"{paper}_table")}
+    return {name: list(_read(name)) for name in _table_names() if name.startswith(f"{paper}_table")}
 
 
 def load(table_name: str) -> list[ReferenceRow]:
     """The rows of one table, such as `zipit_table1a`."""
     if table_name not in _table_names():
         raise UnknownTableError(table_name)
-    return _read(table_name)
+    return list(_read(table_name))
 
 
 def wide(rows: Iterable[ReferenceRow]) -> list[dict[str, Any]]:
@@ -132,6 +133,7 @@ def format_table(name: str, rows: Iterable[ReferenceRow]) -> str:
     return "\n".join([name, body[0], rule, *body[1:]])
 
 
+@cache
 def _table_names() -> list[str]:
     """Every table's name, numbers in names sorted as numbers."""
     names = [entry.name.removesuffix(".csv") for entry in files(__name__).iterdir() if entry.name.endswith(".csv")]
@@ -143,10 +145,11 @@ def _natural_key(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
-def _read(table_name: str) -> list[ReferenceRow]:
+@cache
+def _read(table_name: str) -> tuple[ReferenceRow, ...]:
     """The rows of one existing CSV file."""
     text = (files(__name__) / f"{table_name}.csv").read_text(encoding="utf-8")
-    return [
+    return tuple(
         ReferenceRow(
             setting=line["setting"],
             method=line["method"],
@@ -157,7 +160,7 @@ def _read(table_name: str) -> list[ReferenceRow]:
             source=line["source"],
         )
         for line in csv.DictReader(text.splitlines())
-    ]
+    )
 
 
 def _metrics(lines: list[dict[str, Any]]) -> list[str]:
