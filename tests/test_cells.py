@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mergeline.architectures import ARCHITECTURES
 from mergeline.narrowing_options import OPTIONS as NARROWERS
 from mergeline.pruning_options import OPTIONS
-from stages.plan.expansion import expand_cells
+from stages.plan.expansion import expand_cells, idle_controls
 from stages.plan.keys import (
     CellError,
     Choice,
@@ -396,14 +396,41 @@ def test_growing_a_benchmark_changes_no_stage_that_there_was(what: str) -> None:
     assert {name: after.get(name) for name in before} == before
 
 
+ELASTIC = {"zip": {}, "transport": {}}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "architectures", "idle"),
+    [
+        ("bars", ["r17", "r29"], []),
+        ("bars", ["r17"], ["untrained"]),
+        ("bars", ["r17x2", "r17"], []),
+        (["bars", "late"], ["r17", "r29"], ["self"]),
+        (["bars", "late"], ["r17"], ["self", "untrained"]),
+        (["bars", "late", "dots"], ["r17"], ["self", "random", "untrained"]),
+    ],
+)
+def test_a_control_that_makes_no_merge_is_named(tasks: Any, architectures: list[str], idle: list[str]) -> None:
+    series = {"tasks": [tasks], "architectures": architectures, "controls": ["self", "random", "untrained"]}
+    params = parse_params(
+        grown(seeds=[0, 1, 2], merges={"own": series}, methods=ELASTIC, statistics={"moments": "full"})
+    )
+    said = idle_controls(params)
+    assert [line.split()[:2] for line in said] == [["merges.own.controls:", control] for control in idle]
+    made = {merge.method.name for merge in expand_cells(params, params.merges)}
+    assert ("random" in made) == ("random" not in idle)
+
+
+def test_no_profile_names_a_control_that_makes_no_merge() -> None:
+    for path in sorted((ROOT / "profiles").glob("*.yaml")):
+        assert idle_controls(load_params(path)) == [], path.name
+
+
 def test_the_deeper_model_is_the_reference() -> None:
     params = parse_params(grown(architectures=["r17", "r35", "r29"]))
     for merge in expand_cells(params, params.merges):
         depths = [list(ARCHITECTURES).index(edge.architecture) for edge in merge.edges]
         assert depths == sorted(depths, reverse=True)
-
-
-ELASTIC = {"zip": {}, "transport": {}}
 
 
 def test_two_widths_are_merged_by_the_methods_that_can_the_wider_first() -> None:

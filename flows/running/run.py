@@ -27,6 +27,7 @@ from stages.formats import yaml12
 from stages.formats.files import json_text, write_json
 from stages.loaded_code import STAMPS_VARIABLE, Stamp, stamps_of, write_stamps
 from stages.plan import paths
+from stages.plan.expansion import idle_controls
 from stages.plan.loading import ParamsError, load_params, parse_params
 from stages.plan.params import Params
 from stages.plan.pipelines import drift, make_folders, make_plan, write_pipelines
@@ -216,7 +217,8 @@ def check_inputs(
 ) -> list[str]:
     """Whether the data and checkpoints that stale stages need are there, before any of them runs, and the data that were.
 
-    With ``pipeline`` None: all that the parameters name. Returns what there is to say of the user's own data, a line each.
+    With ``pipeline`` None: all that the parameters name. Returns what there is to say of the user's own data and of controls that
+    make no merge, a line each.
 
     Raises
     ------
@@ -231,7 +233,7 @@ def check_inputs(
         raise ParamsError("\n".join(faults))
     notes = own_data(root, params, seen, [task for task in params.tasks if names is None or f"prepare@{task}" in names])
     _check_models(root, params, names)
-    return notes
+    return [*notes, *idle_controls(params)] if names is None or names else notes
 
 
 def device_fault(params: Params) -> str | None:

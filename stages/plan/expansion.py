@@ -28,6 +28,7 @@ __all__ = [
     "base_edge",
     "can_merge",
     "expand_cells",
+    "idle_controls",
     "measured_merges",
     "narrowed_cells",
     "pruned_cells",
@@ -209,6 +210,24 @@ def _control_cells(params: Params, series: MergeSeries, control: str) -> Iterato
                 )
                 for method in taken:
                     yield Merge(replace(sources, edges=edges), method, normalize)
+
+
+CONTROL_NEEDS = {
+    "random": "two models of one width",
+    "self": "two models of one task and one architecture, so two seeds",
+    "untrained": "two models of different depths or widths",
+}
+"""What a series must merge for a control of it to make cells."""
+
+
+def idle_controls(params: Params) -> list[str]:
+    """Controls that make no cell at all, a line each: their series have no pair of the kind that they take."""
+    return [
+        f"merges.{name}.controls: {control} makes no merge here; it needs {CONTROL_NEEDS[control]}"
+        for name, series in params.merges.items()
+        for control in series.controls
+        if next(_control_cells(params, series, control), None) is None
+    ]
 
 
 def base_edge(params: Params, edge: Edge) -> Edge | None:

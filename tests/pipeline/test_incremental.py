@@ -96,6 +96,13 @@ def test_a_matcher_that_needs_other_moments_is_seen_before_anything_runs(benchma
     assert "to write" in benchmark_copy.mergeline("check", check=0).stdout
 
 
+def test_a_control_that_makes_no_merge_is_said(benchmark_copy: Workspace) -> None:
+    benchmark_copy.edit("params.yaml", "seeds: [0, 1]}\n", "seeds: [0, 1], controls: [self]}\n")
+    said = "merges.pairs.controls: self makes no merge here; it needs two models of one task and one architecture, so two seeds"
+    assert said in benchmark_copy.mergeline("check", check=0).stdout
+    assert said in benchmark_copy.run("--dry").stdout
+
+
 def test_a_removed_seed_leaves_its_results_until_pruned(benchmark_copy: Workspace) -> None:
     benchmark_copy.edit("params.yaml", "  pairs: {tasks: [[digits, optdigits]], seeds: [0, 1]}\n", "")
     assert not any("optdigits" in name for name in benchmark_copy.stale()), "what is asked for no more is not stale"
