@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -211,6 +213,22 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0, what: str =
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what or condition}"
         time.sleep(0.05)
+
+
+def answer_of(request: urllib.request.Request, seconds: float = 60.0) -> tuple[int, bytes, dict[str, str]]:
+    """Status, content and headers of a Prefect server's answer, whatever it says.
+
+    It says 503 while its database is busy with another request, for its clients to ask again (they do); nothing was done then.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, answer.read(), dict(answer.headers)
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > deadline:
+                return error.code, error.read(), dict(error.headers)
+        time.sleep(0.2)
 
 
 def signal_group(process: subprocess.Popen[str], number: int) -> None:

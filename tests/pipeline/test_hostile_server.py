@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 from flows.loopback import spare_loopback
 from flows.mirror.access import secret_file, secret_of
 from flows.mirror.server import is_alive
-from tests.pipeline.conftest import Workspace, wait_for
+from tests.pipeline.conftest import Workspace, answer_of, wait_for
 from tests.pipeline.test_prefect import _free_port
 
 STAGE = "stages:\n  make:\n    cmd: echo made > out.txt\n    deps: [in.txt]\n    outs: [out.txt]\n"
@@ -34,11 +33,8 @@ def sent(
         headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{url}/{path}", data, headers, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status, json.loads(answer.read() or b"null"), dict(answer.headers)
-    except urllib.error.HTTPError as error:
-        return error.code, None, dict(error.headers)
+    status, content, found = answer_of(request)
+    return status, json.loads(content or b"null") if status < 400 else None, found
 
 
 @pytest.mark.slow

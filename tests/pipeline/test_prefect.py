@@ -19,7 +19,7 @@ import yaml
 
 from flows.mirror.access import secret_of
 from flows.mirror.server import is_alive, own_server
-from tests.pipeline.conftest import SOURCE, Workspace, wait_for
+from tests.pipeline.conftest import SOURCE, Workspace, answer_of, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -78,8 +78,9 @@ def ask(url: str, path: str, body: dict[str, Any]) -> Any:
     if url in SECRETS:
         headers["Authorization"] = f"Basic {base64.b64encode(SECRETS[url].encode()).decode()}"
     request = urllib.request.Request(f"{url}/{path}", json.dumps(body).encode(), headers, method="POST")
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read())
+    status, content, _ = answer_of(request)
+    assert status < 400, (status, content)
+    return json.loads(content)
 
 
 def run_recorded(workspace: Workspace, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
